@@ -1,0 +1,151 @@
+"""Settings of in-training representation alignment."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from transformers import TrainingArguments
+
+from .matching import Alignment, Estimator, Kernel, check_multipliers, parse_bandwidth
+
+WeightMode = Literal["balanced", "constant"]
+Companion = Literal["sample", "class_matched"]
+
+# Float and multi-label targets have no classes to condition on.
+CLASS_BASED = {"alignment": "conditional", "companion": "class_matched"}
+
+
+def _choice(default: str, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class AlignmentArguments:
+    """The method's own settings, to be mixed into any `TrainingArguments` dataclass.
+
+    `ITRAConfig` is `AlignmentArguments` with `TrainingArguments`; write
+    `class MyConfig(AlignmentArguments, MyTrainingArguments)` to extend arguments of your own. The meaning,
+    default and valid values of each field stand in its `help` text.
+
+    Raises:
+        ValueError: a field has a value that is not allowed; the message names the field, the value and what
+            is allowed.
+    """
+
+    matching_weight: float = field(
+        default=0.3,
+        metadata={
+            "help": "How much the matching loss counts, >= 0. With weight_mode 'balanced' the share of the task loss's "
+            "pull on the features, with 'constant' the factor of the matching loss. 0 switches the method off."
+        },
+    )
+    weight_mode: WeightMode = _choice(
+        "balanced",
+        "'balanced' scales the matching loss so that its gradient at the features is matching_weight times the "
+        "task loss's; 'constant' adds matching_weight times the matching loss, which can collapse the features.",
+    )
+    matching_warmup_ratio: float = field(
+        default=0.5,
+        metadata={"help": "The part of training, 0 to 1, over which the weight ramps up linearly from 0."},
+    )
+    alignment: Alignment = _choice(
+        "conditional",
+        "'conditional' aligns class by class, 'joint' aligns (feature, label) pairs and suits float and "
+        "multi-label targets too, 'marginal' aligns the features whatever their labels.",
+    )
+    estimator: Estimator = _choice(
+        "biased", "'biased' (V-statistic) makes features compact, 'unbiased' (U-statistic) has expectation 0."
+    )
+    kernel: Kernel = _choice(
+        "gaussian",
+        "'gaussian', 'laplacian' (sharper near 0) or 'inverse_multiquadric' (its pull reaches far modes).",
+    )
+    bandwidth: str = field(
+        default="mean",
+        metadata={
+            "help": "The kernel's squared length scale: a positive number, or 'mean' or 'median' of the squared "
+            "distances between the features of the two batches."
+        },
+    )
+    bandwidth_multipliers: list[float] = field(
+        default_factory=lambda: [1.0],
+        metadata={"help": "The bandwidth times each of these positive numbers, the kernels averaged."},
+    )
+    companion: Companion = _choice(
+        "sample",
+        "Where the companion batch comes from: 'sample' draws it independently from the training set, "
+        "'class_matched' draws for each example one of its class.",
+    )
+    companion_task_loss: bool = field(
+        default=False,
+        metadata={"help": "Whether the task loss counts the companion batch's labels too."},
+    )
+    companion_gradient: bool = field(
+        default=True,
+        metadata={"help": "Whether gradients flow through the companion batch. False is faster, and aligns less."},
+    )
+    feature: str = field(
+        default="auto",
+        metadata={
+            "help": "Which features to align: 'auto' (input of the last linear layer), 'cls', 'mean' or 'last' "
+            "(pooled hidden states of the backbone), or the name of a module, whose input is taken."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the fields, after the checks of the dataclass that this one is mixed into."""
+        if hasattr(super(), "__post_init__"):
+            super().__post_init__()  # type: ignore[misc]
+        check_alignment_arguments(self)
+
+
+@dataclass
+class ITRAConfig(AlignmentArguments, TrainingArguments):
+    """`TrainingArguments` with the settings of in-training representation alignment.
+
+    Every field of `TrainingArguments` keeps its name, meaning and default, and `HfArgumentParser` reads all
+    of them. The method's fields are those of `AlignmentArguments`.
+
+    Example:
+        >>> from itra_hf import ITRAConfig
+        >>> config = ITRAConfig(output_dir="out", matching_weight=0.2, alignment="joint", report_to="none")
+        >>> config.matching_weight, config.weight_mode
+        (0.2, 'balanced')
+    """
+
+
+def check_alignment_arguments(args: AlignmentArguments) -> None:
+    """Checks the method's settings, again at the start of a training run: a search may have set them since.
+
+    Raises:
+        ValueError: names the field, the value given and what is allowed.
+    """
+    for name, allowed in (
+        ("weight_mode", WeightMode),
+        ("alignment", Alignment),
+        ("estimator", Estimator),
+        ("kernel", Kernel),
+        ("companion", Companion),
+    ):
+        if getattr(args, name) not in get_args(allowed):
+            choices = ", ".join(map(repr, get_args(allowed)))
+            raise ValueError(f"{name}={getattr(args, name)!r} is not one of {choices}.")
+    if not 0 <= _number(args, "matching_weight") < float("inf"):
+        raise ValueError(f"matching_weight={args.matching_weight!r} must be a finite number >= 0.")
+    if not 0 <= _number(args, "matching_warmup_ratio") <= 1:
+        raise ValueError(f"matching_warmup_ratio={args.matching_warmup_ratio!r} must be from 0 to 1.")
+    parse_bandwidth(args.bandwidth)
+    check_multipliers(args.bandwidth_multipliers)
+    if not isinstance(args.feature, str) or not args.feature:
+        raise ValueError(f"feature={args.feature!r} must be 'auto', 'cls', 'mean', 'last' or a module's name.")
+    if args.companion_task_loss and not args.companion_gradient:
+        raise ValueError(
+            "companion_task_loss=True needs companion_gradient=True: without gradient the companion's labels "
+            "teach nothing."
+        )
+
+
+def _number(args: AlignmentArguments, name: str) -> float:
+    value = getattr(args, name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name}={value!r} must be a number.")
+    return value

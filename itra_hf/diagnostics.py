@@ -1,0 +1,110 @@
+"""What happens to losses and features during training, gathered on the device without a synchronisation per step."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SERIES = ("task_loss", "matching_loss", "matching_weight")
+START_STEPS = 10  # steps whose mean spread counts as the start
+SPREAD_DECAY = 0.9
+COLLAPSE_THRESHOLD = 0.02  # of the start's spread
+
+
+class LossWindow:
+    """Sums of the logged series since the last log line.
+
+    Args:
+        device: where the losses live.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(len(SERIES) + 1, dtype=torch.float64 if device.type == "cpu" else None, device=device)
+
+    def add(self, *values: Tensor) -> None:
+        """Adds one micro-batch's detached scalars, in the order of `SERIES`."""
+        count = torch.ones((), device=self.sums.device)
+        self.sums += torch.stack([value.detach().to(self.sums.dtype) for value in (*values, count)])
+
+    def drain(self, sums: Tensor) -> dict[str, float]:
+        """Empties the window.
+
+        Args:
+            sums: `self.sums`, reduced over processes.
+
+        Returns:
+            The mean of each series; nothing if no step was added.
+        """
+        *totals, count = sums.tolist()
+        self.sums.zero_()
+        return {name: total / count for name, total in zip(SERIES, totals, strict=True)} if count else {}
+
+
+class SpreadWatch:
+    """Follows the spread of the features, to notice when they collapse to a point.
+
+    Attributes:
+        state: `[3]`: the mean spread of the first `START_STEPS` steps, the running spread, the steps seen.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.state = torch.zeros(3, device=device)
+        self.warned = False
+
+    def add(self, features: Tensor) -> None:
+        """Folds in one batch of features, `[n, dim]`."""
+        start, running, steps = self.state
+        current = spread(features.detach())
+        growing = steps < START_STEPS
+        start = torch.where(growing, (start * steps + current) / (steps + 1), start)
+        running = torch.where(growing, start, SPREAD_DECAY * running + (1 - SPREAD_DECAY) * current)
+        self.state = torch.stack([start, running, steps + 1])
+
+    def collapsed_to(self) -> float | None:
+        """The spread as a share of the start's, the first time that it is below the threshold; else `None`."""
+        start, running, _ = self.state.tolist()
+        if self.warned or not start > 0 or running >= COLLAPSE_THRESHOLD * start:
+            return None
+        self.warned = True
+        return running / start
+
+
+def spread(features: Tensor) -> Tensor:
+    """The mean squared distance of features from their mean, in float32.
+
+    Args:
+        features: `[n, dim]`, any floating dtype.
+
+    Returns:
+        A scalar >= 0.
+    """
+    features = features.float()
+    return (features - features.mean(dim=0)).square().sum(dim=1).mean()
+
+
+def compactness(features: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> dict[str, float]:
+    """How tightly a data set's features gather around their classes' means.
+
+    Args:
+        features: `[n, dim]`.
+        labels: `[n]` class ids.
+
+    Returns:
+        `within_class_scatter`: the mean squared distance of a feature from its class's mean;
+        `between_class_scatter`: the mean squared distance of that mean from the mean of all features;
+        `scatter_ratio`: the first over the second, the lower the more compact (infinite with one class).
+    """
+    points, ids = np.asarray(features, dtype=np.float64), np.asarray(labels)
+    _, classes = np.unique(ids, return_inverse=True)
+    sums = np.zeros((classes.max() + 1, points.shape[1]))
+    np.add.at(sums, classes, points)
+    means = sums / np.bincount(classes)[:, None]
+    within = float(((points - means[classes]) ** 2).sum(axis=1).mean())
+    between = float(((means[classes] - points.mean(axis=0)) ** 2).sum(axis=1).mean())
+    return {
+        "within_class_scatter": within,
+        "between_class_scatter": between,
+        "scatter_ratio": within / between if between > 0 else math.inf,
+    }

@@ -1,0 +1,243 @@
+"""The feature tap: catches what goes into the classifier's last linear layer while the model runs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+POOLINGS = ("cls", "mean", "last")
+
+
+class FeatureTap:
+    """Records the input of one module (or the output of the backbone) during `recording()`.
+
+    Outside `recording()` the hook does nothing, so the tap may stay on the model.
+
+    Args:
+        module: the module to watch.
+        pooling: `"input"`: the module's input is the feature, or holds one feature a token; `"cls"`, `"mean"`,
+            `"last"`: the module's output is one hidden state a token, to be pooled.
+        pad_token_id: how a model that scores every token finds the last one; see `last_token_rows`.
+
+    Attributes:
+        captured: the tensor as tapped, `[batch, dim]` or `[batch, tokens, dim]`, still in the graph.
+    """
+
+    def __init__(self, module: nn.Module, pooling: str = "input", pad_token_id: int | None = None) -> None:
+        self.module = module
+        self.pooling = pooling
+        self.pad_token_id = pad_token_id
+        self.captured: Tensor | None = None
+        self._recording = False
+        if pooling == "input":
+            self._handle = module.register_forward_pre_hook(self._on_input, with_kwargs=True)
+        else:
+            self._handle = module.register_forward_hook(self._on_output)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Records the next forward passes; the last one's tensor stays in `captured`."""
+        self.captured, self._recording = None, True
+        try:
+            yield
+        finally:
+            self._recording = False
+
+    def features(self, inputs: Mapping[str, Any]) -> Tensor:
+        """The features of the recorded pass.
+
+        Args:
+            inputs: what the model was called with.
+
+        Returns:
+            `[batch, dim]` in the model's own dtype.
+
+        Raises:
+            RuntimeError: nothing was recorded.
+        """
+        if self.captured is None:
+            raise RuntimeError("The model ran without the module that the feature is taken from.")
+        return pool(self.captured, inputs, self.pooling, self.pad_token_id)
+
+    def remove(self) -> None:
+        """Takes the hook off the model."""
+        self._handle.remove()
+
+    def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._recording:
+            self.captured = args[0] if args else next(iter(kwargs.values()))
+
+    def _on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._recording:
+            self.captured = output if isinstance(output, Tensor) else output[0]
+
+
+def build_tap(model: nn.Module, feature: str, run: Callable[[], tuple[Tensor, Mapping[str, Any]]]) -> FeatureTap:
+    """Finds the module that `feature` names and taps it, after one trial pass that checks the choice.
+
+    Args:
+        model: the model, unwrapped.
+        feature: `auto`, `cls`, `mean`, `last` or a module's name.
+        run: runs the model once, in eval mode and without gradient; returns its logits and inputs.
+
+    Returns:
+        The tap, on the model.
+
+    Raises:
+        ValueError: there is no such module, it has no usable input, or (`auto`) no linear layer's output
+            is the logits.
+    """
+    pad_token_id = getattr(getattr(model, "config", None), "pad_token_id", None)
+    if feature == "auto":
+        return FeatureTap(find_head(model, run, pad_token_id), "input", pad_token_id)
+    if feature in POOLINGS:
+        tap = FeatureTap(_backbone(model, feature), feature)
+    else:
+        modules = dict(model.named_modules())
+        if feature not in modules or feature == "":
+            raise ValueError(
+                f"feature={feature!r} is neither 'auto', 'cls', 'mean', 'last' nor the name of a module of "
+                f"{type(model).__name__}; its outer modules are {', '.join(name for name, _ in model.named_children())}."
+            )
+        tap = FeatureTap(modules[feature], "input", pad_token_id)
+    try:
+        with tap.recording():
+            logits, inputs = run()
+        _check_shape(tap, inputs, len(logits), feature)
+    except Exception:
+        tap.remove()
+        raise
+    return tap
+
+
+def find_head(
+    model: nn.Module, run: Callable[[], tuple[Tensor, Mapping[str, Any]]], pad_token_id: int | None = None
+) -> nn.Module:
+    """The last linear layer that ran: the one whose output is the logits.
+
+    Adapters wrap a linear layer in another; the outermost, which finishes last, is the one taken.
+
+    Args:
+        model: the model, unwrapped.
+        run: runs the model once, see `build_tap`.
+        pad_token_id: see `last_token_rows`.
+
+    Returns:
+        The module whose input is the feature.
+
+    Raises:
+        ValueError: no linear layer's output is the logits.
+    """
+    finished: list[tuple[nn.Module, Tensor]] = []
+
+    def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor):
+            finished.append((module, output))
+
+    linears = [module for module in model.modules() if isinstance(getattr(module, "out_features", None), int)]
+    handles = [module.register_forward_hook(on_output) for module in linears]
+    try:
+        logits, inputs = run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    candidates = [(module, output) for module, output in finished if output.shape[-1] == logits.shape[-1]]
+    for module, output in candidates[::-1][:1]:
+        scores = pool(output, inputs, "input", pad_token_id) if output.dim() in (2, 3) else None
+        if scores is not None and scores.shape == logits.shape and _close(scores, logits):
+            return module
+    raise ValueError(
+        f"{type(model).__name__} has no linear layer whose output is its logits {list(logits.shape)}, so there is no "
+        "'auto' feature. Set feature to 'cls', 'mean' or 'last', or to the name of the module whose input to align."
+    )
+
+
+def pool(captured: Tensor, inputs: Mapping[str, Any], pooling: str, pad_token_id: int | None = None) -> Tensor:
+    """Turns a tapped tensor into one feature an example.
+
+    Args:
+        captured: `[batch, dim]`, returned as it is, or `[batch, tokens, dim]`.
+        inputs: what the model was called with.
+        pooling: `"input"` picks the token that the model itself scores; `"cls"` the first token, `"last"` the
+            last attended one, `"mean"` the mean over the attended ones.
+        pad_token_id: for `"input"`, see `last_token_rows`.
+
+    Returns:
+        `[batch, dim]`.
+
+    Raises:
+        ValueError: the attention mask doesn't fit the hidden states.
+    """
+    if captured.dim() == 2:
+        return captured
+    rows = torch.arange(len(captured), device=captured.device)
+    if pooling == "input":
+        return captured[rows, last_token_rows(inputs, captured, pad_token_id)]
+    if pooling == "cls":
+        return captured[:, 0]
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        mask = torch.ones(captured.shape[:2], device=captured.device, dtype=torch.long)
+    if mask.shape != captured.shape[:2]:
+        raise ValueError(
+            f"feature={pooling!r} needs one attention-mask entry a hidden state, got a mask of shape "
+            f"{list(mask.shape)} for hidden states of shape {list(captured.shape)}; use 'auto' or a module's name."
+        )
+    if pooling == "last":
+        return captured[rows, _last_true(mask.bool())]
+    weights = mask.to(captured.dtype)[:, :, None]
+    return (captured * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def last_token_rows(inputs: Mapping[str, Any], captured: Tensor, pad_token_id: int | None) -> Tensor:
+    """The token that a model with one score a token takes as the sequence's: the right-most non-padding one.
+
+    Args:
+        inputs: what the model was called with.
+        captured: `[batch, tokens, dim]`.
+        pad_token_id: the model config's; without it, and without `input_ids`, the model takes the last token.
+
+    Returns:
+        `[batch]` indices, whichever side the padding is on.
+    """
+    input_ids = inputs.get("input_ids")
+    if input_ids is None or pad_token_id is None or input_ids.shape != captured.shape[:2]:
+        return torch.full((len(captured),), captured.shape[1] - 1, device=captured.device)
+    return _last_true(input_ids != pad_token_id)
+
+
+def _last_true(mask: Tensor) -> Tensor:
+    positions = torch.arange(mask.shape[1], device=mask.device, dtype=torch.int32)
+    return (positions * mask).argmax(dim=1)
+
+
+def _close(scores: Tensor, logits: Tensor) -> bool:
+    scores, logits = scores.float(), logits.float()
+    tolerance = 1e-3 * float(logits.abs().max()) + 1e-6
+    return float((scores - logits).abs().max()) <= tolerance
+
+
+def _backbone(model: nn.Module, feature: str) -> nn.Module:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = getattr(inner, "base_model", inner)
+    if backbone is inner or not isinstance(backbone, nn.Module):
+        raise ValueError(
+            f"feature={feature!r} pools the hidden states of a backbone, which {type(inner).__name__} does not "
+            "name; use 'auto' or a module's name."
+        )
+    return backbone
+
+
+def _check_shape(tap: FeatureTap, inputs: Mapping[str, Any], rows: int, feature: str) -> None:
+    captured = tap.captured
+    if captured is None:
+        raise ValueError(f"feature={feature!r}: the model ran without that module.")
+    per_token = captured.dim() == 3 and (tap.pooling != "input" or isinstance(tap.module, nn.Linear))
+    if not (captured.dim() == 2 or per_token) or len(captured) != rows:
+        raise ValueError(
+            f"feature={feature!r} gives a tensor of shape {list(captured.shape)} for {rows} examples, not one "
+            "feature an example; name a later module, or use 'auto', 'cls', 'mean' or 'last'."
+        )
+    tap.features(inputs)

@@ -1,0 +1,173 @@
+"""Companion sampling: item `i` of the training set becomes the pair (example `i`, its companion).
+
+Pairing happens inside the dataset, so shuffling, sharding, batching, workers and resuming stay the stock
+data loader's. Which example is the companion of `i` depends on `(seed, epoch, i)` and on nothing else.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+LABEL_COLUMNS = ("labels", "label", "label_ids")  # the names that transformers' collators take for labels
+
+
+class CompanionSampler:
+    """Draws the index of an example's companion, uniformly from all examples but itself.
+
+    Args:
+        size: how many examples there are.
+        seed: of the draws.
+        class_ids: `[size]` integers, to draw from the example's own class; `None` to draw from all. An example
+            that is the only one of its class is its own companion.
+
+    Raises:
+        ValueError: fewer than two examples.
+    """
+
+    def __init__(self, size: int, seed: int, class_ids: np.ndarray | None = None) -> None:
+        if size < 2:
+            raise ValueError(f"The training set has {size} example(s); a companion batch needs at least two.")
+        self.size = size
+        self.seed = seed
+        self._order: np.ndarray | None = None
+        if class_ids is not None:
+            _, classes, counts = np.unique(class_ids, return_inverse=True, return_counts=True)
+            self._classes = classes.astype(np.int32)
+            self._starts = np.concatenate([[0], np.cumsum(counts)])
+            self._order = np.argsort(self._classes, kind="stable")
+            self._ranks = np.empty(size, dtype=np.int64)
+            self._ranks[self._order] = np.arange(size)
+
+    def __call__(self, index: int, epoch: int) -> int:
+        """The companion of example `index` in `epoch`."""
+        key = b"%d,%d,%d" % (self.seed, epoch, index)
+        draw = int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
+        if self._order is None:
+            return _draw_other(draw, self.size, index)
+        own_class = self._classes[index]
+        start, end = int(self._starts[own_class]), int(self._starts[own_class + 1])
+        return int(self._order[start + _draw_other(draw, end - start, int(self._ranks[index]) - start)])
+
+
+def _draw_other(draw: int, size: int, own: int) -> int:
+    if size == 1:
+        return own
+    other = draw * (size - 1) >> 64  # maps 64 random bits to 0 .. size - 2
+    return other + (other >= own)
+
+
+class PairedDataset(Dataset):
+    """A map-style dataset of pairs `(example, companion example)`.
+
+    Args:
+        dataset: any map-style dataset.
+        sampler: draws the companions.
+    """
+
+    def __init__(self, dataset: Any, sampler: CompanionSampler) -> None:
+        self.dataset = dataset
+        self.sampler = sampler
+        # Shared memory, because persistent workers keep their copy of the dataset from epoch to epoch.
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Says which epoch's companions to draw."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.dataset[index], self.dataset[self.sampler(index, int(self._epoch))]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
+        """The pairs of a whole batch, in one look-up where the dataset offers that."""
+        epoch = int(self._epoch)
+        wanted = [*indices, *(self.sampler(index, epoch) for index in indices)]
+        if hasattr(self.dataset, "__getitems__"):
+            items = self.dataset.__getitems__(wanted)
+        else:
+            items = [self.dataset[index] for index in wanted]
+        return list(zip(items[: len(indices)], items[len(indices) :], strict=True))
+
+
+class PairCollator:
+    """Collates pairs into one batch `{primary batch..., "companion": {companion batch...}}`.
+
+    Both halves go through the wrapped collator together, hence share one padding. Where its result can't
+    be cut in two (not every value has one entry an example), it is called once a half.
+
+    Args:
+        collator: the collator of single examples.
+    """
+
+    def __init__(self, collator: Callable[[list[Any]], Mapping[str, Any]]) -> None:
+        self.collator = collator
+
+    def __call__(self, pairs: Sequence[tuple[Any, Any]]) -> Mapping[str, Any]:
+        primary, companion = ([pair[side] for pair in pairs] for side in (0, 1))
+        both = self.collator(primary + companion)
+        rows = len(pairs)
+        if all(_has_rows(value, 2 * rows) for value in both.values()):
+            first = {key: value[:rows] for key, value in both.items()}
+            second = {key: value[rows:] for key, value in both.items()}
+        else:
+            first, second = dict(self.collator(primary)), dict(self.collator(companion))
+        # The Trainer rebuilds batches the same way, so a BatchEncoding stays one.
+        return type(both)({**first, "companion": second})  # type: ignore[call-arg]
+
+
+def _has_rows(value: Any, rows: int) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.dim() > 0 and len(value) == rows
+    return isinstance(value, (list, tuple, np.ndarray)) and len(value) == rows
+
+
+def read_class_ids(dataset: Any, label_names: Sequence[str]) -> np.ndarray:
+    """The class ids of a training set, in one pass over its label column.
+
+    A `datasets.Dataset` gives the column as an array; any other dataset is read item by item.
+
+    Args:
+        dataset: a map-style dataset of dicts.
+        label_names: the model's label arguments, tried before `LABEL_COLUMNS`.
+
+    Returns:
+        `[size]` integers.
+
+    Raises:
+        ValueError: there is no label column, or the labels are not one integer an example.
+    """
+    names = [*label_names, *LABEL_COLUMNS]
+    column = find_label_column(dataset, names)
+    if isinstance(dataset, datasets.Dataset):
+        labels = np.asarray(dataset.with_format("numpy", columns=[column])[column][:])
+    else:
+        labels = np.asarray([np.asarray(dataset[index][column]) for index in range(len(dataset))])
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"companion='class_matched' needs one class id an example, but {column!r} holds values of dtype "
+            f"{labels.dtype} and shape {list(labels.shape[1:])}; companion='sample' works with any labels, and so do "
+            "alignment='joint' and alignment='marginal'."
+        )
+    return labels
+
+
+def find_label_column(dataset: Any, names: Sequence[str]) -> str:
+    """The first of `names` that the dataset's examples hold.
+
+    Raises:
+        ValueError: they hold none of them; the message lists what they do hold.
+    """
+    columns = dataset.column_names if isinstance(dataset, datasets.Dataset) else dataset[0]
+    keys = list(columns.keys() if isinstance(columns, Mapping) else columns)
+    for name in names:
+        if name in keys:
+            return name
+    wanted = ", ".join(dict.fromkeys(names))
+    raise ValueError(f"The training set has no labels column (looked for {wanted}); it has: {', '.join(keys)}.")

@@ -1,0 +1,370 @@
+"""The Trainer layer: in-training representation alignment for any `Trainer` subclass."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer, TrainerCallback
+from transformers.utils import logging
+
+from .config import AlignmentArguments, check_alignment_arguments
+from .diagnostics import LossWindow, SpreadWatch
+from .features import FeatureTap, build_tap
+from .forward import PairedForward, batch_rows, concatenate, has_standard_loss
+from .matching import MatchingLoss
+from .sampling import LABEL_COLUMNS, CompanionSampler, PairCollator, PairedDataset, find_label_column, read_class_ids
+from .weighting import balanced_factor, gradient_norms, ramp, update_balance
+
+logger = logging.get_logger(__name__)
+
+STATE_NAME = "itra_state.json"
+COMPANION = "companion"
+
+# Mixed in before a Trainer, so type checkers may see the Trainer's attributes.
+_TrainerBase = Trainer if TYPE_CHECKING else object
+
+
+class ITRAMixin(_TrainerBase):
+    """Adds in-training representation alignment to a `Trainer` subclass; goes first among the bases.
+
+    The subclass's own `compute_loss` gives the task loss: it is called with the primary batch and a model
+    that runs the companion batch along. Settings come from `args`, if it is an `ITRAConfig` or another
+    `AlignmentArguments`; else the defaults apply.
+
+    Raises:
+        ValueError: several GPUs in one process (`DataParallel`), or a streaming training set.
+
+    Example:
+        ```python
+        class WeightedITRATrainer(ITRAMixin, MyWeightedTrainer): ...
+        ```
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"{self.args.n_gpu} GPUs are visible to one process (DataParallel), which alignment can't use. Start "
+                "one process a GPU with `accelerate launch script.py`, or set CUDA_VISIBLE_DEVICES to one GPU."
+            )
+        if self.loss_is_scaled_for_ga is not True:
+            # Most heads take **kwargs without normalising their loss by the number of items; told otherwise,
+            # the Trainer skips the division by the accumulation steps.
+            self.model_accepts_loss_kwargs = False
+        own = isinstance(self.args, AlignmentArguments)
+        self._default_alignment_args = None if own else AlignmentArguments()
+        self._tap: FeatureTap | None = None
+        self._tapped_model: nn.Module | None = None
+        self._own_loss_is_standard = True
+        self._paired_dataset: PairedDataset | None = None
+        self._window_rows: list[int] = []
+        self._warned: set[str] = set()
+        self.add_callback(_CompanionEpoch(self))
+        self._start_run()
+
+    @property
+    def alignment_args(self) -> AlignmentArguments:
+        """The method's settings: `args` itself, or the defaults for plain `TrainingArguments`."""
+        return self._default_alignment_args or self.args  # type: ignore[return-value]
+
+    def _start_run(self) -> None:
+        args = self.alignment_args
+        check_alignment_arguments(args)
+        self.matching_loss = MatchingLoss(
+            args.alignment, args.kernel, args.bandwidth, args.bandwidth_multipliers, args.estimator
+        )
+        self._balance = torch.zeros(2, device=self.args.device)
+        self._losses = LossWindow(self.args.device)
+        self._spread = SpreadWatch(self.args.device)
+        self._tapped_model = None  # adapters and `model_init` change the modules between runs
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self._start_run()  # here, because a search sets its trial's settings inside `train()`
+        return super()._inner_training_loop(*args, **kwargs)
+
+    # ---- Data ----
+
+    def _get_dataloader(
+        self,
+        dataset: Any,
+        description: str,
+        batch_size: int,
+        sampler_fn: Callable[[Any], Any] | None = None,
+        is_training: bool = False,
+        **kwargs: Any,
+    ) -> DataLoader:
+        if is_training and self.alignment_args.matching_weight > 0:
+            original = dataset
+            dataset = self._pair(dataset, description)
+            # Samplers that look into the data, such as length grouping, must see single examples.
+            sampler_fn = None if sampler_fn is None else partial(_call_with, sampler_fn, original)
+        return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
+
+    def _get_collator_with_removed_columns(self, data_collator: Callable, description: str | None = None) -> Callable:
+        collator = super()._get_collator_with_removed_columns(data_collator, description=description)
+        return PairCollator(collator) if description == "Training" and self._paired_dataset is not None else collator
+
+    def _pair(self, dataset: Any, description: str) -> PairedDataset:
+        if isinstance(dataset, (IterableDataset, datasets.IterableDataset)):
+            raise ValueError(
+                "A streaming training set (IterableDataset) has no companions to draw from yet: pass a map-style "
+                "dataset, or set matching_weight=0."
+            )
+        args = self.alignment_args
+        class_ids = read_class_ids(dataset, self.label_names) if args.companion == "class_matched" else None
+        if isinstance(dataset, datasets.Dataset):
+            if args.alignment != "marginal":
+                find_label_column(dataset, [*self.label_names, *LABEL_COLUMNS])
+            dataset = self._remove_unused_columns(dataset, description=description)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self._paired_dataset = PairedDataset(dataset, CompanionSampler(len(dataset), seed, class_ids))
+        return self._paired_dataset
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Collects the micro-batches of one optimizer step, as the Trainer does, and notes their sizes."""
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        self._window_rows = [batch_rows(batch) for batch in batches] if len(batches) > 1 else []
+        return batches, items
+
+    # ---- Loss ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The task loss of the primary batch plus the weighted matching loss of primary and companion batch.
+
+        Evaluation, and training with `matching_weight=0`, is the base class's `compute_loss` and nothing else.
+
+        Args:
+            model: the model as the Trainer wrapped it.
+            inputs: the primary batch, with the companion batch under `"companion"` during training.
+            return_outputs: whether to return the primary batch's outputs too.
+            num_items_in_batch: passed on to the base class.
+
+        Returns:
+            A scalar, or the scalar and the outputs.
+
+        Raises:
+            ValueError: a training batch without companion, or features or labels that can't be aligned.
+            FloatingPointError: the matching loss is not finite.
+        """
+        companion = inputs.get(COMPANION)
+        if companion is None:
+            self._refuse_unpaired(model)
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            if not return_outputs:
+                return self._weigh_rows(result, model, inputs)
+            return (self._weigh_rows(result[0], model, inputs), result[1])
+        primary = type(inputs)({name: value for name, value in inputs.items() if name != COMPANION})
+        self._prepare_tap(model, primary)
+        labels = self._labels(primary), self._labels(companion)
+        rows = batch_rows(primary)
+        if self.alignment_args.companion_task_loss:
+            run = self._loss_of_both(model, primary, companion, num_items_in_batch)
+        else:
+            run = self._loss_of_primary(model, primary, companion, num_items_in_batch)
+        task_loss, outputs, features, companion_features, captured = run
+        matching_loss = self.matching_loss(features, labels[0], companion_features, labels[1])
+        accumulated = self.current_gradient_accumulation_steps if self._task_loss_is_scaled() else 1
+        task_loss = self._weigh_rows(task_loss, model, inputs) * accumulated
+        weight = self._weight(task_loss, matching_loss, captured, rows)
+        self._observe(task_loss, matching_loss, weight, features, companion_features)
+        loss = (task_loss + weight * matching_loss) / accumulated
+        return (loss, outputs) if return_outputs else loss
+
+    def _loss_of_primary(self, model: nn.Module, primary: Any, companion: Any, items: Any) -> tuple[Any, ...]:
+        args = self.alignment_args
+        paired = PairedForward(
+            model, companion, self._tap, self.label_names, args.companion_gradient, self._own_loss_is_standard
+        )
+        loss, outputs = super().compute_loss(paired, primary, True, items)
+        if paired.features is None:
+            raise ValueError("compute_loss did not call the model that it was given, so there are no features to align.")
+        return loss, outputs, paired.features, paired.companion_features, paired.captured
+
+    def _loss_of_both(self, model: nn.Module, primary: Any, companion: Any, items: Any) -> tuple[Any, ...]:
+        both = concatenate(primary, companion)
+        if both is None:
+            raise ValueError(
+                "companion_task_loss=True needs batches that can be concatenated; pad all tensors that the collator "
+                "returns to one shape."
+            )
+        rows = batch_rows(primary)
+        with self._tap.recording():
+            loss, outputs = super().compute_loss(model, both, True, None if items is None else 2 * items)
+        features = self._tap.features(both)
+        return loss, outputs, features[:rows], features[rows:], self._tap.captured
+
+    def _prepare_tap(self, model: nn.Module, primary: Mapping[str, Any]) -> None:
+        """Taps the model's feature, anew whenever the model is another one."""
+        if self._tapped_model is self.model:
+            return
+        if self._tap is not None:
+            self._tap.remove()
+        probe = partial(self._probe, model, primary)
+        self._tap = build_tap(self.model, self.alignment_args.feature, probe)
+        self._tapped_model = self.model
+        if not self._own_loss_is_standard and not self.alignment_args.companion_task_loss:
+            self._warn_once(
+                f"{type(self.model).__name__} computes a loss of its own, so primary and companion batch run through "
+                "it one after the other, which is slower than together."
+            )
+
+    @torch.no_grad()
+    def _probe(self, model: nn.Module, primary: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
+        training = model.training
+        model.eval()
+        try:
+            outputs = model(**primary)
+        finally:
+            model.train(training)
+        labels = self._labels(primary)
+        if labels is not None:
+            self._own_loss_is_standard = has_standard_loss(self.accelerator.unwrap_model(model), outputs, labels)
+        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0 if labels is None else 1]
+        return logits, primary
+
+    def _weight(self, task_loss: Tensor, matching_loss: Tensor, captured: Tensor, rows: int) -> Tensor:
+        args = self.alignment_args
+        strength = args.matching_weight * ramp(self.state.global_step, self.state.max_steps, args.matching_warmup_ratio)
+        if not captured.requires_grad:
+            if torch.is_grad_enabled():
+                self._warn_once("The features need no gradient (frozen backbone), so alignment can't change them.")
+            return matching_loss.new_zeros(())
+        if args.weight_mode == "constant":
+            return matching_loss.new_tensor(strength)
+        norms = gradient_norms(task_loss, matching_loss, captured, rows)
+        if self.accelerator.num_processes > 1:
+            norms = self.accelerator.reduce(norms, reduction="mean")
+        self._balance = update_balance(self._balance, norms)
+        return strength * balanced_factor(self._balance)
+
+    def _weigh_rows(self, loss: Tensor, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+        """Undoes the mean of micro-batch means where micro-batches of one optimizer step differ in size."""
+        rows = self._window_rows
+        if not model.training or len(set(rows)) < 2 or self._task_loss_is_scaled():
+            return loss
+        return loss * (batch_rows(inputs) * len(rows) / sum(rows))
+
+    def _task_loss_is_scaled(self) -> bool:
+        """Whether `training_step` takes the loss as already divided by the gradient accumulation steps."""
+        if self.loss_is_scaled_for_ga is not None:
+            return self.loss_is_scaled_for_ga
+        return self.compute_loss_func is not None
+
+    def _labels(self, batch: Mapping[str, Any]) -> Tensor | None:
+        for name in self.label_names:
+            if batch.get(name) is not None:
+                return batch[name]
+        if self.alignment_args.alignment != "marginal":
+            raise ValueError(
+                f"{self.alignment_args.alignment} alignment needs labels, but the batch has only {', '.join(batch)} "
+                f"(looked for {', '.join(self.label_names)}); alignment='marginal' works without."
+            )
+        return None
+
+    def _refuse_unpaired(self, model: nn.Module) -> None:
+        if self.is_in_train and model.training and self.alignment_args.matching_weight > 0:
+            raise ValueError(
+                "A training batch came without its companion: a data loader or collator of your own dropped it. Build "
+                "the loader with super().get_train_dataloader(), or set matching_weight=0."
+            )
+
+    # ---- Observation ----
+
+    def _observe(
+        self, task_loss: Tensor, matching_loss: Tensor, weight: Tensor, features: Tensor, companion_features: Tensor
+    ) -> None:
+        self._losses.add(task_loss, matching_loss, weight)
+        self._spread.add(torch.cat([features, companion_features]))
+        if matching_loss.device.type == "cpu":
+            self._refuse_non_finite()  # free here; elsewhere it would wait for the device, so at logs and saves
+
+    def _refuse_non_finite(self) -> None:
+        if not torch.isfinite(self._losses.sums[1]):
+            raise FloatingPointError(
+                f"The matching loss became {float(self._losses.sums[1])} at or before step {self.state.global_step + 1} "
+                f"(epoch {self.state.epoch or 0:.2f}). The features are not finite or too large: lower the "
+                "learning rate, or train in bf16 instead of fp16."
+            )
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Logs, with `task_loss`, `matching_loss` and `matching_weight` beside `loss`."""
+        if "loss" in logs and self.alignment_args.matching_weight > 0:
+            self._refuse_non_finite()
+            logs.update(self._losses.drain(self.accelerator.reduce(self._losses.sums.clone(), reduction="sum")))
+        share = self._spread.collapsed_to()
+        if share is not None:
+            logger.warning(
+                f"The features are collapsing: their spread is {share:.1%} of what it was at the start. Lower "
+                "matching_weight, use weight_mode='balanced', raise matching_warmup_ratio, or set "
+                "estimator='unbiased'."
+            )
+        super().log(logs, *args, **kwargs)
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning(message)
+
+    # ---- Checkpoints ----
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse_non_finite()
+        super()._save_checkpoint(*args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save and self.alignment_args.matching_weight > 0:
+            state = {"balance": self._balance.tolist(), "spread": self._spread.state.tolist()}
+            with open(os.path.join(output_dir, STATE_NAME), "w", encoding="utf-8") as file:
+                json.dump(state, file)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        path = None if checkpoint is None else os.path.join(checkpoint, STATE_NAME)
+        if path is not None and os.path.isfile(path):
+            with open(path, encoding="utf-8") as file:
+                state = json.load(file)
+            self._balance = self._balance.new_tensor(state["balance"])
+            self._spread.state = self._spread.state.new_tensor(state["spread"])
+
+
+class ITRATrainer(ITRAMixin, Trainer):
+    """A drop-in `Trainer` that aligns the features of two mini-batches in every training step.
+
+    Takes exactly the arguments of `Trainer`. `args` may be an `ITRAConfig`, or plain `TrainingArguments`, for
+    which the method's defaults apply. In-training representation alignment: Li et al., AAAI 2023, arXiv
+    2211.13332.
+
+    Example:
+        ```python
+        trainer = ITRATrainer(model, ITRAConfig("out"), train_dataset=train, processing_class=tokenizer)
+        trainer.train()
+        ```
+    """
+
+
+class _CompanionEpoch(TrainerCallback):
+    """Tells the paired dataset the epoch; Accelerate's loaders reach only the sampler in some set-ups."""
+
+    def __init__(self, trainer: ITRAMixin) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer._paired_dataset is not None:
+            self.trainer._paired_dataset.set_epoch(int(state.epoch or 0))
+
+
+def _call_with(function: Callable[[Any], Any], argument: Any, _paired: Any) -> Any:
+    return function(argument)
