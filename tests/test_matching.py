@@ -1,0 +1,305 @@
+"""The matching losses against an independent version with loops over pairs and classes, in float64."""
+
+import math
+import statistics
+
+import pytest
+import torch
+
+from itra_hf import MatchingLoss
+from itra_hf.matching import PairBlocks, squared_distances, squared_mmd
+
+ALIGNMENTS = ["conditional", "joint", "marginal"]
+KERNELS = ["gaussian", "laplacian", "inverse_multiquadric"]
+ESTIMATORS = ["biased", "unbiased"]
+MULTIPLIERS = (0.5, 1.0, 4.0)
+
+
+def batch(rows, classes=3, dim=5, seed=0, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(rows, dim, generator=generator, dtype=torch.float64) * scale
+    return features, torch.randint(0, classes, (rows,), generator=generator)
+
+
+def distance(a, b):
+    return sum((p - q) ** 2 for p, q in zip(a.tolist(), b.tolist(), strict=True))
+
+
+def length_scale(rows, rule):
+    values = [distance(rows[i], rows[j]) for i in range(len(rows)) for j in range(i)]
+    if rule == "mean":
+        return statistics.fmean(values)
+    return statistics.median(values) if rule == "median" else rule
+
+
+def kernel(d2, name, scale):
+    if name == "gaussian":
+        return math.exp(-d2 / (2 * scale))
+    return math.exp(-math.sqrt(d2 / scale)) if name == "laplacian" else (1 + d2 / (2 * scale)) ** -0.5
+
+
+def brute_force(x, labels, y, other_labels, alignment, name, bandwidth, estimator):
+    scale = length_scale([*x, *y], bandwidth)
+    targets = [*labels, *other_labels]
+    by_id = labels.dim() == 1 and not labels.is_floating_point()
+    label_scale = None if by_id else length_scale([t.reshape(-1).double() for t in targets], "mean")
+
+    def pair(a, b, label_a, label_b):
+        value = statistics.fmean(kernel(distance(a, b), name, scale * factor) for factor in MULTIPLIERS)
+        if alignment != "joint":
+            return value
+        if by_id:
+            return value if label_a == label_b else 0.0
+        return value * kernel(
+            distance(label_a.reshape(-1).double(), label_b.reshape(-1).double()), "gaussian", label_scale
+        )
+
+    def mmd(left, right):
+        def mean(first, second, skip_same):
+            values = [
+                pair(a, b, la, lb)
+                for i, (a, la) in enumerate(first)
+                for j, (b, lb) in enumerate(second)
+                if not (skip_same and i == j)
+            ]
+            return statistics.fmean(values)
+
+        skip = estimator == "unbiased"
+        return mean(left, left, skip) + mean(right, right, skip) - 2 * mean(left, right, False)
+
+    left, right = list(zip(x, labels, strict=True)), list(zip(y, other_labels, strict=True))
+    if alignment != "conditional":
+        return mmd(left, right)
+    terms, needed = [], 2 if estimator == "unbiased" else 1
+    for label in {int(value) for value in targets}:
+        mine, theirs = ([(f, t) for f, t in side if int(t) == label] for side in (left, right))
+        if min(len(mine), len(theirs)) >= needed:
+            terms.append(mmd(mine, theirs))
+    return statistics.fmean(terms) if terms else 0.0
+
+
+@pytest.mark.parametrize("bandwidth", ["mean", "median", 0.7])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_agrees_with_brute_force(alignment, name, estimator, bandwidth):
+    loss = MatchingLoss(alignment, name, bandwidth, MULTIPLIERS, estimator)
+    for seed in range(3):
+        x, labels = batch(8, seed=seed)
+        y, other = batch(7, seed=seed + 100)
+        expected = brute_force(x, labels, y, other, alignment, name, bandwidth, estimator)
+        assert loss(x, labels, y, other).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("kind", ["float", "multi-label"])
+def test_joint_alignment_of_other_targets(kind, estimator):
+    x, y = batch(6)[0], batch(5, seed=1)[0]
+    shape = (6,) if kind == "float" else (6, 4)
+    generator = torch.Generator().manual_seed(2)
+    targets = torch.randn(shape, generator=generator) if kind == "float" else torch.rand(shape, generator=generator)
+    targets = targets.double() if kind == "float" else (targets > 0.5).double()
+    loss = MatchingLoss("joint", bandwidth_multipliers=MULTIPLIERS, estimator=estimator)
+    expected = brute_force(x, targets, y, targets[:5], "joint", "gaussian", "mean", estimator)
+    assert loss(x, targets, y, targets[:5]).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_gradients(alignment, name, estimator):
+    # A fixed bandwidth: 'mean' and 'median' are constants to autograd by definition.
+    loss = MatchingLoss(alignment, name, 2.0, (0.5, 2.0), estimator)
+    (x, labels), (y, other) = batch(6), batch(5, seed=1)
+    x.requires_grad_()
+    y.requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: loss(a, labels, b, other), (x, y))
+
+
+def test_bandwidth_gets_no_gradient():
+    (x, labels), (y, other) = batch(6), batch(6, seed=1)
+    x.requires_grad_()
+    fixed = length_scale([*x.detach(), *y], "mean")
+    (adaptive,) = torch.autograd.grad(MatchingLoss("marginal", bandwidth="mean")(x, labels, y, other), x)
+    (constant,) = torch.autograd.grad(MatchingLoss("marginal", bandwidth=fixed)(x, labels, y, other), x)
+    torch.testing.assert_close(adaptive, constant)
+
+
+def test_expectations_over_random_draws():
+    # Unbiased: 0. Biased: (1/m + 1/n) * (1 - E k); for standard normals of dimension d and squared
+    # length scale s, E k = (1 + 2 / s) ** (-d / 2).
+    dim, n, m, scale = 4, 6, 9, 5.0
+    generator = torch.Generator().manual_seed(0)
+    values = {name: [] for name in ESTIMATORS}
+    for _ in range(4000):
+        x, y = (torch.randn(rows, dim, generator=generator) for rows in (n, m))
+        for name in ESTIMATORS:
+            values[name].append(MatchingLoss("marginal", "gaussian", scale, estimator=name)(x, None, y, None).item())
+    expected_kernel = (1 + 2 / scale) ** (-dim / 2)
+    for name, expected in (("unbiased", 0.0), ("biased", (1 / n + 1 / m) * (1 - expected_kernel))):
+        error = statistics.stdev(values[name]) / math.sqrt(len(values[name]))
+        assert abs(statistics.fmean(values[name]) - expected) < 4 * error
+
+
+def test_pull_is_strongest_at_one_length_scale_and_vanishes_far_away():
+    def pull(gap):
+        x = torch.tensor([[gap]], dtype=torch.float64, requires_grad=True)
+        loss = MatchingLoss("marginal", "gaussian", 1.0)(x, None, torch.zeros_like(x), None)
+        return torch.autograd.grad(loss, x)[0].item()
+
+    pulls = {gap: pull(gap) for gap in (0.5, 0.9, 1.0, 1.1, 2.0, 10.0)}
+    assert max(pulls, key=pulls.get) == 1.0
+    assert pulls[10.0] < 1e-9
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+@pytest.mark.parametrize("dim", [1, 3, 384])
+def test_identical_batches_give_exactly_zero(alignment, name, dim):
+    x, labels = batch(16, dim=dim)
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        features = x.to(dtype)
+        assert MatchingLoss(alignment, name, "median")(features, labels, features.clone(), labels).item() == 0.0
+
+
+def test_conditional_ignores_classes_of_one_batch_only():
+    x, y = batch(4)[0], batch(4, seed=1)[0]
+    loss = MatchingLoss("conditional", bandwidth=2.0)
+    shared = loss(x[:2], torch.tensor([0, 0]), y[:2], torch.tensor([0, 0]))
+    mixed = loss(x, torch.tensor([0, 0, 1, 1]), y, torch.tensor([0, 0, 2, 2]))
+    assert mixed.item() == pytest.approx(shared.item(), rel=1e-12)
+
+
+def test_conditional_without_a_common_class_is_zero_with_zero_gradient():
+    x, y = batch(4)[0].requires_grad_(), batch(4, seed=1)[0]
+    loss = MatchingLoss("conditional")(x, torch.zeros(4, dtype=torch.long), y, torch.ones(4, dtype=torch.long))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+def test_conditional_of_a_single_class_is_marginal():
+    (x, _), (y, _) = batch(5), batch(6, seed=1)
+    labels = torch.zeros(5, dtype=torch.long), torch.zeros(6, dtype=torch.long)
+    for estimator in ESTIMATORS:
+        conditional = MatchingLoss("conditional", estimator=estimator)(x, labels[0], y, labels[1])
+        marginal = MatchingLoss("marginal", estimator=estimator)(x, None, y, None)
+        assert conditional.item() == pytest.approx(marginal.item(), rel=1e-12)
+
+
+def test_unlabelled_examples_belong_to_no_class():
+    (x, labels), (y, other) = batch(6), batch(6, seed=1)
+    loss = MatchingLoss("conditional", bandwidth=2.0)
+    extra = torch.full((2,), -100)
+    more = loss(torch.cat([x, y[:2]]), torch.cat([labels, extra]), torch.cat([y, x[:2]]), torch.cat([other, extra]))
+    assert more.item() == pytest.approx(loss(x, labels, y, other).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_batches_of_one_are_finite(alignment, estimator):
+    x, y = torch.zeros(1, 3, requires_grad=True), torch.ones(1, 3)
+    labels = torch.tensor([0])
+    loss = MatchingLoss(alignment, estimator=estimator)(x, labels, y, labels)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("bandwidth", ["mean", "median"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_coinciding_features_have_finite_gradients(name, bandwidth):
+    for x, y in (
+        (torch.ones(4, 3), torch.ones(4, 3)),
+        (torch.ones(8, 3), torch.cat([torch.ones(7, 3), torch.zeros(1, 3)])),
+    ):
+        x = x.clone().requires_grad_()
+        loss = MatchingLoss("marginal", name, bandwidth)(x, None, y, None)
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_float32_agrees_with_float64_at_any_scale(alignment, scale):
+    (x, labels), (y, other) = batch(16, dim=64, scale=scale), batch(16, dim=64, scale=scale, seed=1)
+    x, y = x + 20 * scale, y + 20 * scale  # far from the origin, as features after a ReLU or GELU are
+    loss = MatchingLoss(alignment, "gaussian", "mean", MULTIPLIERS)
+    single = loss(x.float(), labels, y.float(), other)
+    assert single.dtype == torch.float32
+    exact = loss(x.float().double(), labels, y.float().double(), other).item()
+    assert single.item() == pytest.approx(exact, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_features_are_compared_in_float32(dtype):
+    (x, labels), (y, other) = batch(16, dim=64), batch(16, dim=64, seed=1)
+    x, y = x.to(dtype), y.to(dtype)
+    loss = MatchingLoss()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = loss(x, labels, y, other)
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(loss(x.double(), labels, y.double(), other).item(), rel=1e-5, abs=1e-7)
+
+
+def test_no_memory_of_order_pairs_times_dim():
+    x, y = torch.randn(256, 2048), torch.randn(256, 2048)
+    biggest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal biggest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                biggest = max(biggest, result.numel())
+            return result
+
+    x.requires_grad_()
+    with Watch():
+        MatchingLoss("marginal")(x, None, y, None).backward()
+    assert 0 < biggest <= 2 * 256 * 2048  # the two batches themselves; pairs times dim would be 256 times that
+
+
+def test_blocks_of_pairs_have_their_shapes():
+    blocks = squared_distances(torch.randn(3, 5), torch.randn(4, 5))
+    assert [tuple(block.shape) for block in blocks] == [(3, 3), (4, 4), (3, 4)]
+    ones = PairBlocks(torch.ones(3, 3), torch.ones(4, 4), torch.zeros(3, 4))
+    assert squared_mmd(ones, "biased").item() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"alignment": "conditonal"}, "alignment='conditonal' is not one of 'conditional', 'joint', 'marginal'"),
+        ({"kernel": "rbf"}, "kernel='rbf' is not one of"),
+        ({"estimator": "u"}, "estimator='u' is not one of"),
+        ({"bandwidth": 0}, "bandwidth=0 is neither a positive number nor 'mean' nor 'median'"),
+        ({"bandwidth": -1.0}, "bandwidth=-1.0 is neither"),
+        ({"bandwidth": "max"}, "bandwidth='max' is neither"),
+        ({"bandwidth_multipliers": ()}, "one or more positive numbers"),
+        ({"bandwidth_multipliers": (1.0, 0.0)}, "one or more positive numbers"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        MatchingLoss(**settings)
+
+
+@pytest.mark.parametrize(
+    ("alignment", "labels", "message"),
+    [
+        ("conditional", torch.rand(4), "alignment='joint' works with float and multi-label targets"),
+        ("conditional", torch.ones(4, 2), "alignment='joint' works with float and multi-label targets"),
+        ("joint", None, "alignment='marginal' works without"),
+        ("joint", torch.zeros(3), "4 and 4 features, but 3 and 3 labels"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(alignment, labels, message):
+    with pytest.raises(ValueError, match=message):
+        MatchingLoss(alignment)(torch.zeros(4, 2), labels, torch.ones(4, 2), labels)
+
+
+def test_features_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"got \[4, 2\] and \[4, 3\]"):
+        MatchingLoss("marginal")(torch.zeros(4, 2), None, torch.ones(4, 3), None)
