@@ -1,21 +1,15 @@
 """Settings of in-training representation alignment."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from transformers import TrainingArguments
 
-from .matching import Alignment, Estimator, Kernel, check_multipliers, parse_bandwidth
+from .kernels import Kernel, check_multipliers, parse_bandwidth
+from .matching import Alignment, Estimator
 
 WeightMode = Literal["balanced", "constant"]
 Companion = Literal["sample", "class_matched"]
-
-# Float and multi-label targets have no classes to condition on.
-CLASS_BASED = {"alignment": "conditional", "companion": "class_matched"}
-
-
-def _choice(default: str, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -38,26 +32,33 @@ class AlignmentArguments:
             "pull on the features, with 'constant' the factor of the matching loss. 0 switches the method off."
         },
     )
-    weight_mode: WeightMode = _choice(
-        "balanced",
-        "'balanced' scales the matching loss so that its gradient at the features is matching_weight times the "
-        "task loss's; 'constant' adds matching_weight times the matching loss, which can collapse the features.",
+    weight_mode: WeightMode = field(
+        default="balanced",
+        metadata={
+            "help": "'balanced' scales the matching loss so that its gradient at the features is matching_weight times "
+            "the task loss's; 'constant' adds matching_weight times the matching loss, which can collapse the features."
+        },
     )
     matching_warmup_ratio: float = field(
         default=0.5,
         metadata={"help": "The part of training, 0 to 1, over which the weight ramps up linearly from 0."},
     )
-    alignment: Alignment = _choice(
-        "conditional",
-        "'conditional' aligns class by class, 'joint' aligns (feature, label) pairs and suits float and "
-        "multi-label targets too, 'marginal' aligns the features whatever their labels.",
+    alignment: Alignment = field(
+        default="conditional",
+        metadata={
+            "help": "'conditional' aligns class by class, 'joint' aligns (feature, label) pairs and suits float and "
+            "multi-label targets too, 'marginal' aligns the features whatever their labels."
+        },
     )
-    estimator: Estimator = _choice(
-        "biased", "'biased' (V-statistic) makes features compact, 'unbiased' (U-statistic) has expectation 0."
+    estimator: Estimator = field(
+        default="biased",
+        metadata={"help": "'biased' (V-statistic) makes features compact, 'unbiased' (U-statistic) has expectation 0."},
     )
-    kernel: Kernel = _choice(
-        "gaussian",
-        "'gaussian', 'laplacian' (sharper near 0) or 'inverse_multiquadric' (its pull reaches far modes).",
+    kernel: Kernel = field(
+        default="gaussian",
+        metadata={
+            "help": "'gaussian', 'laplacian' (sharper near 0) or 'inverse_multiquadric' (its pull reaches far modes)."
+        },
     )
     bandwidth: str = field(
         default="mean",
@@ -70,10 +71,12 @@ class AlignmentArguments:
         default_factory=lambda: [1.0],
         metadata={"help": "The bandwidth times each of these positive numbers, the kernels averaged."},
     )
-    companion: Companion = _choice(
-        "sample",
-        "Where the companion batch comes from: 'sample' draws it independently from the training set, "
-        "'class_matched' draws for each example one of its class.",
+    companion: Companion = field(
+        default="sample",
+        metadata={
+            "help": "Where the companion batch comes from: 'sample' draws it independently from the training set, "
+            "'class_matched' draws for each example one of its class."
+        },
     )
     companion_task_loss: bool = field(
         default=False,

@@ -1,7 +1,7 @@
 """What happens to losses and features during training, gathered on the device without a synchronisation per step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,26 +13,55 @@ SPREAD_DECAY = 0.9
 COLLAPSE_THRESHOLD = 0.02  # of the start's spread
 
 
-class LossWindow:
-    """Sums of the logged series since the last log line.
+class TrainingWatch:
+    """Means of the logged series since the last log line, and the features' spread since the start.
 
     Args:
         device: where the losses live.
+
+    Attributes:
+        sums: `[4]`: the sums of `SERIES` since the last log line, and the number of micro-batches.
+        spread: `[3]`: the mean spread of the first `START_STEPS` steps, the running spread, the steps seen.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(len(SERIES) + 1, dtype=torch.float64 if device.type == "cpu" else None, device=device)
+        self.sums = torch.zeros(len(SERIES) + 1, device=device)
+        self.spread = torch.zeros(3, device=device)
+        self.warned = False
 
-    def add(self, *values: Tensor) -> None:
-        """Adds one micro-batch's detached scalars, in the order of `SERIES`."""
-        count = torch.ones((), device=self.sums.device)
-        self.sums += torch.stack([value.detach().to(self.sums.dtype) for value in (*values, count)])
+    def add(self, losses: Sequence[Tensor], features: Tensor) -> None:
+        """Adds one micro-batch: its scalars in the order of `SERIES`, and its features, `[n, dim]`."""
+        self.sums += torch.stack([*(value.detach().float() for value in losses), self.sums.new_ones(())])
+        start, running, steps = self.spread
+        current = feature_spread(features.detach())
+        starting = steps < START_STEPS
+        start = torch.where(starting, (start * steps + current) / (steps + 1), start)
+        running = torch.where(starting, start, SPREAD_DECAY * running + (1 - SPREAD_DECAY) * current)
+        self.spread = torch.stack([start, running, steps + 1])
+
+    def check_finite(self, step: int, epoch: float) -> None:
+        """Stops training if the matching loss was not finite since the last log line.
+
+        Args:
+            step: optimizer steps done so far.
+            epoch: epochs done so far.
+
+        Raises:
+            FloatingPointError: says where.
+        """
+        matching = self.sums[SERIES.index("matching_loss")]
+        if not torch.isfinite(matching):
+            raise FloatingPointError(
+                f"The matching loss became {float(matching)} at or before step {step + 1} (epoch {epoch:.2f}). The "
+                "features are not finite or too large: look for bad values in the training data, lower the learning "
+                "rate, or train in bf16 instead of fp16."
+            )
 
     def drain(self, sums: Tensor) -> dict[str, float]:
         """Empties the window.
 
         Args:
-            sums: `self.sums`, reduced over processes.
+            sums: `self.sums`, added up over processes.
 
         Returns:
             The mean of each series; nothing if no step was added.
@@ -41,37 +70,25 @@ class LossWindow:
         self.sums.zero_()
         return {name: total / count for name, total in zip(SERIES, totals, strict=True)} if count else {}
 
-
-class SpreadWatch:
-    """Follows the spread of the features, to notice when they collapse to a point.
-
-    Attributes:
-        state: `[3]`: the mean spread of the first `START_STEPS` steps, the running spread, the steps seen.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.state = torch.zeros(3, device=device)
-        self.warned = False
-
-    def add(self, features: Tensor) -> None:
-        """Folds in one batch of features, `[n, dim]`."""
-        start, running, steps = self.state
-        current = spread(features.detach())
-        growing = steps < START_STEPS
-        start = torch.where(growing, (start * steps + current) / (steps + 1), start)
-        running = torch.where(growing, start, SPREAD_DECAY * running + (1 - SPREAD_DECAY) * current)
-        self.state = torch.stack([start, running, steps + 1])
-
     def collapsed_to(self) -> float | None:
         """The spread as a share of the start's, the first time that it is below the threshold; else `None`."""
-        start, running, _ = self.state.tolist()
+        start, running, _ = self.spread.tolist()
         if self.warned or not start > 0 or running >= COLLAPSE_THRESHOLD * start:
             return None
         self.warned = True
         return running / start
 
+    def state_dict(self) -> dict[str, list[float]]:
+        """What a checkpoint needs to go on bit for bit; JSON keeps every float32 exactly."""
+        return {"sums": self.sums.tolist(), "spread": self.spread.tolist()}
 
-def spread(features: Tensor) -> Tensor:
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Restores `state_dict()`."""
+        self.sums = self.sums.new_tensor(state["sums"])
+        self.spread = self.spread.new_tensor(state["spread"])
+
+
+def feature_spread(features: Tensor) -> Tensor:
     """The mean squared distance of features from their mean, in float32.
 
     Args:

@@ -57,9 +57,17 @@ class FeatureTap:
         Raises:
             RuntimeError: nothing was recorded.
         """
+        return pool(self.taken(), inputs, self.pooling, self.pad_token_id)
+
+    def taken(self) -> Tensor:
+        """The recorded tensor itself.
+
+        Raises:
+            RuntimeError: nothing was recorded.
+        """
         if self.captured is None:
             raise RuntimeError("The model ran without the module that the feature is taken from.")
-        return pool(self.captured, inputs, self.pooling, self.pad_token_id)
+        return self.captured
 
     def remove(self) -> None:
         """Takes the hook off the model."""
@@ -99,7 +107,8 @@ def build_tap(model: nn.Module, feature: str, run: Callable[[], tuple[Tensor, Ma
         if feature not in modules or feature == "":
             raise ValueError(
                 f"feature={feature!r} is neither 'auto', 'cls', 'mean', 'last' nor the name of a module of "
-                f"{type(model).__name__}; its outer modules are {', '.join(name for name, _ in model.named_children())}."
+                f"{type(model).__name__}; its outer modules are "
+                f"{', '.join(name for name, _ in model.named_children())}."
             )
         tap = FeatureTap(modules[feature], "input", pad_token_id)
     try:
@@ -220,7 +229,7 @@ def _close(scores: Tensor, logits: Tensor) -> bool:
 
 
 def _backbone(model: nn.Module, feature: str) -> nn.Module:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     backbone = getattr(inner, "base_model", inner)
     if backbone is inner or not isinstance(backbone, nn.Module):
         raise ValueError(

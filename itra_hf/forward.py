@@ -32,7 +32,6 @@ class PairedForward:
     Attributes:
         features: `[n, dim]` primary features, after a call.
         companion_features: `[m, dim]`.
-        captured: the tapped tensor that the primary features are made of, primary rows first.
     """
 
     def __init__(
@@ -52,7 +51,6 @@ class PairedForward:
         self.own_loss_is_standard = own_loss_is_standard
         self.features: Tensor | None = None
         self.companion_features: Tensor | None = None
-        self.captured: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -72,7 +70,7 @@ class PairedForward:
         with self.tap.recording():
             outputs = self.model(**both)
         features = self.tap.features(both)
-        self.captured, self.features, self.companion_features = self.tap.captured, features[:rows], features[rows:]
+        self.features, self.companion_features = features[:rows], features[rows:]
         outputs = cut_rows(outputs, rows, batch_rows(both))
         if not labels:
             return outputs
@@ -88,7 +86,7 @@ class PairedForward:
         self.companion_features = self.tap.features(companion)
         with self.tap.recording():
             outputs = self.model(**inputs)
-        self.captured, self.features = self.tap.captured, self.tap.features(inputs)
+        self.features = self.tap.features(inputs)
         return outputs
 
 
@@ -133,7 +131,7 @@ def cut_rows(value: Any, rows: int, total: int) -> Any:
 
 
 def standard_loss(model: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
-    """transformers' sequence-classification loss, of the problem type that the model's config names or implies."""
+    """The sequence-classification loss of transformers, of the problem type that the config names or implies."""
     return ForSequenceClassificationLoss(labels, logits, model.config)
 
 
@@ -160,7 +158,7 @@ def _with_loss(outputs: Any, loss: Tensor) -> Any:
     return (loss, *outputs)
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def _unwrap(model: Any) -> nn.Module:
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
     return getattr(model, "_orig_mod", model)

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 LABEL_COLUMNS = ("labels", "label", "label_ids")  # the names that transformers' collators take for labels
 
@@ -110,6 +110,7 @@ class PairCollator:
         self.collator = collator
 
     def __call__(self, pairs: Sequence[tuple[Any, Any]]) -> Mapping[str, Any]:
+        """Collates pairs `(example, companion example)`; the result has the wrapped collator's type."""
         primary, companion = ([pair[side] for pair in pairs] for side in (0, 1))
         both = self.collator(primary + companion)
         rows = len(pairs)
@@ -143,8 +144,7 @@ def read_class_ids(dataset: Any, label_names: Sequence[str]) -> np.ndarray:
     Raises:
         ValueError: there is no label column, or the labels are not one integer an example.
     """
-    names = [*label_names, *LABEL_COLUMNS]
-    column = find_label_column(dataset, names)
+    column = find_label_column(dataset, label_names)
     if isinstance(dataset, datasets.Dataset):
         labels = np.asarray(dataset.with_format("numpy", columns=[column])[column][:])
     else:
@@ -158,16 +158,35 @@ def read_class_ids(dataset: Any, label_names: Sequence[str]) -> np.ndarray:
     return labels
 
 
-def find_label_column(dataset: Any, names: Sequence[str]) -> str:
-    """The first of `names` that the dataset's examples hold.
+def find_label_column(dataset: Any, label_names: Sequence[str]) -> str:
+    """The name of the label column of a dataset of dicts.
+
+    Args:
+        dataset: a map-style dataset of dicts.
+        label_names: the model's label arguments, tried before the names that transformers' collators take.
 
     Raises:
-        ValueError: they hold none of them; the message lists what they do hold.
+        ValueError: there is none; the message lists the columns.
     """
     columns = dataset.column_names if isinstance(dataset, datasets.Dataset) else dataset[0]
-    keys = list(columns.keys() if isinstance(columns, Mapping) else columns)
+    names = list(dict.fromkeys([*label_names, *LABEL_COLUMNS]))
     for name in names:
-        if name in keys:
+        if name in columns:
             return name
-    wanted = ", ".join(dict.fromkeys(names))
-    raise ValueError(f"The training set has no labels column (looked for {wanted}); it has: {', '.join(keys)}.")
+    raise ValueError(
+        f"The training set has no labels column (looked for {', '.join(names)}); it has: "
+        f"{', '.join(map(str, columns))}."
+    )
+
+
+def refuse_streams(dataset: Any) -> None:
+    """Companions are drawn by index, which a stream does not have.
+
+    Raises:
+        ValueError: the dataset is a stream.
+    """
+    if isinstance(dataset, (IterableDataset, datasets.IterableDataset)):
+        raise ValueError(
+            "A streaming training set (IterableDataset) has no companions to draw from yet: pass a map-style dataset, "
+            "or set matching_weight=0."
+        )

@@ -4,30 +4,32 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import datasets
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
 from .config import AlignmentArguments, check_alignment_arguments
-from .diagnostics import LossWindow, SpreadWatch
+from .diagnostics import TrainingWatch
 from .features import FeatureTap, build_tap
 from .forward import PairedForward, batch_rows, concatenate, has_standard_loss
 from .matching import MatchingLoss
-from .sampling import LABEL_COLUMNS, CompanionSampler, PairCollator, PairedDataset, find_label_column, read_class_ids
-from .weighting import balanced_factor, gradient_norms, ramp, update_balance
+from .sampling import CompanionSampler, PairCollator, PairedDataset, find_label_column, read_class_ids, refuse_streams
+from .weighting import MatchingWeight
 
 logger = logging.get_logger(__name__)
 
 STATE_NAME = "itra_state.json"
 COMPANION = "companion"
 
-# Mixed in before a Trainer, so type checkers may see the Trainer's attributes.
-_TrainerBase = Trainer if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    _TrainerBase = Trainer  # the mixin goes before a Trainer, so type checkers may see its attributes
+else:
+    _TrainerBase = object
 
 
 class ITRAMixin(_TrainerBase):
@@ -79,9 +81,10 @@ class ITRAMixin(_TrainerBase):
         self.matching_loss = MatchingLoss(
             args.alignment, args.kernel, args.bandwidth, args.bandwidth_multipliers, args.estimator
         )
-        self._balance = torch.zeros(2, device=self.args.device)
-        self._losses = LossWindow(self.args.device)
-        self._spread = SpreadWatch(self.args.device)
+        self._matching_weight = MatchingWeight(
+            args.matching_weight, args.weight_mode, args.matching_warmup_ratio, self.args.device, self._average
+        )
+        self._watch = TrainingWatch(self.args.device)
         self._tapped_model = None  # adapters and `model_init` change the modules between runs
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -90,7 +93,7 @@ class ITRAMixin(_TrainerBase):
 
     # ---- Data ----
 
-    def _get_dataloader(
+    def _get_dataloader(  # type: ignore[override]
         self,
         dataset: Any,
         description: str,
@@ -111,16 +114,12 @@ class ITRAMixin(_TrainerBase):
         return PairCollator(collator) if description == "Training" and self._paired_dataset is not None else collator
 
     def _pair(self, dataset: Any, description: str) -> PairedDataset:
-        if isinstance(dataset, (IterableDataset, datasets.IterableDataset)):
-            raise ValueError(
-                "A streaming training set (IterableDataset) has no companions to draw from yet: pass a map-style "
-                "dataset, or set matching_weight=0."
-            )
+        refuse_streams(dataset)
         args = self.alignment_args
         class_ids = read_class_ids(dataset, self.label_names) if args.companion == "class_matched" else None
         if isinstance(dataset, datasets.Dataset):
             if args.alignment != "marginal":
-                find_label_column(dataset, [*self.label_names, *LABEL_COLUMNS])
+                find_label_column(dataset, self.label_names)
             dataset = self._remove_unused_columns(dataset, description=description)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self._paired_dataset = PairedDataset(dataset, CompanionSampler(len(dataset), seed, class_ids))
@@ -161,38 +160,40 @@ class ITRAMixin(_TrainerBase):
         companion = inputs.get(COMPANION)
         if companion is None:
             self._refuse_unpaired(model)
-            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             if not return_outputs:
                 return self._weigh_rows(result, model, inputs)
-            return (self._weigh_rows(result[0], model, inputs), result[1])
+            return self._weigh_rows(result[0], model, inputs), result[1]
         primary = type(inputs)({name: value for name, value in inputs.items() if name != COMPANION})
-        self._prepare_tap(model, primary)
         labels = self._labels(primary), self._labels(companion)
         rows = batch_rows(primary)
-        if self.alignment_args.companion_task_loss:
-            run = self._loss_of_both(model, primary, companion, num_items_in_batch)
-        else:
-            run = self._loss_of_primary(model, primary, companion, num_items_in_batch)
-        task_loss, outputs, features, companion_features, captured = run
+        tap = self._prepare_tap(model, primary)
+        task = self._loss_of_both if self.alignment_args.companion_task_loss else self._loss_of_primary
+        task_loss, outputs, features, companion_features = task(model, tap, primary, companion, num_items_in_batch)
+        captured = tap.taken()
         matching_loss = self.matching_loss(features, labels[0], companion_features, labels[1])
         accumulated = self.current_gradient_accumulation_steps if self._task_loss_is_scaled() else 1
         task_loss = self._weigh_rows(task_loss, model, inputs) * accumulated
-        weight = self._weight(task_loss, matching_loss, captured, rows)
-        self._observe(task_loss, matching_loss, weight, features, companion_features)
+        weight = self._matching_weight(
+            task_loss, matching_loss, captured, rows, self.state.global_step, self.state.max_steps
+        )
+        self._observe((task_loss, matching_loss, weight), features, companion_features)
         loss = (task_loss + weight * matching_loss) / accumulated
         return (loss, outputs) if return_outputs else loss
 
-    def _loss_of_primary(self, model: nn.Module, primary: Any, companion: Any, items: Any) -> tuple[Any, ...]:
-        args = self.alignment_args
-        paired = PairedForward(
-            model, companion, self._tap, self.label_names, args.companion_gradient, self._own_loss_is_standard
-        )
-        loss, outputs = super().compute_loss(paired, primary, True, items)
-        if paired.features is None:
-            raise ValueError("compute_loss did not call the model that it was given, so there are no features to align.")
-        return loss, outputs, paired.features, paired.companion_features, paired.captured
+    def _loss_of_primary(
+        self, model: nn.Module, tap: FeatureTap, primary: Any, companion: Any, items: Any
+    ) -> tuple[Tensor, Any, Tensor, Tensor]:
+        through = self.alignment_args.companion_gradient
+        paired = PairedForward(model, companion, tap, self.label_names, through, self._own_loss_is_standard)
+        loss, outputs = super().compute_loss(paired, primary, True, items)  # type: ignore[arg-type]
+        if paired.features is None or paired.companion_features is None:
+            raise ValueError("compute_loss did not call the model that it was given, so no features can be aligned.")
+        return loss, outputs, paired.features, paired.companion_features
 
-    def _loss_of_both(self, model: nn.Module, primary: Any, companion: Any, items: Any) -> tuple[Any, ...]:
+    def _loss_of_both(
+        self, model: nn.Module, tap: FeatureTap, primary: Any, companion: Any, items: Any
+    ) -> tuple[Tensor, Any, Tensor, Tensor]:
         both = concatenate(primary, companion)
         if both is None:
             raise ValueError(
@@ -200,25 +201,27 @@ class ITRAMixin(_TrainerBase):
                 "returns to one shape."
             )
         rows = batch_rows(primary)
-        with self._tap.recording():
+        with tap.recording():
             loss, outputs = super().compute_loss(model, both, True, None if items is None else 2 * items)
-        features = self._tap.features(both)
-        return loss, outputs, features[:rows], features[rows:], self._tap.captured
+        features = tap.features(both)
+        return loss, outputs, features[:rows], features[rows:]
 
-    def _prepare_tap(self, model: nn.Module, primary: Mapping[str, Any]) -> None:
-        """Taps the model's feature, anew whenever the model is another one."""
-        if self._tapped_model is self.model:
-            return
+    def _prepare_tap(self, model: nn.Module, primary: Mapping[str, Any]) -> FeatureTap:
+        """The tap on the model's feature, placed anew whenever the model is another one."""
+        if self._tap is not None and self._tapped_model is self.model:
+            return self._tap
         if self._tap is not None:
             self._tap.remove()
-        probe = partial(self._probe, model, primary)
-        self._tap = build_tap(self.model, self.alignment_args.feature, probe)
+        self._tap = build_tap(
+            cast(nn.Module, self.model), self.alignment_args.feature, partial(self._probe, model, primary)
+        )
         self._tapped_model = self.model
         if not self._own_loss_is_standard and not self.alignment_args.companion_task_loss:
             self._warn_once(
                 f"{type(self.model).__name__} computes a loss of its own, so primary and companion batch run through "
                 "it one after the other, which is slower than together."
             )
+        return self._tap
 
     @torch.no_grad()
     def _probe(self, model: nn.Module, primary: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
@@ -233,21 +236,6 @@ class ITRAMixin(_TrainerBase):
             self._own_loss_is_standard = has_standard_loss(self.accelerator.unwrap_model(model), outputs, labels)
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0 if labels is None else 1]
         return logits, primary
-
-    def _weight(self, task_loss: Tensor, matching_loss: Tensor, captured: Tensor, rows: int) -> Tensor:
-        args = self.alignment_args
-        strength = args.matching_weight * ramp(self.state.global_step, self.state.max_steps, args.matching_warmup_ratio)
-        if not captured.requires_grad:
-            if torch.is_grad_enabled():
-                self._warn_once("The features need no gradient (frozen backbone), so alignment can't change them.")
-            return matching_loss.new_zeros(())
-        if args.weight_mode == "constant":
-            return matching_loss.new_tensor(strength)
-        norms = gradient_norms(task_loss, matching_loss, captured, rows)
-        if self.accelerator.num_processes > 1:
-            norms = self.accelerator.reduce(norms, reduction="mean")
-        self._balance = update_balance(self._balance, norms)
-        return strength * balanced_factor(self._balance)
 
     def _weigh_rows(self, loss: Tensor, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """Undoes the mean of micro-batch means where micro-batches of one optimizer step differ in size."""
@@ -282,28 +270,25 @@ class ITRAMixin(_TrainerBase):
 
     # ---- Observation ----
 
-    def _observe(
-        self, task_loss: Tensor, matching_loss: Tensor, weight: Tensor, features: Tensor, companion_features: Tensor
-    ) -> None:
-        self._losses.add(task_loss, matching_loss, weight)
-        self._spread.add(torch.cat([features, companion_features]))
-        if matching_loss.device.type == "cpu":
-            self._refuse_non_finite()  # free here; elsewhere it would wait for the device, so at logs and saves
+    def _observe(self, losses: tuple[Tensor, Tensor, Tensor], features: Tensor, companion_features: Tensor) -> None:
+        self._watch.add(losses, torch.cat([features, companion_features]))
+        if not features.requires_grad and torch.is_grad_enabled():
+            self._warn_once("The features need no gradient (frozen backbone), so alignment can't change them.")
+        if features.device.type == "cpu":
+            self._check_finite()  # free here; elsewhere it would wait for the device, so at logs and saves
 
-    def _refuse_non_finite(self) -> None:
-        if not torch.isfinite(self._losses.sums[1]):
-            raise FloatingPointError(
-                f"The matching loss became {float(self._losses.sums[1])} at or before step {self.state.global_step + 1} "
-                f"(epoch {self.state.epoch or 0:.2f}). The features are not finite or too large: lower the "
-                "learning rate, or train in bf16 instead of fp16."
-            )
+    def _check_finite(self) -> None:
+        self._watch.check_finite(self.state.global_step, self.state.epoch or 0)
+
+    def _average(self, values: Tensor) -> Tensor:
+        return self.accelerator.reduce(values, reduction="mean") if self.accelerator.num_processes > 1 else values
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs, with `task_loss`, `matching_loss` and `matching_weight` beside `loss`."""
         if "loss" in logs and self.alignment_args.matching_weight > 0:
-            self._refuse_non_finite()
-            logs.update(self._losses.drain(self.accelerator.reduce(self._losses.sums.clone(), reduction="sum")))
-        share = self._spread.collapsed_to()
+            self._check_finite()
+            logs.update(self._watch.drain(self.accelerator.reduce(self._watch.sums.clone(), reduction="sum")))
+        share = self._watch.collapsed_to()
         if share is not None:
             logger.warning(
                 f"The features are collapsing: their spread is {share:.1%} of what it was at the start. Lower "
@@ -320,13 +305,13 @@ class ITRAMixin(_TrainerBase):
     # ---- Checkpoints ----
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self._refuse_non_finite()
+        self._check_finite()
         super()._save_checkpoint(*args, **kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save and self.alignment_args.matching_weight > 0:
-            state = {"balance": self._balance.tolist(), "spread": self._spread.state.tolist()}
+            state = {"balance": self._matching_weight.balance.tolist(), "watch": self._watch.state_dict()}
             with open(os.path.join(output_dir, STATE_NAME), "w", encoding="utf-8") as file:
                 json.dump(state, file)
 
@@ -336,8 +321,8 @@ class ITRAMixin(_TrainerBase):
         if path is not None and os.path.isfile(path):
             with open(path, encoding="utf-8") as file:
                 state = json.load(file)
-            self._balance = self._balance.new_tensor(state["balance"])
-            self._spread.state = self._spread.state.new_tensor(state["spread"])
+            self._matching_weight.balance = self._matching_weight.balance.new_tensor(state["balance"])
+            self._watch.load_state_dict(state["watch"])
 
 
 class ITRATrainer(ITRAMixin, Trainer):

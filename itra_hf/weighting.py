@@ -1,5 +1,7 @@
 """The weight of the matching loss: a ramp over training, and a balance with the task loss."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -75,3 +77,57 @@ def balanced_factor(balance: Tensor) -> Tensor:
     """
     task_norm, matching_norm = balance
     return torch.where(matching_norm > 0, task_norm / matching_norm.clamp(min=torch.finfo(balance.dtype).tiny), 0.0)
+
+
+class MatchingWeight:
+    """The weight of the matching loss in each step of a training run.
+
+    Args:
+        matching_weight: the setting, >= 0.
+        weight_mode: `"balanced"` or `"constant"`.
+        warmup_ratio: see `ramp`.
+        device: where the losses live.
+        reduce: averages a tensor over processes, so that the weight is the same on every rank.
+
+    Attributes:
+        balance: `[2]`, the running gradient norms of the task and of the matching loss.
+    """
+
+    def __init__(
+        self,
+        matching_weight: float,
+        weight_mode: str,
+        warmup_ratio: float,
+        device: torch.device,
+        reduce: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.matching_weight = matching_weight
+        self.weight_mode = weight_mode
+        self.warmup_ratio = warmup_ratio
+        self.reduce = reduce
+        self.balance = torch.zeros(2, device=device)
+
+    def __call__(
+        self, task_loss: Tensor, matching_loss: Tensor, captured: Tensor, primary_rows: int, step: int, total_steps: int
+    ) -> Tensor:
+        """The weight of this step, a constant to autograd.
+
+        Args:
+            task_loss: a scalar.
+            matching_loss: a scalar.
+            captured: see `gradient_norms`; features that need no gradient (frozen backbone) get weight 0.
+            primary_rows: see `gradient_norms`.
+            step: see `ramp`.
+            total_steps: see `ramp`.
+
+        Returns:
+            A float32 scalar.
+        """
+        strength = self.matching_weight * ramp(step, total_steps, self.warmup_ratio)
+        if not captured.requires_grad:
+            return self.balance.new_zeros(())
+        if self.weight_mode == "constant":
+            return self.balance.new_tensor(strength)
+        norms = gradient_norms(task_loss, matching_loss, captured, primary_rows)
+        self.balance = update_balance(self.balance, self.reduce(norms))
+        return strength * balanced_factor(self.balance)

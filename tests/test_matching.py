@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from itra_hf import MatchingLoss
-from itra_hf.matching import PairBlocks, squared_distances, squared_mmd
+from itra_hf.kernels import PairBlocks, squared_distances
+from itra_hf.matching import squared_mmd
 
 ALIGNMENTS = ["conditional", "joint", "marginal"]
 KERNELS = ["gaussian", "laplacian", "inverse_multiquadric"]

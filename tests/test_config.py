@@ -1,0 +1,86 @@
+"""`ITRAConfig`: parsing, defaults and refusals."""
+
+import dataclasses
+
+import pytest
+from transformers import HfArgumentParser, TrainingArguments
+
+from itra_hf import AlignmentArguments, ITRAConfig
+
+QUIET = {"output_dir": "unused", "report_to": "none", "use_cpu": True}
+
+
+def test_is_training_arguments_with_help_on_every_field():
+    config = ITRAConfig(**QUIET)
+    assert isinstance(config, TrainingArguments)
+    for field in dataclasses.fields(AlignmentArguments):
+        assert len(field.metadata["help"]) > 20, field.name
+    assert {field.name for field in dataclasses.fields(TrainingArguments)} < {
+        field.name for field in dataclasses.fields(ITRAConfig)
+    }
+
+
+def test_argument_parser_reads_every_field():
+    line = (
+        "--output_dir unused --report_to none --use_cpu --matching_weight 0.2 --weight_mode constant "
+        "--matching_warmup_ratio 0.1 --alignment joint --estimator unbiased --kernel laplacian --bandwidth 2.5 "
+        "--bandwidth_multipliers 0.5 1 2 --companion class_matched --companion_gradient false --feature cls"
+    )
+    (config,) = HfArgumentParser(ITRAConfig).parse_args_into_dataclasses(line.split())
+    assert (config.matching_weight, config.weight_mode, config.matching_warmup_ratio) == (0.2, "constant", 0.1)
+    assert (config.alignment, config.estimator, config.kernel, config.bandwidth) == (
+        "joint",
+        "unbiased",
+        "laplacian",
+        "2.5",
+    )
+    assert config.bandwidth_multipliers == [0.5, 1.0, 2.0]
+    assert (config.companion, config.companion_gradient, config.feature) == ("class_matched", False, "cls")
+
+
+def test_settings_survive_a_dictionary():
+    config = ITRAConfig(**QUIET, bandwidth=3.0)
+    assert config.to_dict()["bandwidth"] == 3.0
+    assert config.to_dict()["alignment"] == "conditional"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"matching_weight": -0.1}, r"matching_weight=-0.1 must be a finite number >= 0"),
+        ({"matching_weight": float("nan")}, r"matching_weight=nan must be"),
+        ({"matching_weight": "much"}, r"matching_weight='much' must be a number"),
+        ({"matching_warmup_ratio": 1.5}, r"matching_warmup_ratio=1.5 must be from 0 to 1"),
+        ({"matching_warmup_ratio": -0.5}, r"matching_warmup_ratio=-0.5 must be from 0 to 1"),
+        ({"weight_mode": "auto"}, r"weight_mode='auto' is not one of 'balanced', 'constant'"),
+        ({"alignment": "class"}, r"alignment='class' is not one of 'conditional', 'joint', 'marginal'"),
+        ({"estimator": "v"}, r"estimator='v' is not one of 'biased', 'unbiased'"),
+        ({"kernel": "rbf"}, r"kernel='rbf' is not one of 'gaussian'"),
+        ({"companion": "queue"}, r"companion='queue' is not one of 'sample', 'class_matched'"),
+        ({"bandwidth": 0.0}, r"bandwidth=0.0 is neither a positive number nor 'mean' nor 'median'"),
+        ({"bandwidth": "wide"}, r"bandwidth='wide' is neither"),
+        ({"bandwidth_multipliers": []}, r"bandwidth_multipliers=\[\] must be one or more"),
+        ({"bandwidth_multipliers": [1.0, -1.0]}, r"bandwidth_multipliers=\[1.0, -1.0\] must be one or more"),
+        ({"feature": ""}, r"feature='' must be 'auto'"),
+        ({"companion_task_loss": True, "companion_gradient": False}, r"needs companion_gradient=True"),
+    ],
+)
+def test_wrong_values_are_named_when_the_config_is_built(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ITRAConfig(**QUIET, **settings)
+    with pytest.raises(ValueError, match=message):
+        AlignmentArguments(**settings)
+
+
+def test_mixes_into_training_arguments_of_ones_own():
+    @dataclasses.dataclass
+    class Mine(TrainingArguments):
+        extra: int = 3
+
+    @dataclasses.dataclass
+    class MineWithAlignment(AlignmentArguments, Mine):
+        pass
+
+    assert MineWithAlignment(**QUIET, matching_weight=0.1).extra == 3
+    with pytest.raises(ValueError, match="matching_weight"):
+        MineWithAlignment(**QUIET, matching_weight=-1.0)

@@ -1,0 +1,123 @@
+"""Companion sampling and pairing."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import BatchEncoding
+
+from itra_hf.sampling import CompanionSampler, PairCollator, PairedDataset, find_label_column, read_class_ids
+
+
+def test_draws_depend_on_seed_epoch_and_index_alone():
+    draws = [CompanionSampler(50, 7)(i, 3) for i in range(50)]
+    backwards = CompanionSampler(50, 7)
+    assert draws == [backwards(i, 3) for i in reversed(range(50))][::-1]
+    assert draws != [CompanionSampler(50, 7)(i, 4) for i in range(50)]
+    assert draws != [CompanionSampler(50, 8)(i, 3) for i in range(50)]
+
+
+def chi_square(counts, cells, draws):
+    return sum((counts.get(cell, 0) - draws / cells) ** 2 / (draws / cells) for cell in range(cells))
+
+
+def test_an_example_is_never_its_own_companion_and_draws_are_uniform():
+    size, epochs = 11, 5000
+    sampler = CompanionSampler(size, 0)
+    for index in (0, 5, 10):
+        counts = Counter(sampler(index, epoch) for epoch in range(epochs))
+        assert index not in counts
+        others = {j - (j > index): n for j, n in counts.items()}
+        assert chi_square(others, size - 1, epochs) < 27.9  # 99.9 % point of chi-square with 9 degrees of freedom
+
+
+def test_class_matched_draws_uniformly_from_the_class():
+    labels = np.array([2, 0, 2, 0, 2, 9, 2, 0, 2])
+    sampler = CompanionSampler(len(labels), 0, labels)
+    assert sampler(5, 0) == 5  # its class has no other
+    for index in (0, 1, 8):
+        own = [j for j in np.flatnonzero(labels == labels[index]) if j != index]
+        counts = Counter(sampler(index, epoch) for epoch in range(3000))
+        assert set(counts) == set(own)
+        assert chi_square({own.index(j): n for j, n in counts.items()}, len(own), 3000) < 16.3  # 99.9 %, 3 degrees
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_too_few_examples_are_refused(size):
+    with pytest.raises(ValueError, match="needs at least two"):
+        CompanionSampler(size, 0)
+
+
+def read(workers, batch_size, epochs, persistent=False):
+    dataset = Dataset.from_dict({"x": list(range(23))})
+    paired = PairedDataset(dataset, CompanionSampler(23, 5))
+    loader = DataLoader(
+        paired,
+        batch_size=batch_size,
+        num_workers=workers,
+        persistent_workers=persistent,
+        collate_fn=lambda pairs: [(first["x"], second["x"]) for first, second in pairs],
+    )
+    result = []
+    for epoch in range(epochs):
+        paired.set_epoch(epoch)
+        result.append([pair for batch in loader for pair in batch])
+    return result
+
+
+def test_workers_and_batch_size_change_nothing():
+    expected = read(0, 4, 3)
+    assert expected[0] != expected[1]
+    assert read(2, 4, 3) == expected
+    assert read(2, 7, 3, persistent=True) == expected
+    assert read(0, 1, 3) == expected
+
+
+def test_plain_datasets_are_read_item_by_item():
+    paired = PairedDataset(list(range(100, 110)), CompanionSampler(10, 0))
+    assert paired[3] == paired.__getitems__([3])[0]
+    assert paired[3][0] == 103
+
+
+def test_collator_pads_both_batches_to_one_length():
+    def collate(rows):
+        length = max(len(row) for row in rows)
+        return BatchEncoding({"ids": torch.tensor([row + [0] * (length - len(row)) for row in rows])})
+
+    batch = PairCollator(collate)([([1], [2, 3]), ([4], [5])])
+    assert isinstance(batch, BatchEncoding)
+    assert batch["ids"].tolist() == [[1, 0], [4, 0]]
+    assert batch["companion"]["ids"].tolist() == [[2, 3], [5, 0]]
+
+
+def test_collator_without_one_row_an_example_is_called_once_a_batch():
+    def pack(rows):
+        return {"ids": torch.tensor([token for row in rows for token in row]), "count": len(rows)}
+
+    batch = PairCollator(pack)([([1], [2, 3]), ([4], [5])])
+    assert batch["ids"].tolist() == [1, 4]
+    assert batch["companion"]["ids"].tolist() == [2, 3, 5]
+    assert batch["count"] == batch["companion"]["count"] == 2
+
+
+def test_class_ids_come_from_arrow_columns_and_from_plain_items():
+    rows = [{"x": 0.0, "label": label} for label in (3, 1, 3)]
+    for dataset in (Dataset.from_list(rows), rows):
+        assert read_class_ids(dataset, ["labels"]).tolist() == [3, 1, 3]
+    shuffled = Dataset.from_list(rows).select([2, 1])
+    assert read_class_ids(shuffled, ["labels"]).tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("labels", [[0.5, 1.5], [[1, 0], [0, 1]]])
+def test_class_ids_refuse_other_targets(labels):
+    dataset = Dataset.from_dict({"labels": labels})
+    with pytest.raises(ValueError, match="companion='sample' works with any labels"):
+        read_class_ids(dataset, ["labels"])
+
+
+def test_missing_label_column_lists_the_columns():
+    with pytest.raises(ValueError, match=r"looked for labels, label, label_ids\); it has: text, topic"):
+        find_label_column(Dataset.from_dict({"text": ["a"], "topic": [1]}), ["labels"])

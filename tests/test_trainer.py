@@ -1,0 +1,546 @@
+"""`ITRATrainer` beside the stock `Trainer`."""
+
+import copy
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from families import LABELS, PAD, build, examples
+from torch import nn
+from trainers import Toy, config, toy_examples
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from itra_hf import ITRAMixin, ITRATrainer
+from itra_hf.weighting import balanced_factor, ramp, update_balance
+
+
+class Record(TrainerCallback):
+    """Keeps every step's gradients and, at the end, the parameters."""
+
+    def __init__(self):
+        self.gradients, self.parameters = [], []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.parameters.append([p.detach().clone() for p in model.parameters()])
+
+
+def run(trainer_class, folder, data, model=None, resume=None, **settings):
+    record = Record()
+    keywords = {
+        key: settings.pop(key)
+        for key in ("eval_dataset", "compute_metrics", "compute_loss_func", "data_collator")
+        if key in settings
+    }
+    args = config(folder, **settings)
+    trainer = trainer_class(
+        copy.deepcopy(model or build("Bert")), args, train_dataset=data, callbacks=[record], **keywords
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer, record
+
+
+def losses(trainer, key="loss"):
+    return [line[key] for line in trainer.state.log_history if key in line]
+
+
+def same(left, right):
+    return all(torch.equal(a, b) for x, y in zip(left, right, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def error_rate(prediction):
+    return {"error": float((prediction.predictions.argmax(-1) != prediction.label_ids).mean())}
+
+
+# ---- Weight 0 ----
+
+
+@pytest.mark.parametrize("settings", [{}, {"label_smoothing_factor": 0.1}, {"dataloader_drop_last": True}])
+def test_weight_zero_is_the_stock_trainer_bit_for_bit(settings, tmp_path):
+    data = examples("Bert", 50)
+    common = {"max_steps": 20, "eval_dataset": data[:17], "compute_metrics": error_rate, **settings}
+    stock, expected = run(Trainer, tmp_path / "a", data, matching_weight=0.0, **common)
+    ours, got = run(ITRATrainer, tmp_path / "b", data, matching_weight=0.0, **common)
+    assert losses(ours) == losses(stock)
+    assert losses(ours, "grad_norm") == losses(stock, "grad_norm")
+    assert len(got.gradients) == 20
+    assert same(got.gradients, expected.gradients)
+    assert same(got.parameters, expected.parameters)
+    left, right = ours.evaluate(), stock.evaluate()
+    assert left["eval_loss"] == right["eval_loss"]
+    assert left["eval_error"] == right["eval_error"]
+    assert "task_loss" not in ours.state.log_history[0]
+
+
+@pytest.mark.parametrize("rows", [48, 45])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_accumulation_gives_the_same_trajectory(rows, smoothing, tmp_path):
+    data, model = examples("Bert", rows), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    common = {"max_steps": -1, "num_train_epochs": 2, "matching_weight": 0.0, "label_smoothing_factor": smoothing}
+    whole, once = run(ITRATrainer, tmp_path / "a", data, model, per_device_train_batch_size=8, **common)
+    parts, often = run(
+        ITRATrainer, tmp_path / "b", data, model, per_device_train_batch_size=2, gradient_accumulation_steps=4, **common
+    )
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
+    for left, right in zip(once.gradients, often.gradients, strict=True):
+        for a, b in zip(left, right, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_matching_term_is_scaled_alike_with_and_without_compute_loss_func(tmp_path):
+    def mean_of_items(outputs, labels, num_items_in_batch=None):
+        return nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+
+    data, model = examples("Bert", 48), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    common = {"max_steps": 4, "gradient_accumulation_steps": 3, "matching_warmup_ratio": 0.0}
+    plain, expected = run(ITRATrainer, tmp_path / "a", data, model, **common)
+    custom, got = run(ITRATrainer, tmp_path / "b", data, model, compute_loss_func=mean_of_items, **common)
+    for key in ("loss", "task_loss", "matching_loss", "matching_weight"):
+        assert losses(custom, key) == pytest.approx(losses(plain, key), rel=1e-4)
+    for left, right in zip(expected.gradients, got.gradients, strict=True):
+        for a, b in zip(left, right, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+# ---- The loss ----
+
+
+def test_plain_training_arguments_get_the_defaults(tmp_path):
+    args = TrainingArguments(str(tmp_path), max_steps=2, logging_steps=1, report_to="none", use_cpu=True)
+    trainer = ITRATrainer(build("Bert"), args, train_dataset=examples("Bert", 12))
+    trainer.train()
+    assert trainer.alignment_args.matching_weight > 0
+    assert losses(trainer, "matching_loss")
+
+
+def test_constant_weight_adds_to_the_task_loss_of_the_primary_batch(tmp_path):
+    data, model = examples("Bert", 12), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    trainer = ITRATrainer(model, config(tmp_path, weight_mode="constant", matching_weight=0.7), train_dataset=data)
+    batch = next(iter(trainer.get_train_dataloader()))
+    loss, outputs = trainer.compute_loss(model.train(), batch, return_outputs=True)
+    primary = {name: value for name, value in batch.items() if name != "companion"}
+    expected, other = model(**primary), model(**batch["companion"])
+    hidden = [
+        model.bert(ids["input_ids"], attention_mask=ids["attention_mask"], token_type_ids=None).pooler_output
+        for ids in (primary, batch["companion"])
+    ]
+    matching = trainer.matching_loss(hidden[0], primary["labels"], hidden[1], batch["companion"]["labels"])
+    torch.testing.assert_close(outputs.logits, expected.logits)
+    torch.testing.assert_close(outputs.loss, expected.loss)
+    torch.testing.assert_close(loss, expected.loss + 0.7 * matching)
+    assert not torch.equal(other.logits, expected.logits)
+
+
+def test_balanced_weight_is_the_ratio_of_the_pulls_at_the_features(tmp_path):
+    data, model = examples("Bert", 12), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    trainer = ITRATrainer(model, config(tmp_path, matching_weight=0.4), train_dataset=data)
+    batch = next(iter(trainer.get_train_dataloader()))
+    loss = trainer.compute_loss(model.train(), batch)
+    features = []
+    for half in (batch, batch["companion"]):
+        pooled = model.bert(half["input_ids"], attention_mask=half["attention_mask"]).pooler_output
+        features.append(pooled.detach().requires_grad_())
+    task = nn.functional.cross_entropy(model.classifier(features[0]), batch["labels"])
+    matching = trainer.matching_loss(features[0], batch["labels"], features[1], batch["companion"]["labels"])
+    pulls = [torch.autograd.grad(value, features[0], retain_graph=True)[0].norm() for value in (task, matching)]
+    torch.testing.assert_close(loss, task + 0.4 * pulls[0] / pulls[1] * matching, rtol=1e-4, atol=1e-5)
+
+
+def test_weight_is_a_constant_to_autograd(tmp_path):
+    data = examples("Bert", 12)
+    trainer = ITRATrainer(build("Bert"), config(tmp_path), train_dataset=data)
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer._prepare_tap(trainer.model, {k: v for k, v in batch.items() if k != "companion"})
+    trainer.model.train()
+    with trainer._tap.recording():
+        loss = trainer.model(**{k: v for k, v in batch.items() if k != "companion"}).loss
+    captured = trainer._tap.captured
+    weight = trainer._matching_weight(loss, captured.square().mean(), captured, 4, 1, 2)
+    assert weight > 0
+    assert not weight.requires_grad
+
+
+def test_ramp():
+    assert [ramp(step, 100, 0.5) for step in (0, 25, 50, 99)] == [0.0, 0.5, 1.0, 1.0]
+    assert ramp(0, 100, 0.0) == 1.0
+    assert ramp(50, 100, 1.0) == 0.5
+
+
+def test_balance_smooths_norms_and_skips_steps_without_matching_gradient():
+    balance = update_balance(torch.zeros(2), torch.tensor([4.0, 16.0]))
+    assert balanced_factor(balance).item() == pytest.approx(0.5)
+    for useless in ([9.0, 0.0], [float("nan"), 1.0], [1.0, float("inf")]):
+        assert torch.equal(update_balance(balance, torch.tensor(useless)), balance)
+    one_spike = update_balance(balance, torch.tensor([4.0, 1e-8]))
+    assert balanced_factor(one_spike).item() == pytest.approx(0.38 / 0.36, rel=1e-3)  # not 20,000
+    assert balanced_factor(torch.zeros(2)).item() == 0.0
+
+
+def test_the_weight_ramps_up_over_training(tmp_path):
+    trainer, _ = run(
+        ITRATrainer, tmp_path, examples("Bert", 24), weight_mode="constant", matching_weight=0.8, max_steps=8
+    )
+    assert losses(trainer, "matching_weight") == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8])
+
+
+@pytest.mark.parametrize("family", ["Bert", "GPT2"])
+def test_companion_without_gradient_pulls_the_primary_batch_only(family, tmp_path):
+    data, model = examples(family, 12), build(family)
+    for dropout in [module for module in model.modules() if isinstance(module, nn.Dropout)]:
+        dropout.p = 0.0
+    gradients = {}
+    for through in (True, False):
+        trainer = ITRATrainer(
+            copy.deepcopy(model),
+            config(tmp_path, weight_mode="constant", companion_gradient=through, seed=1),
+            train_dataset=data,
+        )
+        batch = next(iter(trainer.get_train_dataloader()))
+        trainer.model.train()
+        loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
+        embedding = trainer.model.get_input_embeddings().weight.grad
+        gradients[through] = loss.item(), embedding
+        only = set(batch["companion"]["input_ids"].flatten().tolist()) - set(batch["input_ids"].flatten().tolist())
+        assert only
+        touched = embedding[sorted(only - {PAD})].abs().sum() > 0
+        assert bool(touched) == through
+    assert gradients[True][0] == pytest.approx(gradients[False][0], rel=1e-5)
+
+
+def test_companion_task_loss_counts_both_batches(tmp_path):
+    data, model = examples("Bert", 12), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    trainer = ITRATrainer(model, config(tmp_path, companion_task_loss=True, weight_mode="constant"), train_dataset=data)
+    trainer.matching_loss.forward = lambda *args: torch.zeros(())
+    batch = next(iter(trainer.get_train_dataloader()))
+    both = {k: torch.cat([batch[k], batch["companion"][k]]) for k in batch if k != "companion"}
+    loss = trainer.compute_loss(model.train(), batch)
+    torch.testing.assert_close(loss, model(**both).loss)
+
+
+def test_regression_and_multi_label_train_with_joint_alignment(tmp_path):
+    for problem, labels in (
+        ("regression", lambda i: float(i)),
+        ("multi_label_classification", lambda i: [float(i % 2), 1.0, 0.0]),
+    ):
+        data = [{**row, "labels": labels(i)} for i, row in enumerate(examples("Bert", 12))]
+        model = build("Bert", num_labels=1 if problem == "regression" else 3, problem_type=problem)
+        trainer, _ = run(ITRATrainer, tmp_path, data, model, alignment="joint")
+        assert min(losses(trainer, "matching_loss")) > 0
+        with pytest.raises(ValueError, match="alignment='joint' works with float and multi-label"):
+            run(ITRATrainer, tmp_path, data, model, alignment="conditional")
+
+
+# ---- Everything that Trainer gives ----
+
+
+class Weighted(Trainer):
+    """A user's trainer with class weights."""
+
+    weights = (1.0, 5.0, 0.2)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = nn.functional.cross_entropy(outputs.logits, labels, weight=torch.tensor(self.weights))
+        return (loss, outputs) if return_outputs else loss
+
+
+class WeightedITRA(ITRAMixin, Weighted):
+    pass
+
+
+def test_mixin_over_a_trainer_with_class_weights(tmp_path):
+    data, model = examples("Bert", 24), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    trainer = WeightedITRA(model, config(tmp_path), train_dataset=data, eval_dataset=data)
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.compute_loss(model.train(), batch)
+    expected = nn.functional.cross_entropy(
+        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits,
+        batch["labels"],
+        weight=torch.tensor(Weighted.weights),
+    )
+    assert trainer._watch.sums[0].item() == pytest.approx(expected.item(), rel=1e-5)
+    trainer.train()
+    assert min(losses(trainer, "matching_loss")) > 0
+    stock = Weighted(model, config(tmp_path), eval_dataset=data)
+    assert trainer.evaluate()["eval_loss"] == stock.evaluate()["eval_loss"]
+
+
+def test_evaluation_sees_neither_matching_nor_extra_outputs(tmp_path):
+    data = examples("Bert", 21)
+    ours, _ = run(ITRATrainer, tmp_path, data, eval_dataset=data[:7], compute_metrics=error_rate)
+    stock = Trainer(ours.model, config(tmp_path), eval_dataset=data[:7], compute_metrics=error_rate)
+    mine, theirs = ours.evaluate(), stock.evaluate()
+    assert set(mine) - {"epoch"} == set(theirs) - {"epoch", "eval_model_preparation_time"}
+    assert mine["eval_loss"] == theirs["eval_loss"]
+    np.testing.assert_array_equal(ours.predict(data).predictions, stock.predict(data).predictions)
+    assert ours.predict(data).predictions.shape == (21, LABELS)
+
+
+class Items(torch.utils.data.Dataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+def pad_to_eight(rows):
+    return {key: torch.tensor([row[key] for row in rows]) for key in ("input_ids", "attention_mask", "labels")}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"label_smoothing_factor": 0.1},
+        {"dataloader_drop_last": True, "max_steps": -1, "num_train_epochs": 2},
+        {"max_steps": -1, "num_train_epochs": 2},
+        {"per_device_train_batch_size": 1, "companion": "class_matched"},
+        {"train_sampling_strategy": "group_by_length", "length_column_name": "length"},
+        {"remove_unused_columns": False, "data_collator": pad_to_eight},
+        {"data_collator": pad_to_eight},
+        {"companion": "class_matched"},
+        {"feature": "cls"},
+        {"feature": "mean"},
+        {"kernel": "laplacian", "bandwidth": "median"},
+        {"estimator": "unbiased", "alignment": "marginal"},
+        {"companion_gradient": False},
+        {"companion_task_loss": True},
+        {"gradient_accumulation_steps": 2, "max_steps": -1, "num_train_epochs": 2},
+        {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "max_steps": -1, "num_train_epochs": 2},
+        {"activation_checkpointing": True},
+        {"include_num_input_tokens_seen": "all"},
+        {"bf16": True},
+    ],
+)
+@pytest.mark.parametrize("kind", ["datasets", "torch"])
+def test_settings_of_the_stock_trainer(settings, kind, tmp_path):
+    rows = [{**row, "text": "unused", "length": int(sum(row["attention_mask"]))} for row in examples("Bert", 21)]
+    if settings.get("remove_unused_columns") is False:
+        rows = [{key: row[key] for key in ("input_ids", "attention_mask", "labels")} for row in rows]
+    data = Dataset.from_list(rows) if kind == "datasets" else Items(rows)
+    trainer, record = run(ITRATrainer, tmp_path, data, **settings)
+    assert len(record.gradients) == trainer.state.max_steps >= 3
+    assert np.isfinite(losses(trainer)).all()
+    assert max(losses(trainer, "matching_weight")) > 0 or trainer.alignment_args.estimator == "unbiased"
+
+
+def test_primary_batches_come_in_the_stock_order(tmp_path):
+    seen = {}
+
+    class Watch(Trainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            seen.setdefault(type(self), []).append(inputs["input_ids"].tolist())
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    class WatchITRA(ITRAMixin, Watch):
+        pass
+
+    for trainer_class in (Watch, WatchITRA):
+        run(trainer_class, tmp_path, examples("Bert", 21), max_steps=12)
+    assert seen[Watch] == seen[WatchITRA]
+
+
+def test_token_count_is_the_primary_batchs(tmp_path):
+    counts = [
+        run(trainer_class, tmp_path, examples("Bert", 21), include_num_input_tokens_seen="all")[0].state
+        for trainer_class in (Trainer, ITRATrainer)
+    ]
+    assert counts[0].num_input_tokens_seen == counts[1].num_input_tokens_seen
+    assert counts[0].total_flos == counts[1].total_flos
+
+
+def test_a_model_with_a_loss_of_its_own_runs_twice(tmp_path, caplog):
+    trainer = ITRATrainer(Toy(), config(tmp_path), train_dataset=toy_examples(12))
+    trainer.train()
+    assert min(losses(trainer, "matching_loss")) > 0
+    assert trainer._own_loss_is_standard is False
+    batch = next(iter(trainer.get_train_dataloader()))
+    expected = trainer.model(batch["x"], batch["labels"])["loss"]
+    trainer._watch.sums.zero_()
+    trainer.compute_loss(trainer.model.train(), batch)
+    assert trainer._watch.sums[0].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_compute_loss_may_call_the_model_twice_or_by_position(tmp_path):
+    class Twice(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            first = model(inputs["input_ids"], inputs["attention_mask"])
+            second = model(**{k: v for k, v in inputs.items() if k != "labels"})
+            assert first.logits.shape == second.logits.shape == (len(inputs["labels"]), LABELS)
+            loss = nn.functional.cross_entropy(first.logits, inputs["labels"]) + second.logits.square().mean()
+            return (loss, first) if return_outputs else loss
+
+    class TwiceITRA(ITRAMixin, Twice):
+        pass
+
+    trainer, _ = run(TwiceITRA, tmp_path, examples("Bert", 12))
+    assert min(losses(trainer, "matching_loss")) > 0
+
+
+def test_model_init_and_a_second_run_tap_the_new_model(tmp_path):
+    trainer = ITRATrainer(
+        model_init=lambda: build("Bert"), args=config(tmp_path, max_steps=6), train_dataset=examples("Bert", 24)
+    )
+    trainer.train()
+    first = losses(trainer)
+    trainer.train()
+    assert losses(trainer) == first
+    assert trainer._tapped_model is trainer.model
+
+
+def test_lora_with_its_saved_head(tmp_path):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(build("Bert"), peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"]))
+    trainer = ITRATrainer(model, config(tmp_path), train_dataset=examples("Bert", 12))
+    trainer.train()
+    assert min(losses(trainer, "matching_loss")) > 0
+    assert max(losses(trainer, "matching_weight")) > 0
+
+
+# ---- Resume ----
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_in_mid_epoch_continues_bit_for_bit(workers, tmp_path):
+    data = Dataset.from_list(examples("Bert", 26))
+    common = {"max_steps": 12, "dataloader_num_workers": workers, "save_strategy": "steps", "save_steps": 4}
+    whole, straight = run(ITRATrainer, tmp_path / "a", data, **common)
+    for kept in ("checkpoint-4", "checkpoint-8"):  # in the first and in the second epoch of 7 steps
+        folder = tmp_path / kept
+        shutil.copytree(tmp_path / "a" / kept, folder / kept)
+        resumed, record = run(ITRATrainer, folder, data, resume=str(folder / kept), **common)
+        for key in ("loss", "task_loss", "matching_loss", "matching_weight"):
+            assert losses(resumed, key) == losses(whole, key)
+        assert same(record.parameters, straight.parameters[-len(record.parameters) :])
+
+
+# ---- What goes wrong ----
+
+
+def test_collapse_is_reported_once(tmp_path, caplog):
+    run(
+        ITRATrainer,
+        tmp_path,
+        toy_examples(60),
+        Toy(),
+        max_steps=300,
+        logging_steps=20,
+        weight_mode="constant",
+        matching_weight=50.0,
+        matching_warmup_ratio=0.0,
+        alignment="marginal",
+        per_device_train_batch_size=8,
+    )
+    warnings = [record.message for record in caplog.records if "collapsing" in record.message]
+    assert len(warnings) == 1
+    assert "matching_weight" in warnings[0]
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_defaults_do_not_collapse(weight, tmp_path, caplog):
+    data = toy_examples(300)
+    trainer, _ = run(
+        ITRATrainer,
+        tmp_path,
+        data,
+        Toy(),
+        max_steps=300,
+        matching_weight=weight,
+        per_device_train_batch_size=16,
+        eval_dataset=toy_examples(90, seed=1),
+        compute_metrics=error_rate,
+    )
+    start, now, _ = trainer._watch.spread.tolist()
+    assert now > 0.2 * start
+    assert not any("collapsing" in record.message for record in caplog.records)
+    assert trainer.evaluate()["eval_error"] < 0.1
+
+
+def test_non_finite_matching_loss_stops_training(tmp_path):
+    data = toy_examples(40)
+    data[17]["x"] = data[17]["x"] * float("inf")
+    with pytest.raises(FloatingPointError, match=r"matching loss became nan at or before step \d+ \(epoch 0"):
+        run(ITRATrainer, tmp_path, data, Toy(), max_steps=20)
+
+
+def test_dropped_companions_are_noticed(tmp_path):
+    class OwnLoader(Trainer):
+        pass
+
+    class OwnLoaderITRA(ITRATrainer):
+        def get_train_dataloader(self):
+            return torch.utils.data.DataLoader(self.train_dataset, batch_size=4, collate_fn=pad_to_eight)
+
+    with pytest.raises(ValueError, match="came without its companion"):
+        run(OwnLoaderITRA, tmp_path, examples("Bert", 12))
+
+
+def test_frozen_backbone_is_said_and_trains_as_plain(tmp_path, caplog):
+    model = build("Bert")
+    for parameter in model.bert.parameters():
+        parameter.requires_grad = False
+    trainer, _ = run(ITRATrainer, tmp_path, examples("Bert", 12), model)
+    assert losses(trainer, "matching_weight") == [0.0] * 3
+    assert sum("frozen backbone" in record.message for record in caplog.records) == 1
+
+
+def unlabelled(count):
+    return [{key: row[key] for key in ("input_ids", "attention_mask")} for row in examples("Bert", count)]
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "message"),
+    [
+        (examples("Bert", 1), {}, "needs at least two"),
+        (
+            [{k: row[k] for k in ("input_ids", "attention_mask")} for row in examples("Bert", 8)],
+            {},
+            "needs labels|no labels column",
+        ),
+        (examples("Bert", 8), {"feature": "nowhere"}, "nor the name of a module"),
+    ],
+)
+def test_bad_input_is_refused_when_training_starts(data, settings, message, tmp_path):
+    for dataset in (data, Dataset.from_list(data)):
+        with pytest.raises(ValueError, match=message):
+            run(ITRATrainer, tmp_path, dataset, **settings)
+
+
+def test_streaming_sets_are_refused(tmp_path):
+    stream = Dataset.from_list(examples("Bert", 8)).to_iterable_dataset()
+    with pytest.raises(ValueError, match="no companions to draw from yet"):
+        run(ITRATrainer, tmp_path, stream)
+
+
+def test_data_parallel_is_refused(tmp_path):
+    args = config(tmp_path)
+    args._n_gpu = 2
+    with pytest.raises(ValueError, match="accelerate launch"):
+        ITRATrainer(build("Bert"), args, train_dataset=examples("Bert", 8))
+
+
+def test_settings_changed_after_construction_are_checked_again(tmp_path):
+    trainer = ITRATrainer(build("Bert"), config(tmp_path), train_dataset=examples("Bert", 8))
+    trainer.args.matching_weight = -1.0
+    with pytest.raises(ValueError, match=r"matching_weight=-1\.0 must be"):
+        trainer.train()
+
+
+def test_saved_folder_loads_without_itra(tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    trainer, _ = run(ITRATrainer, tmp_path, examples("Bert", 12))
+    trainer.save_model(str(tmp_path / "saved"))
+    assert "itra" not in "".join(os.listdir(tmp_path / "saved"))
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert same([loaded.state_dict().values()], [trainer.model.state_dict().values()])
