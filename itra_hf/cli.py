@@ -1,0 +1,106 @@
+"""The command line: `itra-hf train CONFIG.yaml [--field value ...]`."""
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from .config import ITRAConfig
+from .data import DataArguments
+from .finetune import ModelArguments, build_trainer, finetune
+
+USAGE = "itra-hf train [CONFIG.yaml] [--field value ...]"
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, with `true` and `false` as the only booleans: `save_strategy: no` means "no"."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|false|False)$"), list("tTfF"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line; settings and data that don't fit end it with one line and exit status 2.
+
+    Args:
+        argv: the arguments after the program's name; `None` takes those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(f"usage: {USAGE}\n\nFine-tunes a text classifier; `itra-hf train --help` lists every field.")
+        return
+    if arguments[:1] != ["train"]:
+        _fail(f"usage: {USAGE}")
+    try:
+        model_args, data_args, training_args = parse(arguments[1:])
+        job = build_trainer(data_args, model_args, training_args)
+    except (ValueError, OSError) as error:  # OSError: files and models that are not there
+        _fail(f"error: {error}")
+    finetune(*job)
+
+
+def parse(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, ITRAConfig]:
+    """Reads a YAML file, if the first argument is one, and the fields after it, which override the file's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no mapping or has an unknown field, or a field has a wrong value.
+    """
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, ITRAConfig),  # type: ignore[arg-type]
+        prog="itra-hf train",
+        usage=USAGE,
+        allow_abbrev=False,
+    )
+    options = list(arguments)
+    if options and not options[0].startswith("-"):
+        _set_defaults(parser, read_config(options.pop(0)))
+    model_args, data_args, training_args = parser.parse_args_into_dataclasses(options)
+    return model_args, data_args, training_args
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Reads a YAML file of fields, safely: it can't make objects or run code.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not YAML, or not a mapping from fields to values.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no config file {path!r} (looked in {os.getcwd()}).")
+    with open(path, encoding="utf-8") as file:
+        try:
+            values = yaml.load(file, Loader=_Loader)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path!r} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path!r} must hold lines `field: value`, not {type(values).__name__}.")
+    return values
+
+
+def _set_defaults(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> None:
+    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    for name, value in values.items():
+        if name not in actions:
+            close = difflib.get_close_matches(str(name), actions, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else " `itra-hf train --help` lists the fields."
+            raise ValueError(f"The config file has an unknown field {name!r}.{hint}")
+        actions[name].required = False
+        # As on the command line: YAML reads 2e-5 as a string, and argparse converts strings only.
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        parser.set_defaults(**{name: str(value) if is_number and actions[name].type is not None else value})
+
+
+def _fail(message: str) -> Any:
+    print(f"itra-hf: {message}", file=sys.stderr)
+    raise SystemExit(2)
