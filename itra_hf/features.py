@@ -1,9 +1,10 @@
 """The feature tap: catches what goes into the classifier's last linear layer while the model runs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -250,3 +251,44 @@ def _check_shape(tap: FeatureTap, inputs: Mapping[str, Any], rows: int, feature:
             "feature an example; name a later module, or use 'auto', 'cls', 'mean' or 'last'."
         )
     tap.features(inputs)
+
+
+@torch.no_grad()
+def extract_features(
+    model: nn.Module, batches: Iterable[Mapping[str, Any]], feature: str = "auto", label_name: str = "labels"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The features and labels of a whole data set, in eval mode.
+
+    Args:
+        model: any classifier, trained with alignment or not.
+        batches: a data loader, such as `trainer.get_eval_dataloader()`.
+        feature: see `build_tap`.
+        label_name: the batches' labels.
+
+    Returns:
+        `[n, dim]` float32 features and the `n` labels.
+
+    Raises:
+        ValueError: see `build_tap`.
+    """
+    training, device = model.training, next(model.parameters()).device
+    features, labels, tap = [], [], None
+    model.eval()
+    try:
+        for batch in batches:
+            labels.append(batch[label_name].cpu().numpy())
+            inputs = {key: value.to(device) for key, value in batch.items() if key != label_name}
+
+            def run(inputs: Mapping[str, Any] = inputs) -> tuple[Tensor, Mapping[str, Any]]:
+                outputs = model(**inputs)
+                return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0], inputs
+
+            tap = tap or build_tap(model, feature, run)
+            with tap.recording():
+                run()
+            features.append(tap.features(inputs).float().cpu().numpy())
+    finally:
+        model.train(training)
+        if tap is not None:
+            tap.remove()
+    return np.concatenate(features), np.concatenate(labels)

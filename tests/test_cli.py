@@ -166,7 +166,12 @@ def test_test_file_without_labels_gets_predictions_only(model_folder, tmp_path):
 
 def test_command_line_overrides_the_file(model_folder, tmp_path):
     path = write_config(
-        tmp_path, model_folder, train_file="x.csv", learning_rate="5e-4", bandwidth_multipliers="[1, 2]"
+        tmp_path,
+        model_folder,
+        train_file="x.csv",
+        learning_rate="5e-4",
+        bandwidth_multipliers="[1, 2]",
+        eval_steps="null",
     )
     model_args, data_args, training_args = parse([path, "--matching_weight", "0.7", "--train_file", "y.csv"])
     assert model_args.model_name_or_path == model_folder
