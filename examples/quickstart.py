@@ -60,6 +60,7 @@ def fine_tune(trainer_class, config_class, options, labels, tokenizer, train, te
         logging_steps=25,
         save_strategy="no",
         report_to="none",
+        disable_tqdm=False,
         seed=options.seed,
     )
     trainer = trainer_class(

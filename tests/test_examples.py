@@ -1,0 +1,73 @@
+"""The examples, as far as they run without the Hub."""
+
+import dataclasses
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_cli import rows, save_model
+from transformers import BertConfig, BertModel
+
+from itra_hf import AlignmentArguments
+
+ROOT = Path(__file__).parent.parent
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "examples" / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_quickstart_on_a_few_documents(tmp_path):
+    command = [sys.executable, str(ROOT / "examples" / "quickstart.py"), "--train_samples", "64"]
+    done = subprocess.run(
+        [*command, "--test_samples", "40", "--epochs", "1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for line in ("test accuracy", "test macro-F1", "within / between scatter"):
+        assert len(re.findall(rf"{line} +\d+\.\d+ +\d+\.\d+", done.stdout)) == 1, done.stdout
+    assert re.search(r"-> [a-z-]+ \(\d\.\d\d\); truly", done.stdout)
+
+
+def test_class_weights_over_the_mixin(tmp_path):
+    model = save_model(tmp_path / "model", BertModel, BertConfig, pad_token="[PAD]")
+    table = pd.DataFrame(rows(24, lambda name, i: i % 3))
+    table.to_csv(tmp_path / "train.csv", index=False)
+    settings = {"output_dir": str(tmp_path), "max_steps": 3, "logging_steps": 1, "report_to": "none", "use_cpu": True}
+    trainer = load("class_weights.py").main(model, str(tmp_path / "train.csv"), **settings)
+    assert trainer.class_weights.tolist() == [1.0, 1.0, 1.0]
+    assert all("matching_loss" in line for line in trainer.state.log_history[:3])
+
+
+def test_step_time_benchmark_prints_its_table(capsys):
+    arguments = ["--batch_size", "2", "--length", "8", "--steps", "1", "--rounds", "1"]
+    ratios = load("benchmarks/step_time.py").main(arguments)
+    assert all(ratio > 0 for _, ratio, _, _ in ratios)
+    assert "share of a plain step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["ten_lines.py"])
+def test_hub_examples_compile_and_stand_in_the_readme(name):
+    source = (ROOT / "examples" / name).read_text(encoding="utf-8")
+    compile(source, name, "exec")
+    body = source.split('"""', 2)[2].strip()
+    assert body in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_names_every_setting_with_its_default():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    defaults = AlignmentArguments()
+    for field in dataclasses.fields(AlignmentArguments):
+        default = getattr(defaults, field.name)
+        assert f"| `{field.name}` | {f'`{default}`' if not isinstance(default, float) else default} |" in text
