@@ -55,7 +55,7 @@ class ITRAMixin(_TrainerBase):
                 f"{self.args.n_gpu} GPUs are visible to one process (DataParallel), which alignment can't use. Start "
                 "one process a GPU with `accelerate launch script.py`, or set CUDA_VISIBLE_DEVICES to one GPU."
             )
-        if self.loss_is_scaled_for_ga is not True:
+        if getattr(self, "loss_is_scaled_for_ga", None) is not True:
             # Most heads take **kwargs without normalising their loss by the number of items; told otherwise,
             # the Trainer skips the division by the accumulation steps.
             self.model_accepts_loss_kwargs = False
@@ -246,9 +246,8 @@ class ITRAMixin(_TrainerBase):
 
     def _task_loss_is_scaled(self) -> bool:
         """Whether `training_step` takes the loss as already divided by the gradient accumulation steps."""
-        if self.loss_is_scaled_for_ga is not None:
-            return self.loss_is_scaled_for_ga
-        return self.compute_loss_func is not None
+        declared = getattr(self, "loss_is_scaled_for_ga", None)  # older Trainers don't have it
+        return self.compute_loss_func is not None if declared is None else declared
 
     def _labels(self, batch: Mapping[str, Any]) -> Tensor | None:
         for name in self.label_names:

@@ -81,7 +81,9 @@ def test_weight_zero_is_the_stock_trainer_bit_for_bit(settings, tmp_path):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_accumulation_gives_the_same_trajectory(rows, smoothing, tmp_path):
     data, model = examples("Bert", rows), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    # Plain SGD: Adam would blow rounding errors of vanishing gradients up to whole steps.
     common = {"max_steps": -1, "num_train_epochs": 2, "matching_weight": 0.0, "label_smoothing_factor": smoothing}
+    common |= {"optim": "sgd", "learning_rate": 0.5}
     whole, once = run(ITRATrainer, tmp_path / "a", data, model, per_device_train_batch_size=8, **common)
     parts, often = run(
         ITRATrainer, tmp_path / "b", data, model, per_device_train_batch_size=2, gradient_accumulation_steps=4, **common
@@ -89,7 +91,7 @@ def test_accumulation_gives_the_same_trajectory(rows, smoothing, tmp_path):
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
     for left, right in zip(once.gradients, often.gradients, strict=True):
         for a, b in zip(left, right, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
 
 def test_matching_term_is_scaled_alike_with_and_without_compute_loss_func(tmp_path):
@@ -98,13 +100,14 @@ def test_matching_term_is_scaled_alike_with_and_without_compute_loss_func(tmp_pa
 
     data, model = examples("Bert", 48), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     common = {"max_steps": 4, "gradient_accumulation_steps": 3, "matching_warmup_ratio": 0.0}
+    common |= {"optim": "sgd", "learning_rate": 0.5}
     plain, expected = run(ITRATrainer, tmp_path / "a", data, model, **common)
     custom, got = run(ITRATrainer, tmp_path / "b", data, model, compute_loss_func=mean_of_items, **common)
     for key in ("loss", "task_loss", "matching_loss", "matching_weight"):
         assert losses(custom, key) == pytest.approx(losses(plain, key), rel=1e-4)
     for left, right in zip(expected.gradients, got.gradients, strict=True):
         for a, b in zip(left, right, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
 
 # ---- The loss ----
@@ -317,7 +320,7 @@ def pad_to_eight(rows):
         {"companion_task_loss": True},
         {"gradient_accumulation_steps": 2, "max_steps": -1, "num_train_epochs": 2},
         {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "max_steps": -1, "num_train_epochs": 2},
-        {"activation_checkpointing": True},
+        {"gradient_checkpointing": True},
         {"include_num_input_tokens_seen": "all"},
         {"bf16": True},
     ],
