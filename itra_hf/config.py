@@ -26,7 +26,7 @@ class AlignmentArguments:
     """
 
     matching_weight: float = field(
-        default=0.3,
+        default=0.1,
         metadata={
             "help": "How much the matching loss counts, >= 0. With weight_mode 'balanced' the share of the task loss's "
             "pull on the features, with 'constant' the factor of the matching loss. 0 switches the method off."

@@ -147,6 +147,22 @@ def has_standard_loss(model: nn.Module, outputs: Any, labels: Tensor) -> bool:
     return bool(torch.allclose(loss.float(), expected.float(), rtol=1e-3, atol=1e-6))
 
 
+def find_labels(batch: Mapping[str, Any], label_names: Sequence[str]) -> Tensor | None:
+    """The first of a model's label arguments that a batch holds."""
+    return next((batch[name] for name in label_names if batch.get(name) is not None), None)
+
+
+@torch.no_grad()
+def run_in_eval_mode(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+    """The model's outputs without dropout and without gradient; the mode it was in is restored."""
+    training = model.training
+    model.eval()
+    try:
+        return model(**inputs)
+    finally:
+        model.train(training)
+
+
 def _logits(outputs: Any) -> Tensor:
     return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
 

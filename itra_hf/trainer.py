@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_pt_utils import find_batch_size
 from transformers.utils import logging
 
 from .config import AlignmentArguments, check_alignment_arguments
 from .diagnostics import TrainingWatch
 from .features import FeatureTap, build_tap
-from .forward import PairedForward, batch_rows, concatenate, has_standard_loss
+from .forward import PairedForward, batch_rows, concatenate, find_labels, has_standard_loss, run_in_eval_mode
 from .matching import MatchingLoss
 from .sampling import CompanionSampler, PairCollator, PairedDataset, find_label_column, read_class_ids, refuse_streams
 from .weighting import MatchingWeight
@@ -64,8 +65,8 @@ class ITRAMixin(_TrainerBase):
         self._tap: FeatureTap | None = None
         self._tapped_model: nn.Module | None = None
         self._own_loss_is_standard = True
-        self._paired_dataset: PairedDataset | None = None
-        self._window_rows: list[int] = []
+        self._paired_dataset: PairedDataset | None
+        self._window_rows: list[int]
         self._warned: set[str] = set()
         self.add_callback(_CompanionEpoch(self))
         self._start_run()
@@ -86,6 +87,8 @@ class ITRAMixin(_TrainerBase):
         )
         self._watch = TrainingWatch(self.args.device)
         self._tapped_model = None  # adapters and `model_init` change the modules between runs
+        self._paired_dataset = None
+        self._window_rows = []
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._start_run()  # here, because a search sets its trial's settings inside `train()`
@@ -128,7 +131,7 @@ class ITRAMixin(_TrainerBase):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Collects the micro-batches of one optimizer step, as the Trainer does, and notes their sizes."""
         batches, items = super().get_batch_samples(*args, **kwargs)
-        self._window_rows = [batch_rows(batch) for batch in batches] if len(batches) > 1 else []
+        self._window_rows = [find_batch_size(batch) or 0 for batch in batches] if len(batches) > 1 else []
         return batches, items
 
     # ---- Loss ----
@@ -158,7 +161,7 @@ class ITRAMixin(_TrainerBase):
             FloatingPointError: the matching loss is not finite.
         """
         companion = inputs.get(COMPANION)
-        if companion is None:
+        if not isinstance(companion, Mapping):
             self._refuse_unpaired(model)
             result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             if not return_outputs:
@@ -223,26 +226,23 @@ class ITRAMixin(_TrainerBase):
             )
         return self._tap
 
-    @torch.no_grad()
     def _probe(self, model: nn.Module, primary: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
-        training = model.training
-        model.eval()
-        try:
-            outputs = model(**primary)
-        finally:
-            model.train(training)
-        labels = self._labels(primary)
+        self._set_signature_columns_if_needed()
+        known = {name: value for name, value in primary.items() if name in (self._signature_columns or ())}
+        inputs = known or primary  # a compute_loss of one's own may take further columns
+        labels = find_labels(inputs, self.label_names)
+        outputs = run_in_eval_mode(model, inputs)
         if labels is not None:
             self._own_loss_is_standard = has_standard_loss(self.accelerator.unwrap_model(model), outputs, labels)
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0 if labels is None else 1]
-        return logits, primary
+        return logits, inputs
 
     def _weigh_rows(self, loss: Tensor, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """Undoes the mean of micro-batch means where micro-batches of one optimizer step differ in size."""
         rows = self._window_rows
         if not model.training or len(set(rows)) < 2 or self._task_loss_is_scaled():
             return loss
-        return loss * (batch_rows(inputs) * len(rows) / sum(rows))
+        return loss * ((find_batch_size(inputs) or 0) * len(rows) / sum(rows))
 
     def _task_loss_is_scaled(self) -> bool:
         """Whether `training_step` takes the loss as already divided by the gradient accumulation steps."""
@@ -250,15 +250,13 @@ class ITRAMixin(_TrainerBase):
         return self.compute_loss_func is not None if declared is None else declared
 
     def _labels(self, batch: Mapping[str, Any]) -> Tensor | None:
-        for name in self.label_names:
-            if batch.get(name) is not None:
-                return batch[name]
-        if self.alignment_args.alignment != "marginal":
+        labels = find_labels(batch, self.label_names)
+        if labels is None and self.alignment_args.alignment != "marginal":
             raise ValueError(
                 f"{self.alignment_args.alignment} alignment needs labels, but the batch has only {', '.join(batch)} "
                 f"(looked for {', '.join(self.label_names)}); alignment='marginal' works without."
             )
-        return None
+        return labels
 
     def _refuse_unpaired(self, model: nn.Module) -> None:
         if self.is_in_train and model.training and self.alignment_args.matching_weight > 0:

@@ -84,7 +84,7 @@ def refused(arguments, capsys):
 def test_trains_from_any_file_kind_and_saves_a_plain_model(ending, model_folder, tmp_path):
     train = write(tmp_path, f"train.{ending}", rows(60))
     test = write(tmp_path, f"test.{ending}", rows(9))
-    main(["train", write_config(tmp_path, model_folder, train_file=train, test_file=test, max_steps=60)])
+    main(["train", write_config(tmp_path, model_folder, train_file=train, test_file=test, max_steps=150)])
     assert results(tmp_path, "test")["test_accuracy"] == 1.0
     assert results(tmp_path)["eval_f1_macro"] == 1.0
     lines = (tmp_path / "out" / "test_predictions.csv").read_text().splitlines()

@@ -410,6 +410,29 @@ def test_lora_with_its_saved_head(tmp_path):
     assert max(losses(trainer, "matching_weight")) > 0
 
 
+def test_a_compute_loss_may_take_columns_that_the_model_does_not_know(tmp_path):
+    class RowWeighted(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            weights, labels = inputs.pop("row_weight"), inputs.pop("labels")
+            outputs = model(**inputs)
+            loss = (nn.functional.cross_entropy(outputs.logits, labels, reduction="none") * weights).mean()
+            return (loss, outputs) if return_outputs else loss
+
+    class RowWeightedITRA(ITRAMixin, RowWeighted):
+        pass
+
+    data = [{**row, "row_weight": 0.5} for row in examples("DistilBert", 12)]
+    trainer, _ = run(RowWeightedITRA, tmp_path, data, build("DistilBert"), remove_unused_columns=False)
+    assert min(losses(trainer, "matching_loss")) > 0
+
+
+def test_weight_set_to_zero_between_runs_switches_the_method_off(tmp_path):
+    trainer, _ = run(ITRATrainer, tmp_path, examples("Bert", 12))
+    trainer.args.matching_weight = 0.0
+    trainer.train()
+    assert "matching_loss" not in trainer.state.log_history[0]
+
+
 # ---- Resume ----
 
 
