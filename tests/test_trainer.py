@@ -226,6 +226,16 @@ def test_companion_task_loss_counts_both_batches(tmp_path):
     torch.testing.assert_close(loss, model(**both).loss)
 
 
+def test_companion_task_loss_doubles_the_count_of_items(tmp_path):
+    def mean_of_items(outputs, labels, num_items_in_batch=None):
+        return nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+
+    data, model = examples("Bert", 24), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    plain, _ = run(ITRATrainer, tmp_path, data, model, companion_task_loss=True)
+    custom, _ = run(ITRATrainer, tmp_path, data, model, companion_task_loss=True, compute_loss_func=mean_of_items)
+    assert losses(custom, "task_loss") == pytest.approx(losses(plain, "task_loss"), rel=1e-4)
+
+
 def test_regression_and_multi_label_train_with_joint_alignment(tmp_path):
     for problem, labels in (
         ("regression", lambda i: float(i)),
@@ -540,6 +550,20 @@ def test_bad_input_is_refused_when_training_starts(data, settings, message, tmp_
     for dataset in (data, Dataset.from_list(data)):
         with pytest.raises(ValueError, match=message):
             run(ITRATrainer, tmp_path, dataset, **settings)
+
+
+def test_missing_labels_are_refused_with_what_there_is(tmp_path):
+    with pytest.raises(ValueError, match="needs labels, but the batch has only input_ids, attention_mask"):
+        run(ITRATrainer, tmp_path, unlabelled(8))
+    with pytest.raises(ValueError, match=r"no labels column .*; it has: input_ids, attention_mask"):
+        run(ITRATrainer, tmp_path, Dataset.from_list(unlabelled(8)))
+
+
+def test_unused_columns_are_dropped_before_pairing(tmp_path):
+    data = Dataset.from_list([{**row, "text": "unused"} for row in examples("Bert", 8)])
+    trainer = ITRATrainer(build("Bert"), config(tmp_path), train_dataset=data)
+    paired = trainer.get_train_dataloader().dataset
+    assert set(paired.dataset.column_names) == {"input_ids", "attention_mask", "labels"}
 
 
 def test_streaming_sets_are_refused(tmp_path):
