@@ -99,6 +99,9 @@ class AlignmentArguments:
         if hasattr(super(), "__post_init__"):
             super().__post_init__()  # type: ignore[misc]
         check_alignment_arguments(self)
+        # A search casts its values to the type that is there, and would cut 0.7 to the integer 0.
+        self.matching_weight = float(self.matching_weight)
+        self.matching_warmup_ratio = float(self.matching_warmup_ratio)
 
 
 @dataclass

@@ -20,7 +20,7 @@ class TrainingWatch:
         device: where the losses live.
 
     Attributes:
-        sums: `[4]`: the sums of `SERIES` since the last log line, and the number of micro-batches.
+        sums: `[4]`: the sums of `SERIES` since the last log line, and the number of optimizer steps.
         spread: `[3]`: the mean spread of the first `START_STEPS` steps, the running spread, the steps seen.
     """
 
@@ -29,9 +29,16 @@ class TrainingWatch:
         self.spread = torch.zeros(3, device=device)
         self.warned = False
 
-    def add(self, losses: Sequence[Tensor], features: Tensor) -> None:
-        """Adds one micro-batch: its scalars in the order of `SERIES`, and its features, `[n, dim]`."""
-        self.sums += torch.stack([*(value.detach().float() for value in losses), self.sums.new_ones(())])
+    def add(self, losses: Sequence[Tensor], features: Tensor, share: float = 1.0) -> None:
+        """Adds one micro-batch.
+
+        Args:
+            losses: its scalars, in the order of `SERIES`.
+            features: `[n, dim]`.
+            share: its part of an optimizer step.
+        """
+        values = [*(value.detach().float() for value in losses), self.sums.new_ones(())]
+        self.sums += share * torch.stack(values)
         start, running, steps = self.spread
         current = feature_spread(features.detach())
         starting = steps < START_STEPS
@@ -78,9 +85,13 @@ class TrainingWatch:
         self.warned = True
         return running / start
 
-    def state_dict(self) -> dict[str, list[float]]:
-        """What a checkpoint needs to go on bit for bit; JSON keeps every float32 exactly."""
-        return {"sums": self.sums.tolist(), "spread": self.spread.tolist()}
+    def state_dict(self, sums: Tensor) -> dict[str, list[float]]:
+        """What a checkpoint needs to go on; JSON keeps every float32 exactly.
+
+        Args:
+            sums: `self.sums`, averaged over processes, which all load the same.
+        """
+        return {"sums": sums.tolist(), "spread": self.spread.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
         """Restores `state_dict()`."""

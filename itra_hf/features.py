@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 POOLINGS = ("cls", "mean", "last")
+Run = Callable[[], tuple[Tensor, Mapping[str, Any]]]  # runs the model once; its logits and inputs
 
 
 class FeatureTap:
@@ -76,6 +77,9 @@ class FeatureTap:
 
     def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._recording:
+            if torch.compiler.is_compiling():
+                # In one graph with the logits, the feature would be an output beside them, not on their way.
+                torch._dynamo.graph_break()
             self.captured = args[0] if args else next(iter(kwargs.values()))
 
     def _on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -83,7 +87,7 @@ class FeatureTap:
             self.captured = output if isinstance(output, Tensor) else output[0]
 
 
-def build_tap(model: nn.Module, feature: str, run: Callable[[], tuple[Tensor, Mapping[str, Any]]]) -> FeatureTap:
+def build_tap(model: nn.Module, feature: str, run: Run) -> FeatureTap:
     """Finds the module that `feature` names and taps it, after one trial pass that checks the choice.
 
     Args:
@@ -112,19 +116,19 @@ def build_tap(model: nn.Module, feature: str, run: Callable[[], tuple[Tensor, Ma
                 f"{', '.join(name for name, _ in model.named_children())}."
             )
         tap = FeatureTap(modules[feature], "input", pad_token_id)
+    # One feature a token is fine where the features get pooled, or where the model scores every token itself.
+    per_token = feature in POOLINGS or _holds_head(tap.module, model, run, pad_token_id)
     try:
         with tap.recording():
             logits, inputs = run()
-        _check_shape(tap, inputs, len(logits), feature)
+        _check_shape(tap, inputs, len(logits), feature, per_token)
     except Exception:
         tap.remove()
         raise
     return tap
 
 
-def find_head(
-    model: nn.Module, run: Callable[[], tuple[Tensor, Mapping[str, Any]]], pad_token_id: int | None = None
-) -> nn.Module:
+def find_head(model: nn.Module, run: Run, pad_token_id: int | None = None) -> nn.Module:
     """The last linear layer that ran: the one whose output is the logits.
 
     Adapters wrap a linear layer in another; the outermost, which finishes last, is the one taken.
@@ -154,7 +158,7 @@ def find_head(
         for handle in handles:
             handle.remove()
     candidates = [(module, output) for module, output in finished if output.shape[-1] == logits.shape[-1]]
-    for module, output in candidates[::-1][:1]:
+    for module, output in reversed(candidates):
         scores = pool(output, inputs, "input", pad_token_id) if output.dim() in (2, 3) else None
         if scores is not None and scores.shape == logits.shape and _close(scores, logits):
             return module
@@ -240,12 +244,19 @@ def _backbone(model: nn.Module, feature: str) -> nn.Module:
     return backbone
 
 
-def _check_shape(tap: FeatureTap, inputs: Mapping[str, Any], rows: int, feature: str) -> None:
+def _holds_head(module: nn.Module, model: nn.Module, run: Run, pad_token_id: int | None) -> bool:
+    try:
+        head = find_head(model, run, pad_token_id)
+    except ValueError:
+        return False
+    return any(inner is head for inner in module.modules())
+
+
+def _check_shape(tap: FeatureTap, inputs: Mapping[str, Any], rows: int, feature: str, per_token: bool) -> None:
     captured = tap.captured
     if captured is None:
         raise ValueError(f"feature={feature!r}: the model ran without that module.")
-    per_token = captured.dim() == 3 and (tap.pooling != "input" or isinstance(tap.module, nn.Linear))
-    if not (captured.dim() == 2 or per_token) or len(captured) != rows:
+    if not (captured.dim() == 2 or (captured.dim() == 3 and per_token)) or len(captured) != rows:
         raise ValueError(
             f"feature={feature!r} gives a tensor of shape {list(captured.shape)} for {rows} examples, not one "
             "feature an example; name a later module, or use 'auto', 'cls', 'mean' or 'last'."
@@ -277,7 +288,8 @@ def extract_features(
     try:
         for batch in batches:
             labels.append(batch[label_name].cpu().numpy())
-            inputs = {key: value.to(device) for key, value in batch.items() if key != label_name}
+            inputs = {key: value for key, value in batch.items() if key != label_name}
+            inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
 
             def run(inputs: Mapping[str, Any] = inputs) -> tuple[Tensor, Mapping[str, Any]]:
                 outputs = model(**inputs)

@@ -1,10 +1,11 @@
 """One forward pass over the primary and the companion batch, seen from outside as the primary batch's alone."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
@@ -16,78 +17,85 @@ class PairedForward:
 
     Called like the model, it returns what the model would return for the primary batch: outputs are cut to
     the primary rows, and the model's own loss counts them alone. So any `compute_loss` that calls the model
-    it is given works unchanged. Everything else (attributes, `train()`, `module`) is the model's.
+    it is given works unchanged. Everything else (attributes, `train()`, `config`) is the model's. (Layers that
+    mix the examples of a batch, such as batch normalisation, see both batches.)
 
     The two batches run as one, unless the companion needs no gradient, the batches can't be concatenated, or
     the model's own loss is not the standard one: then as two passes.
 
     Args:
         model: the model as the Trainer wrapped it.
-        companion: the companion batch, labels included.
-        tap: on the model's feature.
+        companion: the companion batch, labels included; `None` where it is part of the primary batch already.
+        prepare: given the first call's arguments, returns the tap on the model's feature, and whether the model's
+            own loss is transformers' sequence-classification loss.
         label_names: the model's label arguments.
         companion_gradient: whether gradients flow through the companion batch.
-        own_loss_is_standard: whether the model's own loss is transformers' sequence-classification loss.
 
     Attributes:
         features: `[n, dim]` primary features, after a call.
         companion_features: `[m, dim]`.
+        captured: the tapped tensor that the primary features come from, primary rows first.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        companion: Mapping[str, Any],
-        tap: FeatureTap,
+        companion: Mapping[str, Any] | None,
+        prepare: Callable[[Mapping[str, Any]], tuple[FeatureTap, bool]],
         label_names: Sequence[str],
         companion_gradient: bool = True,
-        own_loss_is_standard: bool = True,
     ) -> None:
         self.model = model
         self.companion = companion
-        self.tap = tap
+        self.prepare = prepare
         self.label_names = label_names
         self.companion_gradient = companion_gradient
-        self.own_loss_is_standard = own_loss_is_standard
         self.features: Tensor | None = None
         self.companion_features: Tensor | None = None
+        self.captured: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
+        model = self.__dict__["model"]
+        return getattr(model, name) if hasattr(model, name) else getattr(unwrap(model), name)
 
     def __call__(self, *args: Any, **inputs: Any) -> Any:
         """Runs the model as it would run on the primary batch, and fills the attributes."""
         if args:
-            inputs.update(zip(inspect.signature(_unwrap(self.model).forward).parameters, args, strict=False))
+            inputs.update(zip(inspect.signature(unwrap(self.model).forward).parameters, args, strict=False))
         if self.features is not None:
             return self.model(**inputs)  # a second call, as in R-Drop: the companion has run already
-        labels = {name: inputs[name] for name in self.label_names if inputs.get(name) is not None}
-        unlabelled = {name: value for name, value in inputs.items() if name not in labels}
+        tap, own_loss_is_standard = self.prepare(inputs)
+        if self.companion is None:
+            outputs, self.features, self.captured = _record(self.model, tap, inputs)
+            return outputs
+        labels = find_labels(inputs, self.label_names)
+        unlabelled = {name: value for name, value in inputs.items() if name not in self.label_names}
         both = concatenate(unlabelled, self.companion) if self.companion_gradient else None
-        if both is None or (labels and not self.own_loss_is_standard):
-            return self._two_passes(inputs, labels)
+        if both is None or (labels is not None and not own_loss_is_standard):
+            return self._two_passes(tap, inputs, labelled=labels is not None and not own_loss_is_standard)
         rows = batch_rows(unlabelled)
-        with self.tap.recording():
-            outputs = self.model(**both)
-        features = self.tap.features(both)
+        outputs, features, self.captured = _record(self.model, tap, both)
         self.features, self.companion_features = features[:rows], features[rows:]
         outputs = cut_rows(outputs, rows, batch_rows(both))
-        if not labels:
-            return outputs
-        return _with_loss(outputs, standard_loss(_unwrap(self.model), _logits(outputs), labels[next(iter(labels))]))
+        return outputs if labels is None else _with_loss(outputs, standard_loss(unwrap(self.model), outputs, labels))
 
-    def _two_passes(self, inputs: dict[str, Any], labels: Mapping[str, Any]) -> Any:
+    def _two_passes(self, tap: FeatureTap, inputs: dict[str, Any], labelled: bool) -> Any:
         # A model with a loss of its own may insist on labels; otherwise the companion runs without.
-        wanted = set(inputs) if labels and not self.own_loss_is_standard else set(inputs) - set(self.label_names)
-        companion = {name: value for name, value in self.companion.items() if name in wanted}
+        wanted = set(inputs) if labelled else set(inputs) - set(self.label_names)
+        companion = {name: value for name, value in (self.companion or {}).items() if name in wanted}
         companion |= {name: inputs[name] for name in wanted - set(companion) if not isinstance(inputs[name], Tensor)}
-        with self.tap.recording(), torch.set_grad_enabled(self.companion_gradient and torch.is_grad_enabled()):
-            self.model(**companion)
-        self.companion_features = self.tap.features(companion)
-        with self.tap.recording():
-            outputs = self.model(**inputs)
-        self.features = self.tap.features(inputs)
+        with torch.set_grad_enabled(self.companion_gradient and torch.is_grad_enabled()):
+            _, self.companion_features, _ = _record(self.model, tap, companion)
+        outputs, self.features, self.captured = _record(self.model, tap, inputs)
         return outputs
+
+
+def _record(model: nn.Module, tap: FeatureTap, inputs: Mapping[str, Any]) -> tuple[Any, Tensor, Tensor]:
+    with tap.recording():
+        outputs = model(**inputs)
+    features, captured = tap.features(inputs), tap.taken()
+    tap.captured = None  # else the graph, and a model that can't be copied, would outlive the step
+    return outputs, features, captured
 
 
 def batch_rows(batch: Mapping[str, Any]) -> int:
@@ -103,18 +111,24 @@ def batch_rows(batch: Mapping[str, Any]) -> int:
 
 
 def concatenate(primary: Mapping[str, Any], companion: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Both batches as one, primary rows first; values that are no tensors are the primary batch's.
+    """Both batches as one, primary rows first; tensors and lists with one entry an example are joined.
+
+    Other values are the primary batch's.
 
     Returns:
-        The joint batch, or `None` where a tensor of the primary batch has no counterpart of matching shape.
+        The joint batch, or `None` where such a value has no counterpart of matching shape in the companion batch.
     """
     both: dict[str, Any] = {}
     for name, value in primary.items():
+        other = companion.get(name)
         if isinstance(value, Tensor):
-            other = companion.get(name)
             if not isinstance(other, Tensor) or value.dim() == 0 or other.shape[1:] != value.shape[1:]:
                 return None
             value = torch.cat([value, other])
+        elif isinstance(value, (list, tuple)) and len(value) == batch_rows(primary):
+            if not isinstance(other, type(value)):
+                return None
+            value = [*value, *other]
         both[name] = value
     return both
 
@@ -130,18 +144,28 @@ def cut_rows(value: Any, rows: int, total: int) -> Any:
     return value
 
 
-def standard_loss(model: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
+def standard_loss(model: nn.Module, outputs: Any, labels: Tensor) -> Tensor:
     """The sequence-classification loss of transformers, of the problem type that the config names or implies."""
+    logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
     return ForSequenceClassificationLoss(labels, logits, model.config)
 
 
 def has_standard_loss(model: nn.Module, outputs: Any, labels: Tensor) -> bool:
-    """Whether the loss that a model returned is `standard_loss` of its logits."""
+    """Whether a model's own loss is `standard_loss`: it is a class of transformers, and one batch confirms it.
+
+    Other classes may weigh or add what one batch doesn't show, so theirs is never replaced.
+
+    Args:
+        model: the model, unwrapped.
+        outputs: what it returned for a batch with labels.
+        labels: that batch's.
+    """
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0]
-    if loss is None or not hasattr(model, "config"):
+    if loss is None or not type(inner).__module__.startswith("transformers."):
         return False
     try:
-        expected = standard_loss(model, outputs["logits"] if isinstance(outputs, Mapping) else outputs[1], labels)
+        expected = standard_loss(inner, outputs if isinstance(outputs, Mapping) else outputs[1:], labels)
     except (AttributeError, RuntimeError, ValueError, TypeError):
         return False  # logits and labels that the standard loss can't even take
     return bool(torch.allclose(loss.float(), expected.float(), rtol=1e-3, atol=1e-6))
@@ -163,10 +187,6 @@ def run_in_eval_mode(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
         model.train(training)
 
 
-def _logits(outputs: Any) -> Tensor:
-    return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
-
-
 def _with_loss(outputs: Any, loss: Tensor) -> Any:
     if isinstance(outputs, Mapping):
         rest = {name: value for name, value in outputs.items() if name != "loss"}
@@ -174,7 +194,6 @@ def _with_loss(outputs: Any, loss: Tensor) -> Any:
     return (loss, *outputs)
 
 
-def _unwrap(model: Any) -> nn.Module:
-    while isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module
-    return getattr(model, "_orig_mod", model)
+def unwrap(model: Any) -> nn.Module:
+    """The model inside the wrappers of distributed training and compilation."""
+    return extract_model_from_parallel(model, keep_torch_compile=False)

@@ -149,6 +149,7 @@ class MatchingLoss(nn.Module):
         Raises:
             ValueError: shapes that do not fit, or labels that the alignment can't use.
         """
+        labels, companion_labels = _drop_column(labels), _drop_column(companion_labels)
         self._check(features, labels, companion_features, companion_labels)
         dtype = torch.promote_types(features.dtype, torch.float32)
         with torch.autocast(device_type=features.device.type, enabled=False):
@@ -189,6 +190,13 @@ class MatchingLoss(nn.Module):
                 f"dtype {labels.dtype}; alignment='joint' works with float and multi-label targets, "
                 "'marginal' with any."
             )
+
+
+def _drop_column(labels: Tensor | None) -> Tensor | None:
+    # transformers takes class ids as [n, 1] too
+    if labels is not None and labels.dim() == 2 and labels.shape[1] == 1:
+        return labels[:, 0]
+    return labels
 
 
 def _off_diagonal(block: Tensor) -> Tensor:

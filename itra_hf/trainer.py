@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
@@ -17,7 +17,7 @@ from transformers.utils import logging
 from .config import AlignmentArguments, check_alignment_arguments
 from .diagnostics import TrainingWatch
 from .features import FeatureTap, build_tap
-from .forward import PairedForward, batch_rows, concatenate, find_labels, has_standard_loss, run_in_eval_mode
+from .forward import PairedForward, batch_rows, concatenate, find_labels, has_standard_loss, run_in_eval_mode, unwrap
 from .matching import MatchingLoss
 from .sampling import CompanionSampler, PairCollator, PairedDataset, find_label_column, read_class_ids, refuse_streams
 from .weighting import MatchingWeight
@@ -86,13 +86,16 @@ class ITRAMixin(_TrainerBase):
             args.matching_weight, args.weight_mode, args.matching_warmup_ratio, self.args.device, self._average
         )
         self._watch = TrainingWatch(self.args.device)
-        self._tapped_model = None  # adapters and `model_init` change the modules between runs
+        self._remove_tap()  # adapters and `model_init` change the modules between runs
         self._paired_dataset = None
         self._window_rows = []
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._start_run()  # here, because a search sets its trial's settings inside `train()`
-        return super()._inner_training_loop(*args, **kwargs)
+        try:
+            return super()._inner_training_loop(*args, **kwargs)
+        finally:
+            self._remove_tap()
 
     # ---- Data ----
 
@@ -121,7 +124,8 @@ class ITRAMixin(_TrainerBase):
         args = self.alignment_args
         class_ids = read_class_ids(dataset, self.label_names) if args.companion == "class_matched" else None
         if isinstance(dataset, datasets.Dataset):
-            if args.alignment != "marginal":
+            plain = self.args.remove_unused_columns and dataset.format["type"] != "custom"
+            if plain and args.alignment != "marginal":  # else a transform or the collator may make the labels
                 find_label_column(dataset, self.label_names)
             dataset = self._remove_unused_columns(dataset, description=description)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -145,12 +149,14 @@ class ITRAMixin(_TrainerBase):
     ) -> Any:
         """The task loss of the primary batch plus the weighted matching loss of primary and companion batch.
 
-        Evaluation, and training with `matching_weight=0`, is the base class's `compute_loss` and nothing else.
+        Evaluation is the base class's `compute_loss`, and so is training with `matching_weight=0`, but for micro-
+        batches of different sizes within one optimizer step, which count by their sizes.
 
         Args:
             model: the model as the Trainer wrapped it.
             inputs: the primary batch, with the companion batch under `"companion"` during training.
-            return_outputs: whether to return the primary batch's outputs too.
+            return_outputs: whether to return outputs too: the primary batch's, or with `companion_task_loss` both
+                batches'.
             num_items_in_batch: passed on to the base class.
 
         Returns:
@@ -163,18 +169,18 @@ class ITRAMixin(_TrainerBase):
         companion = inputs.get(COMPANION)
         if not isinstance(companion, Mapping):
             self._refuse_unpaired(model)
-            result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            result: Any = super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
             if not return_outputs:
                 return self._weigh_rows(result, model, inputs)
             return self._weigh_rows(result[0], model, inputs), result[1]
         primary = type(inputs)({name: value for name, value in inputs.items() if name != COMPANION})
-        labels = self._labels(primary), self._labels(companion)
+        labels, companion_labels = self._labels(primary), self._labels(companion)
         rows = batch_rows(primary)
-        tap = self._prepare_tap(model, primary)
-        task = self._loss_of_both if self.alignment_args.companion_task_loss else self._loss_of_primary
-        task_loss, outputs, features, companion_features = task(model, tap, primary, companion, num_items_in_batch)
-        captured = tap.taken()
-        matching_loss = self.matching_loss(features, labels[0], companion_features, labels[1])
+        run = self._paired_forward(model, primary, companion, num_items_in_batch)
+        task_loss, outputs, features, companion_features, captured = run
+        matching_loss = self.matching_loss(features, labels, companion_features, companion_labels)
         accumulated = self.current_gradient_accumulation_steps if self._task_loss_is_scaled() else 1
         task_loss = self._weigh_rows(task_loss, model, inputs) * accumulated
         weight = self._matching_weight(
@@ -184,57 +190,56 @@ class ITRAMixin(_TrainerBase):
         loss = (task_loss + weight * matching_loss) / accumulated
         return (loss, outputs) if return_outputs else loss
 
-    def _loss_of_primary(
-        self, model: nn.Module, tap: FeatureTap, primary: Any, companion: Any, items: Any
-    ) -> tuple[Tensor, Any, Tensor, Tensor]:
-        through = self.alignment_args.companion_gradient
-        paired = PairedForward(model, companion, tap, self.label_names, through, self._own_loss_is_standard)
-        loss, outputs = super().compute_loss(paired, primary, True, items)  # type: ignore[arg-type]
-        if paired.features is None or paired.companion_features is None:
+    def _paired_forward(
+        self, model: nn.Module, primary: Any, companion: Any, items: Any
+    ) -> tuple[Tensor, Any, Tensor, Tensor, Tensor]:
+        """Task loss, outputs, features, companion features and the tapped tensor."""
+        args, rows = self.alignment_args, batch_rows(primary)
+        prepare = partial(self._prepare_tap, model)
+        if args.companion_task_loss:
+            primary = concatenate(primary, companion)
+            if primary is None:
+                raise ValueError(
+                    "companion_task_loss=True needs batches that can be concatenated; pad all tensors that the "
+                    "collator returns to one shape."
+                )
+            companion, items = None, None if items is None else 2 * items
+        paired = PairedForward(model, companion, prepare, self.label_names, args.companion_gradient)
+        model_of_both: Any = paired
+        result: Any = super().compute_loss(model_of_both, primary, return_outputs=True, num_items_in_batch=items)
+        loss, outputs = result if isinstance(result, tuple) else (result, None)
+        features, companion_features, captured = paired.features, paired.companion_features, paired.captured
+        if features is None or captured is None:
             raise ValueError("compute_loss did not call the model that it was given, so no features can be aligned.")
-        return loss, outputs, paired.features, paired.companion_features
+        if companion_features is None:
+            features, companion_features = features[:rows], features[rows:]
+        return loss, outputs, features, companion_features, captured
 
-    def _loss_of_both(
-        self, model: nn.Module, tap: FeatureTap, primary: Any, companion: Any, items: Any
-    ) -> tuple[Tensor, Any, Tensor, Tensor]:
-        both = concatenate(primary, companion)
-        if both is None:
-            raise ValueError(
-                "companion_task_loss=True needs batches that can be concatenated; pad all tensors that the collator "
-                "returns to one shape."
-            )
-        rows = batch_rows(primary)
-        with tap.recording():
-            loss, outputs = super().compute_loss(model, both, True, None if items is None else 2 * items)
-        features = tap.features(both)
-        return loss, outputs, features[:rows], features[rows:]
-
-    def _prepare_tap(self, model: nn.Module, primary: Mapping[str, Any]) -> FeatureTap:
+    def _prepare_tap(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[FeatureTap, bool]:
         """The tap on the model's feature, placed anew whenever the model is another one."""
-        if self._tap is not None and self._tapped_model is self.model:
-            return self._tap
+        if self._tap is None or self._tapped_model is not self.model:
+            self._remove_tap()
+            bare = unwrap(self.model)
+            self._tap = build_tap(bare, self.alignment_args.feature, partial(self._probe, model, inputs))
+            self._tapped_model = self.model
+        return self._tap, self._own_loss_is_standard
+
+    def _remove_tap(self) -> None:
         if self._tap is not None:
             self._tap.remove()
-        self._tap = build_tap(
-            cast(nn.Module, self.model), self.alignment_args.feature, partial(self._probe, model, primary)
-        )
-        self._tapped_model = self.model
-        if not self._own_loss_is_standard and not self.alignment_args.companion_task_loss:
-            self._warn_once(
-                f"{type(self.model).__name__} computes a loss of its own, so primary and companion batch run through "
-                "it one after the other, which is slower than together."
-            )
-        return self._tap
+        self._tap, self._tapped_model = None, None
 
-    def _probe(self, model: nn.Module, primary: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
-        self._set_signature_columns_if_needed()
-        known = {name: value for name, value in primary.items() if name in (self._signature_columns or ())}
-        inputs = known or primary  # a compute_loss of one's own may take further columns
-        labels = find_labels(inputs, self.label_names)
+    def _probe(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
         outputs = run_in_eval_mode(model, inputs)
-        if labels is not None:
-            self._own_loss_is_standard = has_standard_loss(self.accelerator.unwrap_model(model), outputs, labels)
+        labels = find_labels(inputs, self.label_names)
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0 if labels is None else 1]
+        if labels is not None:
+            self._own_loss_is_standard = has_standard_loss(unwrap(self.model), outputs, labels)
+            if not self._own_loss_is_standard and not self.alignment_args.companion_task_loss:
+                self._warn_once(
+                    f"{type(unwrap(self.model)).__name__} may compute a loss of its own, so primary and companion "
+                    "batch run through it one after the other, which is slower than together."
+                )
         return logits, inputs
 
     def _weigh_rows(self, loss: Tensor, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
@@ -268,9 +273,12 @@ class ITRAMixin(_TrainerBase):
     # ---- Observation ----
 
     def _observe(self, losses: tuple[Tensor, Tensor, Tensor], features: Tensor, companion_features: Tensor) -> None:
-        self._watch.add(losses, torch.cat([features, companion_features]))
+        share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
+        self._watch.add(losses, torch.cat([features, companion_features]), share)
         if not features.requires_grad and torch.is_grad_enabled():
-            self._warn_once("The features need no gradient (frozen backbone), so alignment can't change them.")
+            self._warn_once(
+                "The features need no gradient (frozen backbone, or taken inside a checkpointed layer), so they stay."
+            )
         if features.device.type == "cpu":
             self._check_finite()  # free here; elsewhere it would wait for the device, so at logs and saves
 
@@ -307,8 +315,11 @@ class ITRAMixin(_TrainerBase):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save and self.alignment_args.matching_weight > 0:
-            state = {"balance": self._matching_weight.balance.tolist(), "watch": self._watch.state_dict()}
+        if self.alignment_args.matching_weight == 0:
+            return
+        watch = self._watch.state_dict(self._average(self._watch.sums.clone()))
+        if self.args.should_save:
+            state = {"balance": self._matching_weight.balance.tolist(), "watch": watch}
             with open(os.path.join(output_dir, STATE_NAME), "w", encoding="utf-8") as file:
                 json.dump(state, file)
 
@@ -342,10 +353,15 @@ class _CompanionEpoch(TrainerCallback):
 
     def __init__(self, trainer: ITRAMixin) -> None:
         self.trainer = trainer
+        self.epoch = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.epoch = int(state.epoch or 0)  # of the checkpoint, where one is resumed
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer._paired_dataset is not None:
-            self.trainer._paired_dataset.set_epoch(int(state.epoch or 0))
+            self.trainer._paired_dataset.set_epoch(self.epoch)
+        self.epoch += 1
 
 
 def _call_with(function: Callable[[Any], Any], argument: Any, _paired: Any) -> Any:

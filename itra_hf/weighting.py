@@ -37,14 +37,19 @@ def gradient_norms(task_loss: Tensor, matching_loss: Tensor, captured: Tensor, p
 
     Returns:
         `[2]` float32: the squared gradient norms of the task and of the matching loss.
+
+    Raises:
+        ValueError: one of the losses does not depend on the features.
     """
     squares = []
     for loss in (task_loss, matching_loss):
         (gradient,) = torch.autograd.grad(loss, captured, retain_graph=True, allow_unused=True)
         if gradient is None:
-            squares.append(torch.zeros((), device=captured.device))
-        else:
-            squares.append(gradient[:primary_rows].float().square().sum())
+            raise ValueError(
+                "The task loss or the matching loss does not depend on the tapped features, so their pulls can't be "
+                "balanced: choose a feature that the classifier uses, or weight_mode='constant'."
+            )
+        squares.append(gradient[:primary_rows].float().square().sum())
     return torch.stack(squares)
 
 

@@ -88,6 +88,7 @@ def test_tap_records_only_when_asked():
     ("feature", "message"),
     [
         ("pooler_typo", "neither 'auto', 'cls', 'mean', 'last' nor the name of a module"),
+        ("bert.encoder.layer.1.output.dense", "not one feature an example"),
         ("bert.pooler", "not one feature an example"),
         ("bert.encoder.layer.0.attention", "not one feature an example"),
     ],

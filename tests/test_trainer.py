@@ -408,7 +408,8 @@ def test_model_init_and_a_second_run_tap_the_new_model(tmp_path):
     first = losses(trainer)
     trainer.train()
     assert losses(trainer) == first
-    assert trainer._tapped_model is trainer.model
+    assert not any(module._forward_pre_hooks for module in trainer.model.modules())  # the taps are gone
+    copy.deepcopy(trainer.model)
 
 
 def test_lora_with_its_saved_head(tmp_path):
@@ -436,6 +437,159 @@ def test_a_compute_loss_may_take_columns_that_the_model_does_not_know(tmp_path):
     assert min(losses(trainer, "matching_loss")) > 0
 
 
+def cross_entropy(outputs, labels):
+    return nn.functional.cross_entropy(outputs["logits"], labels)
+
+
+class KeywordsOnly(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        assert self.accelerator.unwrap_model(model).config.num_labels == LABELS
+        return (cross_entropy(outputs, labels), outputs) if return_outputs else cross_entropy(outputs, labels)
+
+
+class LossOnly(Trainer):
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        return model(**inputs).loss
+
+
+@pytest.mark.parametrize("base", [KeywordsOnly, LossOnly])
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_other_signatures_of_compute_loss(base, weight, tmp_path):
+    trainer, _ = run(type("Ours", (ITRAMixin, base), {}), tmp_path, examples("Bert", 12), matching_weight=weight)
+    assert bool(losses(trainer, "matching_loss")) == (weight > 0)
+
+
+def test_a_model_that_takes_no_labels(tmp_path):
+    class NoLabels(Toy):
+        def forward(self, x):
+            return {"logits": self.head(self.body(x))}
+
+    def loss(outputs, labels, num_items_in_batch=None):
+        return cross_entropy(outputs, labels)
+
+    args = config(tmp_path, label_names=["labels"])
+    trainer = ITRATrainer(NoLabels(), args, train_dataset=toy_examples(12), compute_loss_func=loss)
+    trainer.train()
+    assert min(losses(trainer, "matching_loss")) > 0
+
+
+def test_labels_that_a_transform_makes(tmp_path):
+    rows = [
+        {("class" if key == "labels" else key): value for key, value in row.items()} for row in examples("Bert", 12)
+    ]
+
+    def rename(batch):
+        return {("labels" if key == "class" else key): value for key, value in batch.items()}
+
+    data = Dataset.from_list(rows).with_transform(rename)
+    trainer, _ = run(ITRATrainer, tmp_path, data, remove_unused_columns=False)
+    assert min(losses(trainer, "matching_loss")) > 0
+
+
+def test_the_loss_of_a_class_of_ones_own_is_never_replaced(tmp_path):
+    from transformers import BertForSequenceClassification
+
+    class Weighing(BertForSequenceClassification):
+        def forward(self, labels=None, **inputs):
+            outputs = super().forward(**inputs)
+            if labels is not None:  # plain cross-entropy on a batch of one class only
+                outputs.loss = nn.functional.cross_entropy(
+                    outputs.logits, labels, weight=torch.tensor([1.0, 50.0, 1.0])
+                )
+            return outputs
+
+    model = Weighing(build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).config)
+    rows = examples("Bert", 36)
+    data = [*rows[::3][:4], *rows[:8]]  # the first batch holds class 0 alone
+    common = {"train_sampling_strategy": "sequential", "learning_rate": 0.0, "remove_unused_columns": False}
+    stock, _ = run(Trainer, tmp_path / "a", data, model, **common)
+    ours, _ = run(ITRATrainer, tmp_path / "b", data, model, **common)
+    assert losses(ours, "task_loss") == pytest.approx(losses(stock), rel=1e-5)
+
+
+@pytest.mark.parametrize(("settings", "passes"), [({}, 1), ({"companion_gradient": False}, 2)])
+def test_both_batches_go_through_the_model_together(settings, passes, tmp_path):
+    trainer = ITRATrainer(build("Bert"), config(tmp_path, **settings), train_dataset=examples("Bert", 12))
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.compute_loss(trainer.model.train(), batch)  # places the tap
+    rows = []
+    trainer.model.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    trainer.compute_loss(trainer.model, batch)
+    assert rows == ([8] if passes == 1 else [4, 4])
+
+
+def test_lists_with_one_entry_an_example_go_along(tmp_path):
+    class Named(Toy):
+        def forward(self, x, names=None, labels=None):
+            assert len(names) == len(x)
+            return super().forward(x, labels)
+
+    def collate(rows):
+        batch = {"x": torch.stack([row["x"] for row in rows]), "labels": torch.tensor([row["labels"] for row in rows])}
+        return {**batch, "names": [str(row["labels"]) for row in rows]}
+
+    run(ITRATrainer, tmp_path, toy_examples(12), Named(), data_collator=collate)
+
+
+def test_companions_follow_the_data_seed_and_the_class(tmp_path):
+    def companions(**settings):
+        trainer = ITRATrainer(build("Bert"), config(tmp_path, **settings), train_dataset=examples("Bert", 30))
+        paired = trainer.get_train_dataloader().dataset
+        return [paired[i] for i in range(30)]
+
+    first = companions(data_seed=1)
+    assert first == companions(data_seed=1) != companions(data_seed=2)
+    assert all(a["labels"] == b["labels"] for a, b in companions(companion="class_matched"))
+    assert not all(a["labels"] == b["labels"] for a, b in first)
+
+
+def test_uneven_micro_batches_count_by_their_rows_when_aligned(tmp_path):
+    data, model = examples("Bert", 13), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    common = {"max_steps": -1, "num_train_epochs": 1, "learning_rate": 0.0, "train_sampling_strategy": "sequential"}
+    tiny = {"weight_mode": "constant", "matching_weight": 1e-12}
+    small = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    whole, _ = run(ITRATrainer, tmp_path / "a", data, model, per_device_train_batch_size=8, **common, **tiny)
+    parts, _ = run(ITRATrainer, tmp_path / "b", data, model, **small, **common, **tiny)
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+    once, _ = run(ITRATrainer, tmp_path / "c", data, model, **{**small, **common, **tiny, "logging_steps": 2})
+    assert losses(once, "task_loss") == pytest.approx(losses(once), rel=1e-5)
+
+
+def test_a_trainer_that_scales_its_loss_itself(tmp_path):
+    class Scaled(Trainer):
+        loss_is_scaled_for_ga = True
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            labels = inputs.pop("labels")
+            loss = nn.functional.cross_entropy(model(**inputs).logits, labels, reduction="sum") / num_items_in_batch
+            return (loss, None) if return_outputs else loss
+
+    if not hasattr(Trainer, "loss_is_scaled_for_ga"):
+        pytest.skip("this transformers has no such attribute")
+    data, model = examples("Bert", 24), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    common = {"gradient_accumulation_steps": 2, "matching_warmup_ratio": 0.0, "optim": "sgd", "learning_rate": 0.5}
+    plain, _ = run(ITRATrainer, tmp_path / "a", data, model, **common)
+    scaled, _ = run(type("Ours", (ITRAMixin, Scaled), {}), tmp_path / "b", data, model, **common)
+    for key in ("loss", "task_loss", "matching_weight"):
+        assert losses(scaled, key) == pytest.approx(losses(plain, key), rel=1e-4)
+
+
+def test_integer_weights_survive_a_search_that_casts(tmp_path):
+    assert isinstance(config(tmp_path, matching_weight=1).matching_weight, float)
+
+
+def test_compiled_models_are_balanced_too(tmp_path):
+    data, model = examples("Bert", 12), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    plain, _ = run(ITRATrainer, tmp_path / "a", data, model)
+    compiled, _ = run(ITRATrainer, tmp_path / "b", data, model, torch_compile_backend="aot_eager")
+    for key in ("loss", "matching_weight"):
+        assert losses(compiled, key) == pytest.approx(losses(plain, key), rel=1e-3)
+
+
 def test_weight_set_to_zero_between_runs_switches_the_method_off(tmp_path):
     trainer, _ = run(ITRATrainer, tmp_path, examples("Bert", 12))
     trainer.args.matching_weight = 0.0
@@ -451,6 +605,15 @@ def test_resume_in_mid_epoch_continues_bit_for_bit(workers, tmp_path):
     data = Dataset.from_list(examples("Bert", 26))
     common = {"max_steps": 12, "dataloader_num_workers": workers, "save_strategy": "steps", "save_steps": 4}
     whole, straight = run(ITRATrainer, tmp_path / "a", data, **common)
+    coarse, _ = run(ITRATrainer, tmp_path / "coarse", data, **{**common, "logging_steps": 3})
+    again, _ = run(
+        ITRATrainer,
+        tmp_path / "again",
+        data,
+        resume=str(tmp_path / "coarse" / "checkpoint-4"),
+        **{**common, "logging_steps": 3},
+    )
+    assert losses(again, "task_loss") == losses(coarse, "task_loss")  # the window of steps 4 to 6 as well
     for kept in ("checkpoint-4", "checkpoint-8"):  # in the first and in the second epoch of 7 steps
         folder = tmp_path / kept
         shutil.copytree(tmp_path / "a" / kept, folder / kept)
