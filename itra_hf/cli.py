@@ -30,7 +30,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|Tru
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command line; settings and data that don't fit end it with one line and exit status 2.
+    """Runs the command line; settings and data that don't fit end it with a message and exit status 2.
 
     Args:
         argv: the arguments after the program's name; `None` takes those of the process.
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         model_args, data_args, training_args = parse(arguments[1:])
         job = build_trainer(data_args, model_args, training_args)
-    except (ValueError, OSError) as error:  # OSError: files and models that are not there
+    except (ValueError, OSError, RuntimeError) as error:  # files that are not there, heads that don't fit
         _fail(f"error: {error}")
     finetune(*job)
 
@@ -96,9 +96,30 @@ def _set_defaults(parser: argparse.ArgumentParser, values: Mapping[str, Any]) ->
             hint = f" Did you mean {close[0]!r}?" if close else " `itra-hf train --help` lists the fields."
             raise ValueError(f"The config file has an unknown field {name!r}.{hint}")
         actions[name].required = False
-        # As on the command line: YAML reads 2e-5 as a string, and argparse converts strings only.
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        parser.set_defaults(**{name: str(value) if is_number and actions[name].type is not None else value})
+        parser.set_defaults(**{name: _as_typed(name, value, actions[name])})
+
+
+def _as_typed(name: str, value: Any, action: argparse.Action) -> Any:
+    """A YAML value as the command line would give it: YAML reads 2e-5 as text, and 1 where a float is meant.
+
+    Raises:
+        ValueError: no value where one is needed, a list where one value is, or a value that is no such type.
+    """
+    if value is None:
+        if action.default is not None:
+            raise ValueError(f"The config field {name!r} needs a value; leave the line out for the default.")
+        return None
+    if isinstance(value, dict):
+        return value
+    convert: Any = action.type or str
+    several = action.nargs == "+"
+    if isinstance(value, list) and not several:
+        raise ValueError(f"The config field {name!r} takes one value, not the list {value}.")
+    try:
+        items = [convert(str(item)) for item in (value if isinstance(value, list) else [value])]
+    except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
+        raise ValueError(f"The config field {name!r} can't be {value!r}: {error}") from None
+    return items if several else items[0]
 
 
 def _fail(message: str) -> Any:

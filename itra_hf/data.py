@@ -1,5 +1,6 @@
 """Data for `itra-hf train`: from files or the Hub to tokenised splits whose labels the model understands."""
 
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +42,7 @@ class DataArguments:
     validation_split_name: str | None = _field("The data set's split to evaluate on; default: 'validation', if any.")
     test_split_name: str | None = _field("The data set's split to test on; default: 'test', if any.")
     train_file: str | None = _field("A CSV, TSV, JSON, JSONL or Parquet file to train on.")
-    validation_file: str | None = _field("A file to evaluate on, of any of these kinds.")
+    validation_file: str | None = _field("A file to evaluate on, of any of these kinds; TSV is quoted as CSV is.")
     test_file: str | None = _field("A file to test on, of any of these kinds; its labels may be missing.")
     text_column_names: str | None = _field(
         "The text column, or two joined by a comma for text pairs; default: 'text' or 'sentence'."
@@ -66,6 +67,8 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value!r} must be at least 1.")
+        if self.label_delimiter == "":
+            raise ValueError("label_delimiter='' must be a character or more; leave it out for one label a text.")
         columns = self.text_columns
         if len(columns) > 2 or "" in columns:
             raise ValueError(f"text_column_names={self.text_column_names!r} must be one column or two, like 'a,b'.")
@@ -137,13 +140,9 @@ def infer_task(args: DataArguments, train: datasets.Dataset) -> Task:
     asked: list[str | None] = [*args.text_columns] or [None]
     texts = [_find_column(train, [name], ["text", "sentence"], "text_column_names") for name in asked]
     feature = train.features[label_column]
-    values = train[label_column][:]
-    if args.label_delimiter is not None:
-        values = [_split_cell(cell, args.label_delimiter) for cell in values]
-    if len(values) == 0:
+    values = _read_labels(train, "training", label_column, args)
+    if not values:
         raise ValueError("The training data has no rows.")
-    if any(value is None for value in values):
-        raise ValueError(f"Column {label_column!r} of the training data has a row without a label.")
     if args.do_regression or isinstance(values[0], float):
         return Task("regression", ["LABEL_0"], texts, label_column)
     several = isinstance(values[0], list)
@@ -165,8 +164,41 @@ def _find_column(data: datasets.Dataset, asked: list[str | None], usual: list[st
     )
 
 
+def _read_labels(data: datasets.Dataset, split: str, column: str, args: DataArguments) -> list[Any]:
+    """The label column, with cells of several labels split.
+
+    Raises:
+        ValueError: a row without a label, or lists that are no lists of label names or ids.
+    """
+    values = data[column][:]
+    if args.label_delimiter is not None:
+        if any(isinstance(value, list) for value in values):
+            raise ValueError(f"Column {column!r} holds lists already; label_delimiter is for text cells.")
+        return [_split_cell(value, args.label_delimiter) for value in values]
+    missing = _missing_rows(data, column)
+    if missing:
+        raise ValueError(f"Row {missing[0] + 1} of the {split} data has no label in column {column!r}.")
+    for value in values:
+        if isinstance(value, list) and (
+            len(set(value)) < len(value) or any(item is None or isinstance(item, float) for item in value)
+        ):
+            raise ValueError(
+                f"Column {column!r} of the {split} data holds {value}; several labels a text are lists of different "
+                "label names or ids, not 0/1 vectors."
+            )
+    return values
+
+
+def _missing_rows(data: datasets.Dataset, column: str) -> list[int]:
+    """Rows without a label: null, an empty cell, or the Hub's -1 for hidden class labels."""
+    hidden = _class_label_names(data.features[column]) is not None
+    return [
+        row for row, value in enumerate(data[column][:]) if value is None or value == "" or (hidden and value == -1)
+    ]
+
+
 def _split_cell(cell: Any, delimiter: str) -> list[str]:
-    return [part.strip() for part in str(cell or "").split(delimiter) if part.strip()]
+    return [] if cell is None else [part.strip() for part in str(cell).split(delimiter) if part.strip()]
 
 
 def _class_label_names(feature: Any) -> list[str] | None:
@@ -191,6 +223,9 @@ def encode_labels(data: datasets.Dataset, split: str, task: Task, args: DataArgu
     Raises:
         ValueError: a label that the training data does not have, or a missing one.
     """
+    may_miss = split == "test" and task.label_column in data.column_names and args.label_delimiter is None
+    if may_miss and len(_missing_rows(data, task.label_column)) == len(data):
+        data = data.remove_columns(task.label_column)
     if task.label_column not in data.column_names:
         if split == "test":
             return data
@@ -211,19 +246,25 @@ def encode_labels(data: datasets.Dataset, split: str, task: Task, args: DataArgu
 
     def encode(value: Any) -> Any:
         if task.problem_type == "regression":
-            return float(value)
+            return _to_float(value, split, task.label_column)
         if task.problem_type == "single_label_classification":
             return class_id(value)
-        labels = value if args.label_delimiter is None else _split_cell(value, args.label_delimiter)
-        present = {class_id(label) for label in labels}
+        present = {class_id(label) for label in value}
         return [float(index in present) for index in range(len(ids))]
 
-    encoded = [encode(value) for value in data[task.label_column][:]]
-    if task.label_column == "labels":
+    encoded = [encode(value) for value in _read_labels(data, split, task.label_column, args)]
+    if "labels" in data.column_names:
         data = data.remove_columns("labels")
     kind = datasets.Value("int64" if task.problem_type == "single_label_classification" else "float32")
     several = task.problem_type == "multi_label_classification"
     return data.add_column("labels", encoded, feature=datasets.Sequence(kind) if several else kind)
+
+
+def _to_float(value: Any, split: str, column: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"Column {column!r} of the {split} data holds {value!r}, which is no number.") from None
 
 
 def cut_validation(train: datasets.Dataset, task: Task, fraction: float, seed: int) -> datasets.DatasetDict:
@@ -250,7 +291,7 @@ def cut_validation(train: datasets.Dataset, task: Task, fraction: float, seed: i
         counts = np.bincount(labels, minlength=len(task.label_names))
         single = counts[labels] < 2
         present = np.count_nonzero(counts > 1)
-        size = round(len(rows[~single]) * fraction)
+        size = math.ceil(len(rows[~single]) * fraction)  # as scikit-learn rounds
         if present and present <= size <= len(rows[~single]) - present:
             rows, kept = rows[~single], rows[single]
             strata, how = labels[rows], "stratified by class"

@@ -12,6 +12,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    set_seed,
 )
 
 from .config import ITRAConfig
@@ -102,8 +103,10 @@ def build_trainer(
     Returns:
         The trainer, the tokenised splits and the task.
     """
+    set_seed(training_args.seed)  # the new head starts from it
     with training_args.main_process_first(desc="reading and tokenising the data"):
         splits, task = prepare_data(data_args, training_args, model_args)
+        _check_alignment_fits(training_args, task)
         model, tokenizer = load_model(model_args, task)
         longest = min(data_args.max_seq_length, tokenizer.model_max_length)
         for name, data in splits.items():
@@ -117,6 +120,21 @@ def build_trainer(
         compute_metrics=compute_metrics_for(task.problem_type),
     )
     return trainer, splits, task
+
+
+def _check_alignment_fits(args: ITRAConfig, task: Task) -> None:
+    if args.matching_weight == 0 or task.problem_type == "single_label_classification":
+        return
+    if args.alignment == "conditional":
+        raise ValueError(
+            f"alignment='conditional' needs one class a text, and this is {task.problem_type}; alignment='joint' and "
+            "'marginal' work."
+        )
+    if args.companion == "class_matched":
+        raise ValueError(
+            f"companion='class_matched' needs one class a text, and this is {task.problem_type}; companion='sample' "
+            "works."
+        )
 
 
 def finetune(trainer: ITRATrainer, splits: datasets.DatasetDict, task: Task) -> dict[str, float]:
@@ -133,7 +151,8 @@ def finetune(trainer: ITRATrainer, splits: datasets.DatasetDict, task: Task) -> 
     Returns:
         The metrics of the validation split, and of the test split if it has labels.
     """
-    result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    resume = trainer.args.resume_from_checkpoint
+    result = trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     trainer.save_model()
     trainer.save_state()
     trainer.log_metrics("train", result.metrics)
