@@ -78,6 +78,13 @@ class AlignmentArguments:
             "'class_matched' draws for each example one of its class."
         },
     )
+    companion_buffer_size: int = field(
+        default=1000,
+        metadata={
+            "help": "Streaming training sets: how many examples a companion is drawn from, >= 1. They are read before "
+            "the first step and kept in memory."
+        },
+    )
     companion_task_loss: bool = field(
         default=False,
         metadata={"help": "Whether the task loss counts the companion batch's labels too."},
@@ -85,6 +92,13 @@ class AlignmentArguments:
     companion_gradient: bool = field(
         default=True,
         metadata={"help": "Whether gradients flow through the companion batch. False is faster, and aligns less."},
+    )
+    gather_features: bool = field(
+        default=True,
+        metadata={
+            "help": "Several processes: True aligns the features of all processes together, as one process with the "
+            "whole batch would; False lets each process align its own, without communication."
+        },
     )
     feature: str = field(
         default="auto",
@@ -139,6 +153,9 @@ def check_alignment_arguments(args: AlignmentArguments) -> None:
         raise ValueError(f"matching_weight={args.matching_weight!r} must be a finite number >= 0.")
     if not 0 <= _number(args, "matching_warmup_ratio") <= 1:
         raise ValueError(f"matching_warmup_ratio={args.matching_warmup_ratio!r} must be from 0 to 1.")
+    size = args.companion_buffer_size
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"companion_buffer_size={size!r} must be an integer >= 1.")
     parse_bandwidth(args.bandwidth)
     check_multipliers(args.bandwidth_multipliers)
     if not isinstance(args.feature, str) or not args.feature:

@@ -162,7 +162,9 @@ def has_standard_loss(model: nn.Module, outputs: Any, labels: Tensor) -> bool:
     """
     inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0]
-    if loss is None or not type(inner).__module__.startswith("transformers."):
+    # FSDP makes a class of its own out of the model's.
+    own_class = next(base for base in type(inner).__mro__ if not base.__module__.startswith("torch.distributed."))
+    if loss is None or not own_class.__module__.startswith("transformers."):
         return False
     try:
         expected = standard_loss(inner, outputs if isinstance(outputs, Mapping) else outputs[1:], labels)

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 LABEL_COLUMNS = ("labels", "label", "label_ids")  # the names that transformers' collators take for labels
 
@@ -177,16 +177,3 @@ def find_label_column(dataset: Any, label_names: Sequence[str]) -> str:
         f"The training set has no labels column (looked for {', '.join(names)}); it has: "
         f"{', '.join(map(str, columns))}."
     )
-
-
-def refuse_streams(dataset: Any) -> None:
-    """Companions are drawn by index, which a stream does not have.
-
-    Raises:
-        ValueError: the dataset is a stream.
-    """
-    if isinstance(dataset, (IterableDataset, datasets.IterableDataset)):
-        raise ValueError(
-            "A streaming training set (IterableDataset) has no companions to draw from yet: pass a map-style dataset, "
-            "or set matching_weight=0."
-        )

@@ -6,20 +6,24 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import datasets
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer_pt_utils import find_batch_size
+from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
+from .alignment import AlignedLoss, Alignment, FeatureBatch
 from .config import AlignmentArguments, check_alignment_arguments
 from .diagnostics import TrainingWatch
 from .features import FeatureTap, build_tap
 from .forward import PairedForward, batch_rows, concatenate, find_labels, has_standard_loss, run_in_eval_mode, unwrap
+from .gathering import gather_counts
+from .loading import CompanionEpoch, ShortenedLoader, pair_examples
 from .matching import MatchingLoss
-from .sampling import CompanionSampler, PairCollator, PairedDataset, find_label_column, read_class_ids, refuse_streams
+from .sampling import PairCollator, PairedDataset
+from .streaming import PairedStream
 from .weighting import MatchingWeight
 
 logger = logging.get_logger(__name__)
@@ -41,7 +45,7 @@ class ITRAMixin(_TrainerBase):
     `AlignmentArguments`; else the defaults apply.
 
     Raises:
-        ValueError: several GPUs in one process (`DataParallel`), or a streaming training set.
+        ValueError: several GPUs in one process (`DataParallel`).
 
     Example:
         ```python
@@ -65,10 +69,10 @@ class ITRAMixin(_TrainerBase):
         self._tap: FeatureTap | None = None
         self._tapped_model: nn.Module | None = None
         self._own_loss_is_standard = True
-        self._paired_dataset: PairedDataset | None
-        self._window_rows: list[int]
+        self._mean_rows: float | Tensor | None
         self._warned: set[str] = set()
-        self.add_callback(_CompanionEpoch(self))
+        self._companion_epoch = CompanionEpoch()
+        self.add_callback(self._companion_epoch)
         self._start_run()
 
     @property
@@ -79,16 +83,17 @@ class ITRAMixin(_TrainerBase):
     def _start_run(self) -> None:
         args = self.alignment_args
         check_alignment_arguments(args)
-        self.matching_loss = MatchingLoss(
+        matching_loss = MatchingLoss(
             args.alignment, args.kernel, args.bandwidth, args.bandwidth_multipliers, args.estimator
         )
-        self._matching_weight = MatchingWeight(
+        matching_weight = MatchingWeight(
             args.matching_weight, args.weight_mode, args.matching_warmup_ratio, self.args.device, self._average
         )
+        self._alignment = Alignment(matching_loss, matching_weight, self.accelerator, args.gather_features)
         self._watch = TrainingWatch(self.args.device)
         self._remove_tap()  # adapters and `model_init` change the modules between runs
-        self._paired_dataset = None
-        self._window_rows = []
+        self._companion_epoch.paired = None
+        self._mean_rows = None
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._start_run()  # here, because a search sets its trial's settings inside `train()`
@@ -117,25 +122,42 @@ class ITRAMixin(_TrainerBase):
 
     def _get_collator_with_removed_columns(self, data_collator: Callable, description: str | None = None) -> Callable:
         collator = super()._get_collator_with_removed_columns(data_collator, description=description)
-        return PairCollator(collator) if description == "Training" and self._paired_dataset is not None else collator
+        return (
+            PairCollator(collator)
+            if description == "Training" and self._companion_epoch.paired is not None
+            else collator
+        )
 
-    def _pair(self, dataset: Any, description: str) -> PairedDataset:
-        refuse_streams(dataset)
-        args = self.alignment_args
-        class_ids = read_class_ids(dataset, self.label_names) if args.companion == "class_matched" else None
-        if isinstance(dataset, datasets.Dataset):
-            plain = self.args.remove_unused_columns and dataset.format["type"] != "custom"
-            if plain and args.alignment != "marginal":  # else a transform or the collator may make the labels
-                find_label_column(dataset, self.label_names)
-            dataset = self._remove_unused_columns(dataset, description=description)
+    def _pair(self, dataset: Any, description: str) -> PairedDataset | PairedStream:
+        drop = partial(self._remove_unused_columns, description=description)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self._paired_dataset = PairedDataset(dataset, CompanionSampler(len(dataset), seed, class_ids))
-        return self._paired_dataset
+        paired = pair_examples(
+            dataset, self.alignment_args, seed, self.label_names, drop if self.args.remove_unused_columns else None
+        )
+        self._companion_epoch.paired = paired
+        return paired
+
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
+        """The stock values, for the least number of batches that any process has."""
+        if self.accelerator.num_processes > 1 and has_length(dataloader):
+            (batches,) = gather_counts(self.accelerator, len(dataloader))
+            if min(batches) < max(batches):
+                self._warn_once(
+                    f"The processes have {batches} batches an epoch; each stops after {min(batches)}, for all of them "
+                    "have to take each step together."
+                )
+                dataloader = ShortenedLoader(dataloader, min(batches))
+        return super().set_initial_training_values(args, dataloader)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Collects the micro-batches of one optimizer step, as the Trainer does, and notes their sizes."""
+        """Collects the micro-batches of one optimizer step, as the Trainer does, and notes their mean size."""
         batches, items = super().get_batch_samples(*args, **kwargs)
-        self._window_rows = [find_batch_size(batch) or 0 for batch in batches] if len(batches) > 1 else []
+        rows = [find_batch_size(batch) or 0 for batch in batches]
+        self._mean_rows = None
+        if self.accelerator.num_processes > 1 and rows:
+            self._mean_rows = self._average(torch.tensor(sum(rows) / len(rows), device=self.args.device))
+        elif len(set(rows)) > 1:
+            self._mean_rows = sum(rows) / len(rows)
         return batches, items
 
     # ---- Loss ----
@@ -177,17 +199,14 @@ class ITRAMixin(_TrainerBase):
             return self._weigh_rows(result[0], model, inputs), result[1]
         primary = type(inputs)({name: value for name, value in inputs.items() if name != COMPANION})
         labels, companion_labels = self._labels(primary), self._labels(companion)
-        rows = batch_rows(primary)
         run = self._paired_forward(model, primary, companion, num_items_in_batch)
         task_loss, outputs, features, companion_features, captured = run
-        matching_loss = self.matching_loss(features, labels, companion_features, companion_labels)
         accumulated = self.current_gradient_accumulation_steps if self._task_loss_is_scaled() else 1
         task_loss = self._weigh_rows(task_loss, model, inputs) * accumulated
-        weight = self._matching_weight(
-            task_loss, matching_loss, captured, rows, self.state.global_step, self.state.max_steps
-        )
-        self._observe((task_loss, matching_loss, weight), features, companion_features)
-        loss = (task_loss + weight * matching_loss) / accumulated
+        batch = FeatureBatch(features, labels, companion_features, companion_labels)
+        aligned = self._alignment(task_loss, batch, captured, self.state.global_step, self.state.max_steps)
+        self._observe(task_loss.detach(), aligned, features.requires_grad)
+        loss = aligned.total / accumulated
         return (loss, outputs) if return_outputs else loss
 
     def _paired_forward(
@@ -243,11 +262,10 @@ class ITRAMixin(_TrainerBase):
         return logits, inputs
 
     def _weigh_rows(self, loss: Tensor, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
-        """Undoes the mean of micro-batch means where micro-batches of one optimizer step differ in size."""
-        rows = self._window_rows
-        if not model.training or len(set(rows)) < 2 or self._task_loss_is_scaled():
+        """Makes the mean of the batches' means the examples' mean, where the batches of one step differ in size."""
+        if self._mean_rows is None or not model.training or self._task_loss_is_scaled():
             return loss
-        return loss * ((find_batch_size(inputs) or 0) * len(rows) / sum(rows))
+        return loss * ((find_batch_size(inputs) or 0) / self._mean_rows)
 
     def _task_loss_is_scaled(self) -> bool:
         """Whether `training_step` takes the loss as already divided by the gradient accumulation steps."""
@@ -272,14 +290,14 @@ class ITRAMixin(_TrainerBase):
 
     # ---- Observation ----
 
-    def _observe(self, losses: tuple[Tensor, Tensor, Tensor], features: Tensor, companion_features: Tensor) -> None:
+    def _observe(self, task_loss: Tensor, aligned: AlignedLoss, moves: bool) -> None:
         share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
-        self._watch.add(losses, torch.cat([features, companion_features]), share)
-        if not features.requires_grad and torch.is_grad_enabled():
+        self._watch.add((task_loss, aligned.matching_loss, aligned.weight), aligned.features, share)
+        if not moves and torch.is_grad_enabled():
             self._warn_once(
                 "The features need no gradient (frozen backbone, or taken inside a checkpointed layer), so they stay."
             )
-        if features.device.type == "cpu":
+        if aligned.features.device.type == "cpu":
             self._check_finite()  # free here; elsewhere it would wait for the device, so at logs and saves
 
     def _check_finite(self) -> None:
@@ -303,7 +321,7 @@ class ITRAMixin(_TrainerBase):
         super().log(logs, *args, **kwargs)
 
     def _warn_once(self, message: str) -> None:
-        if message not in self._warned:
+        if message not in self._warned and self.is_world_process_zero():
             self._warned.add(message)
             logger.warning(message)
 
@@ -317,9 +335,10 @@ class ITRAMixin(_TrainerBase):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.alignment_args.matching_weight == 0:
             return
+        self._alignment.matching_weight.settle()
         watch = self._watch.state_dict(self._average(self._watch.sums.clone()))
         if self.args.should_save:
-            state = {"balance": self._matching_weight.balance.tolist(), "watch": watch}
+            state = {"balance": self._alignment.matching_weight.balance.tolist(), "watch": watch}
             with open(os.path.join(output_dir, STATE_NAME), "w", encoding="utf-8") as file:
                 json.dump(state, file)
 
@@ -329,7 +348,8 @@ class ITRAMixin(_TrainerBase):
         if path is not None and os.path.isfile(path):
             with open(path, encoding="utf-8") as file:
                 state = json.load(file)
-            self._matching_weight.balance = self._matching_weight.balance.new_tensor(state["balance"])
+            weight = self._alignment.matching_weight
+            weight.balance = weight.balance.new_tensor(state["balance"])
             self._watch.load_state_dict(state["watch"])
 
 
@@ -346,22 +366,6 @@ class ITRATrainer(ITRAMixin, Trainer):
         trainer.train()
         ```
     """
-
-
-class _CompanionEpoch(TrainerCallback):
-    """Tells the paired dataset the epoch; Accelerate's loaders reach only the sampler in some set-ups."""
-
-    def __init__(self, trainer: ITRAMixin) -> None:
-        self.trainer = trainer
-        self.epoch = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.epoch = int(state.epoch or 0)  # of the checkpoint, where one is resumed
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer._paired_dataset is not None:
-            self.trainer._paired_dataset.set_epoch(self.epoch)
-        self.epoch += 1
 
 
 def _call_with(function: Callable[[Any], Any], argument: Any, _paired: Any) -> Any:

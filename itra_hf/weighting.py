@@ -23,36 +23,6 @@ def ramp(step: int, total_steps: int, warmup_ratio: float) -> float:
     return min(1.0, step / warmup_steps) if warmup_steps > 0 else 1.0
 
 
-def gradient_norms(task_loss: Tensor, matching_loss: Tensor, captured: Tensor, primary_rows: int) -> Tensor:
-    """How hard each of the two losses pulls on the features of the primary batch.
-
-    Two partial backward passes, from each loss down to the features and no further; the graph stays for
-    the real one.
-
-    Args:
-        task_loss: a scalar.
-        matching_loss: a scalar.
-        captured: `[rows, ...]`, the features as tapped, primary rows first.
-        primary_rows: how many rows the primary batch has.
-
-    Returns:
-        `[2]` float32: the squared gradient norms of the task and of the matching loss.
-
-    Raises:
-        ValueError: one of the losses does not depend on the features.
-    """
-    squares = []
-    for loss in (task_loss, matching_loss):
-        (gradient,) = torch.autograd.grad(loss, captured, retain_graph=True, allow_unused=True)
-        if gradient is None:
-            raise ValueError(
-                "The task loss or the matching loss does not depend on the tapped features, so their pulls can't be "
-                "balanced: choose a feature that the classifier uses, or weight_mode='constant'."
-            )
-        squares.append(gradient[:primary_rows].float().square().sum())
-    return torch.stack(squares)
-
-
 def update_balance(balance: Tensor, squared_norms: Tensor) -> Tensor:
     """Folds one step into the running averages of the two gradient norms.
 
@@ -84,6 +54,46 @@ def balanced_factor(balance: Tensor) -> Tensor:
     return torch.where(matching_norm > 0, task_norm / matching_norm.clamp(min=torch.finfo(balance.dtype).tiny), 0.0)
 
 
+def watch_pulls(
+    total_loss: Tensor, captured: Tensor, matching_pull: Tensor, weight: Tensor, note: Callable[[Tensor], None]
+) -> None:
+    """Measures, in the backward pass to come, how hard each of the two losses pulls on the features.
+
+    The gradient that arrives at the features is the task loss's plus `weight` times the matching loss's, which
+    is known. So no second pass through the classifier is needed, and what a gradient scaler or gradient
+    accumulation multiplies the loss with is divided out.
+
+    Args:
+        total_loss: a scalar, `task_loss + weight * matching_loss`.
+        captured: `[rows, ...]`, the features as tapped, primary rows first; in the graph of `total_loss`.
+        matching_pull: `[primary rows, ...]`, the matching loss's gradient there.
+        weight: a scalar without gradient.
+        note: called with `[2]` float32, the squared gradient norms of the task and of the matching loss.
+    """
+    factors: list[Tensor] = []
+
+    def on_gradient(gradient: Tensor) -> None:
+        total = gradient[: len(matching_pull)].float() / factors[-1].float()
+        pull = matching_pull.float()
+        note(torch.stack([(total - weight * pull).square().sum(), pull.square().sum()]))
+
+    total_loss.register_hook(factors.append)
+    captured.register_hook(on_gradient)
+
+
+def depends_on(loss: Tensor, tensor: Tensor) -> bool:
+    """Whether `tensor` lies on the way to `loss`, by a walk through the autograd graph."""
+    found, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is tensor.grad_fn:
+            return True
+        if node is not None and node not in found:
+            found.add(node)
+            waiting.extend(parent for parent, _ in node.next_functions)
+    return False
+
+
 class MatchingWeight:
     """The weight of the matching loss in each step of a training run.
 
@@ -111,17 +121,14 @@ class MatchingWeight:
         self.warmup_ratio = warmup_ratio
         self.reduce = reduce
         self.balance = torch.zeros(2, device=device)
+        self._noted: list[Tensor] = []
 
-    def __call__(
-        self, task_loss: Tensor, matching_loss: Tensor, captured: Tensor, primary_rows: int, step: int, total_steps: int
-    ) -> Tensor:
+    def __call__(self, step: int, total_steps: int) -> Tensor:
         """The weight of this step, a constant to autograd.
 
+        In balanced mode it follows from the steps before; the first step has weight 0.
+
         Args:
-            task_loss: a scalar.
-            matching_loss: a scalar.
-            captured: see `gradient_norms`; features that need no gradient (frozen backbone) get weight 0.
-            primary_rows: see `gradient_norms`.
             step: see `ramp`.
             total_steps: see `ramp`.
 
@@ -129,10 +136,17 @@ class MatchingWeight:
             A float32 scalar.
         """
         strength = self.matching_weight * ramp(step, total_steps, self.warmup_ratio)
-        if not captured.requires_grad:
-            return self.balance.new_zeros(())
         if self.weight_mode == "constant":
             return self.balance.new_tensor(strength)
-        norms = gradient_norms(task_loss, matching_loss, captured, primary_rows)
-        self.balance = update_balance(self.balance, self.reduce(norms))
+        self.settle()
         return strength * balanced_factor(self.balance)
+
+    def note(self, squared_norms: Tensor) -> None:
+        """Keeps what `watch_pulls` measured until the next step, when all processes can average it."""
+        self._noted.append(squared_norms)
+
+    def settle(self) -> None:
+        """Folds the measurements since the last call into `balance`; every process has to call it."""
+        for squared_norms in self._noted:
+            self.balance = update_balance(self.balance, self.reduce(squared_norms))
+        self._noted = []

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from families import LABELS, PAD, build, examples
 from torch import nn
-from trainers import Toy, config, toy_examples
+from trainers import DIM, Toy, config, toy_examples
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from itra_hf import ITRAMixin, ITRATrainer
@@ -132,40 +132,62 @@ def test_constant_weight_adds_to_the_task_loss_of_the_primary_batch(tmp_path):
         model.bert(ids["input_ids"], attention_mask=ids["attention_mask"], token_type_ids=None).pooler_output
         for ids in (primary, batch["companion"])
     ]
-    matching = trainer.matching_loss(hidden[0], primary["labels"], hidden[1], batch["companion"]["labels"])
+    matching = trainer._alignment.matching_loss(hidden[0], primary["labels"], hidden[1], batch["companion"]["labels"])
     torch.testing.assert_close(outputs.logits, expected.logits)
     torch.testing.assert_close(outputs.loss, expected.loss)
     torch.testing.assert_close(loss, expected.loss + 0.7 * matching)
     assert not torch.equal(other.logits, expected.logits)
 
 
-def test_balanced_weight_is_the_ratio_of_the_pulls_at_the_features(tmp_path):
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_balanced_weight_is_the_ratio_of_the_pulls_at_the_features(scale, tmp_path):
     data, model = examples("Bert", 12), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     trainer = ITRATrainer(model, config(tmp_path, matching_weight=0.4), train_dataset=data)
     batch = next(iter(trainer.get_train_dataloader()))
-    loss = trainer.compute_loss(model.train(), batch)
+    first = trainer.compute_loss(model.train(), batch)
+    (first * scale).backward()  # a gradient scaler's factor must not count
+    model.zero_grad()
+    loss = trainer.compute_loss(model, batch)
     features = []
     for half in (batch, batch["companion"]):
-        pooled = model.bert(half["input_ids"], attention_mask=half["attention_mask"]).pooler_output
-        features.append(pooled.detach().requires_grad_())
+        features.append(model.bert(half["input_ids"], attention_mask=half["attention_mask"]).pooler_output)
     task = nn.functional.cross_entropy(model.classifier(features[0]), batch["labels"])
-    matching = trainer.matching_loss(features[0], batch["labels"], features[1], batch["companion"]["labels"])
+    matching = trainer._alignment.matching_loss(features[0], batch["labels"], features[1], batch["companion"]["labels"])
     pulls = [torch.autograd.grad(value, features[0], retain_graph=True)[0].norm() for value in (task, matching)]
-    torch.testing.assert_close(loss, task + 0.4 * pulls[0] / pulls[1] * matching, rtol=1e-4, atol=1e-5)
+    expected = task + 0.4 * (pulls[0] / pulls[1]).detach() * matching
+    torch.testing.assert_close(first, task)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    parameters = list(model.parameters())
+    for ours, theirs in zip(
+        torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
-def test_weight_is_a_constant_to_autograd(tmp_path):
-    data = examples("Bert", 12)
-    trainer = ITRATrainer(build("Bert"), config(tmp_path), train_dataset=data)
-    batch = next(iter(trainer.get_train_dataloader()))
-    trainer._prepare_tap(trainer.model, {k: v for k, v in batch.items() if k != "companion"})
-    trainer.model.train()
-    with trainer._tap.recording():
-        loss = trainer.model(**{k: v for k, v in batch.items() if k != "companion"}).loss
-    captured = trainer._tap.captured
-    weight = trainer._matching_weight(loss, captured.square().mean(), captured, 4, 1, 2)
-    assert weight > 0
-    assert not weight.requires_grad
+def test_the_balance_measures_the_task_loss_apart_from_the_matching_loss(tmp_path):
+    data, model = examples("Bert", 12), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    trainer = ITRATrainer(model, config(tmp_path, matching_weight=5.0), train_dataset=data)
+    batch, noted = next(iter(trainer.get_train_dataloader())), []
+    weight = trainer._alignment.matching_weight
+    weight.note = lambda squares: (noted.append(squares), type(weight).note(weight, squares))
+    for _ in range(3):
+        trainer.compute_loss(model.train(), batch).backward()
+    torch.testing.assert_close(noted[0], noted[1], rtol=1e-3, atol=0)  # weight 0, then five times the task's pull
+    torch.testing.assert_close(noted[0], noted[2], rtol=1e-3, atol=0)
+
+
+def test_features_that_the_task_loss_does_not_need_are_refused_by_the_balance(tmp_path):
+    class Aside(Toy):
+        def __init__(self):
+            super().__init__()
+            self.aside = nn.Linear(DIM, 4)
+
+        def forward(self, x, labels=None):
+            self.aside(x * self.body[0].weight.mean())
+            return super().forward(x, labels)
+
+    with pytest.raises(ValueError, match="task loss does not depend on the tapped features"):
+        run(ITRATrainer, tmp_path, toy_examples(12), Aside(), feature="aside")
 
 
 def test_ramp():
@@ -218,8 +240,8 @@ def test_companion_without_gradient_pulls_the_primary_batch_only(family, tmp_pat
 
 def test_companion_task_loss_counts_both_batches(tmp_path):
     data, model = examples("Bert", 12), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    trainer = ITRATrainer(model, config(tmp_path, companion_task_loss=True, weight_mode="constant"), train_dataset=data)
-    trainer.matching_loss.forward = lambda *args: torch.zeros(())
+    settings = {"companion_task_loss": True, "weight_mode": "constant", "matching_weight": 1e-12}
+    trainer = ITRATrainer(model, config(tmp_path, **settings), train_dataset=data)
     batch = next(iter(trainer.get_train_dataloader()))
     both = {k: torch.cat([batch[k], batch["companion"][k]]) for k in batch if k != "companion"}
     loss = trainer.compute_loss(model.train(), batch)
@@ -727,12 +749,6 @@ def test_unused_columns_are_dropped_before_pairing(tmp_path):
     trainer = ITRATrainer(build("Bert"), config(tmp_path), train_dataset=data)
     paired = trainer.get_train_dataloader().dataset
     assert set(paired.dataset.column_names) == {"input_ids", "attention_mask", "labels"}
-
-
-def test_streaming_sets_are_refused(tmp_path):
-    stream = Dataset.from_list(examples("Bert", 8)).to_iterable_dataset()
-    with pytest.raises(ValueError, match="no companions to draw from yet"):
-        run(ITRATrainer, tmp_path, stream)
 
 
 def test_data_parallel_is_refused(tmp_path):

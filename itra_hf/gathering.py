@@ -1,0 +1,42 @@
+"""The batches of all processes as one: rows gathered, whatever number each process has."""
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+
+def gather_counts(accelerator: Accelerator, *rows: int) -> list[list[int]]:
+    """How many rows each process has of each of several tensors.
+
+    Args:
+        accelerator: knows the processes.
+        rows: this process's numbers of rows.
+
+    Returns:
+        For each tensor its number of rows on every process, in the order of the processes.
+    """
+    if accelerator.num_processes == 1:
+        return [[count] for count in rows]
+    return accelerator.gather(torch.tensor([rows], device=accelerator.device)).T.tolist()
+
+
+def gather_rows(accelerator: Accelerator, tensor: Tensor, counts: list[int]) -> Tensor:
+    """The rows of all processes, in the order of the processes; no gradient flows back.
+
+    Collectives want equal shapes, so shorter tensors are padded first and the padding is cut off afterwards.
+
+    Args:
+        accelerator: knows the processes.
+        tensor: `[counts[this process], ...]`; the other dimensions are the same on every process.
+        counts: see `gather_counts`.
+
+    Returns:
+        `[sum(counts), ...]`.
+    """
+    if len(counts) == 1:
+        return tensor.detach()
+    most = max(counts)
+    padding = (0, 0) * (tensor.dim() - 1) + (0, most - len(tensor))
+    padded = nn.functional.pad(tensor.detach(), padding).contiguous()
+    pieces = accelerator.gather(padded).split(most)
+    return torch.cat([piece[:count] for piece, count in zip(pieces, counts, strict=True)])
