@@ -55,6 +55,9 @@ class Alignment:
         matching_weight: of each step.
         accelerator: knows the processes.
         gather: whether to align the batches of all processes together.
+
+    Raises:
+        ValueError: `gather` where some processes share their batch (tensor, context or sequence parallelism).
     """
 
     def __init__(
@@ -65,6 +68,12 @@ class Alignment:
         self.accelerator = accelerator
         self.gather = gather and accelerator.num_processes > 1
         self._checked = False
+        parallelism = getattr(accelerator, "parallelism_config", None)
+        if self.gather and parallelism is not None and parallelism.non_data_parallel_size > 1:
+            raise ValueError(
+                "gather_features=True needs a batch of its own on every process, but some share theirs "
+                f"({parallelism}): set gather_features=False."
+            )
 
     def __call__(
         self, task_loss: Tensor, batch: FeatureBatch, captured: Tensor, step: int, total_steps: int

@@ -77,13 +77,16 @@ class TrainingWatch:
         self.sums.zero_()
         return {name: total / count for name, total in zip(SERIES, totals, strict=True)} if count else {}
 
-    def collapsed_to(self) -> float | None:
-        """The spread as a share of the start's, the first time that it is below the threshold; else `None`."""
+    def collapse_warning(self) -> str | None:
+        """What to say where the spread has fallen below the threshold; `None` otherwise, and after the first time."""
         start, running, _ = self.spread.tolist()
         if self.warned or not start > 0 or running >= COLLAPSE_THRESHOLD * start:
             return None
         self.warned = True
-        return running / start
+        return (
+            f"The features are collapsing: their spread is {running / start:.1%} of what it was at the start. Lower "
+            "matching_weight, use weight_mode='balanced', raise matching_warmup_ratio, or set estimator='unbiased'."
+        )
 
     def state_dict(self, sums: Tensor) -> dict[str, list[float]]:
         """What a checkpoint needs to go on; JSON keeps every float32 exactly.

@@ -17,13 +17,13 @@ from transformers.utils import logging
 from .alignment import AlignedLoss, Alignment, FeatureBatch
 from .config import AlignmentArguments, check_alignment_arguments
 from .diagnostics import TrainingWatch
-from .features import FeatureTap, build_tap
-from .forward import PairedForward, batch_rows, concatenate, find_labels, has_standard_loss, run_in_eval_mode, unwrap
+from .forward import PairedForward, batch_rows, concatenate, find_labels
 from .gathering import gather_counts
 from .loading import CompanionEpoch, ShortenedLoader, pair_examples
 from .matching import MatchingLoss
 from .sampling import PairCollator, PairedDataset
 from .streaming import PairedStream
+from .tapping import ModelTap
 from .weighting import MatchingWeight
 
 logger = logging.get_logger(__name__)
@@ -66,9 +66,7 @@ class ITRAMixin(_TrainerBase):
             self.model_accepts_loss_kwargs = False
         own = isinstance(self.args, AlignmentArguments)
         self._default_alignment_args = None if own else AlignmentArguments()
-        self._tap: FeatureTap | None = None
-        self._tapped_model: nn.Module | None = None
-        self._own_loss_is_standard = True
+        self._tap = ModelTap(self.label_names, self._say_two_passes)
         self._mean_rows: float | Tensor | None
         self._warned: set[str] = set()
         self._companion_epoch = CompanionEpoch()
@@ -91,7 +89,7 @@ class ITRAMixin(_TrainerBase):
         )
         self._alignment = Alignment(matching_loss, matching_weight, self.accelerator, args.gather_features)
         self._watch = TrainingWatch(self.args.device)
-        self._remove_tap()  # adapters and `model_init` change the modules between runs
+        self._tap.remove()  # the feature may be another one now
         self._companion_epoch.paired = None
         self._mean_rows = None
 
@@ -100,7 +98,7 @@ class ITRAMixin(_TrainerBase):
         try:
             return super()._inner_training_loop(*args, **kwargs)
         finally:
-            self._remove_tap()
+            self._tap.remove()
 
     # ---- Data ----
 
@@ -122,11 +120,8 @@ class ITRAMixin(_TrainerBase):
 
     def _get_collator_with_removed_columns(self, data_collator: Callable, description: str | None = None) -> Callable:
         collator = super()._get_collator_with_removed_columns(data_collator, description=description)
-        return (
-            PairCollator(collator)
-            if description == "Training" and self._companion_epoch.paired is not None
-            else collator
-        )
+        paired = description == "Training" and self._companion_epoch.paired is not None
+        return PairCollator(collator) if paired else collator
 
     def _pair(self, dataset: Any, description: str) -> PairedDataset | PairedStream:
         drop = partial(self._remove_unused_columns, description=description)
@@ -214,7 +209,7 @@ class ITRAMixin(_TrainerBase):
     ) -> tuple[Tensor, Any, Tensor, Tensor, Tensor]:
         """Task loss, outputs, features, companion features and the tapped tensor."""
         args, rows = self.alignment_args, batch_rows(primary)
-        prepare = partial(self._prepare_tap, model)
+        prepare = partial(self._tap.place, args.feature, self.model, model)
         if args.companion_task_loss:
             primary = concatenate(primary, companion)
             if primary is None:
@@ -234,32 +229,12 @@ class ITRAMixin(_TrainerBase):
             features, companion_features = features[:rows], features[rows:]
         return loss, outputs, features, companion_features, captured
 
-    def _prepare_tap(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[FeatureTap, bool]:
-        """The tap on the model's feature, placed anew whenever the model is another one."""
-        if self._tap is None or self._tapped_model is not self.model:
-            self._remove_tap()
-            bare = unwrap(self.model)
-            self._tap = build_tap(bare, self.alignment_args.feature, partial(self._probe, model, inputs))
-            self._tapped_model = self.model
-        return self._tap, self._own_loss_is_standard
-
-    def _remove_tap(self) -> None:
-        if self._tap is not None:
-            self._tap.remove()
-        self._tap, self._tapped_model = None, None
-
-    def _probe(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
-        outputs = run_in_eval_mode(model, inputs)
-        labels = find_labels(inputs, self.label_names)
-        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0 if labels is None else 1]
-        if labels is not None:
-            self._own_loss_is_standard = has_standard_loss(unwrap(self.model), outputs, labels)
-            if not self._own_loss_is_standard and not self.alignment_args.companion_task_loss:
-                self._warn_once(
-                    f"{type(unwrap(self.model)).__name__} may compute a loss of its own, so primary and companion "
-                    "batch run through it one after the other, which is slower than together."
-                )
-        return logits, inputs
+    def _say_two_passes(self, model: nn.Module) -> None:
+        if not self.alignment_args.companion_task_loss:
+            self._warn_once(
+                f"{type(model).__name__} may compute a loss of its own, so primary and companion batch run through it "
+                "one after the other, which is slower than together."
+            )
 
     def _weigh_rows(self, loss: Tensor, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """Makes the mean of the batches' means the examples' mean, where the batches of one step differ in size."""
@@ -311,13 +286,9 @@ class ITRAMixin(_TrainerBase):
         if "loss" in logs and self.alignment_args.matching_weight > 0:
             self._check_finite()
             logs.update(self._watch.drain(self.accelerator.reduce(self._watch.sums.clone(), reduction="sum")))
-        share = self._watch.collapsed_to()
-        if share is not None:
-            logger.warning(
-                f"The features are collapsing: their spread is {share:.1%} of what it was at the start. Lower "
-                "matching_weight, use weight_mode='balanced', raise matching_warmup_ratio, or set "
-                "estimator='unbiased'."
-            )
+        warning = self._watch.collapse_warning()
+        if warning is not None:
+            self._warn_once(warning)
         super().log(logs, *args, **kwargs)
 
     def _warn_once(self, message: str) -> None:
@@ -335,10 +306,11 @@ class ITRAMixin(_TrainerBase):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.alignment_args.matching_weight == 0:
             return
-        self._alignment.matching_weight.settle()
+        weight = self._alignment.matching_weight
+        weight.settle()
         watch = self._watch.state_dict(self._average(self._watch.sums.clone()))
         if self.args.should_save:
-            state = {"balance": self._alignment.matching_weight.balance.tolist(), "watch": watch}
+            state = {"balance": weight.balance.tolist(), "watch": watch}
             with open(os.path.join(output_dir, STATE_NAME), "w", encoding="utf-8") as file:
                 json.dump(state, file)
 

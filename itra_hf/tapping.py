@@ -1,0 +1,64 @@
+"""Puts the feature tap on whichever model is being trained, and learns there what its own loss is."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from .features import FeatureTap, build_tap
+from .forward import find_labels, has_standard_loss, run_in_eval_mode, unwrap
+
+
+class ModelTap:
+    """The tap on a model, placed anew whenever the model is another one: adapters and `model_init` replace modules.
+
+    Args:
+        label_names: the model's label arguments.
+        on_own_loss: called with the model where its own loss may not be the standard one.
+
+    Attributes:
+        own_loss_is_standard: whether the model's own loss is transformers' sequence-classification loss.
+    """
+
+    def __init__(self, label_names: list[str], on_own_loss: Callable[[nn.Module], None]) -> None:
+        self.label_names = label_names
+        self.on_own_loss = on_own_loss
+        self.own_loss_is_standard = True
+        self._tap: FeatureTap | None = None
+        self._model: nn.Module | None = None
+
+    def place(self, feature: str, model: Any, wrapped: nn.Module, inputs: Mapping[str, Any]) -> tuple[FeatureTap, bool]:
+        """The tap on `model`, and whether the model's own loss is the standard one.
+
+        Args:
+            feature: see `build_tap`.
+            model: as the Trainer knows it.
+            wrapped: as it is called, for the trial pass on a model that has no tap yet.
+            inputs: of the trial pass.
+
+        Raises:
+            ValueError: see `build_tap`.
+        """
+        if self._tap is None or self._model is not model:
+            self.remove()
+            self._tap = build_tap(unwrap(model), feature, partial(self._probe, wrapped, inputs))
+            self._model = model
+        return self._tap, self.own_loss_is_standard
+
+    def remove(self) -> None:
+        """Takes the tap off."""
+        if self._tap is not None:
+            self._tap.remove()
+        self._tap, self._model = None, None
+
+    def _probe(self, wrapped: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
+        outputs = run_in_eval_mode(wrapped, inputs)
+        labels = find_labels(inputs, self.label_names)
+        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0 if labels is None else 1]
+        if labels is not None:
+            model = unwrap(wrapped)
+            self.own_loss_is_standard = has_standard_loss(model, outputs, labels)
+            if not self.own_loss_is_standard:
+                self.on_own_loss(model)
+        return logits, inputs
