@@ -1,14 +1,19 @@
-"""A training script that tests start in several processes, as a user would start one of theirs.
+"""A training script that tests start in several processes, as a user would start one of theirs, and `launch`.
 
 Usage: accelerate launch [...] tests/launched.py RUNS.json
 """
 
+import inspect
+import itertools
 import json
 import os
+import subprocess
 import sys
 
 import datasets
+import pytest
 import torch
+import transformers.distributed
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from families import LABELS, build, examples
@@ -19,6 +24,7 @@ from transformers import TrainerCallback
 from itra_hf import ITRATrainer
 
 WITHOUT_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+SHARDS_AT_LOAD = "fsdp_size" in inspect.signature(transformers.distributed.DistributedConfig).parameters
 LOGGED = ("loss", "task_loss", "matching_loss", "matching_weight")
 
 
@@ -76,7 +82,8 @@ class Reordered:
 
 def shard_on_cpu():
     """Accelerate shards models on accelerators only; told that these processes are such, its code runs here too."""
-    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    PartialState._prepare_backend = lambda *ignored: ("gloo", DistributedType.MULTI_GPU)
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
 
 
 def count_passes(model):
@@ -86,13 +93,46 @@ def count_passes(model):
     return passes
 
 
-def train(folder, arguments, kind="rows", count=61, order=None, summed=False, resume=None):
+def build_model(folder, family, labels, sharded_at_load):
+    """A small model, in pieces where transformers itself is to shard it while it is loaded."""
+    without_dropout = WITHOUT_DROPOUT if family == "Bert" else {}
+    model = build(family, **without_dropout, num_labels=labels)
+    if not sharded_at_load:
+        return model
+    saved = os.path.join(folder, "model")
+    model.save_pretrained(saved)
+    torch.distributed.barrier()  # only the first process writes
+    spread = transformers.distributed.DistributedConfig(fsdp_size=torch.distributed.get_world_size())
+    return type(model).from_pretrained(saved, distributed_config=spread)
+
+
+def whole_weights(trainer):
+    """The parameters as lists; where they are gathered for saving, only the first process may have them."""
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
+    tensors = {name: getattr(value, "full_tensor", lambda value=value: value)() for name, value in weights.items()}
+    return {name: value.detach().cpu().tolist() for name, value in tensors.items()}
+
+
+def train(
+    folder,
+    arguments,
+    kind="rows",
+    count=61,
+    order=None,
+    summed=False,
+    resume=None,
+    family="Bert",
+    sharded_at_load=False,
+):
     """Trains and returns the logged steps, the parameters, the number of forward passes and that of processes."""
     os.makedirs(folder, exist_ok=True)
-    args = config(folder, **{"optim": "sgd", "learning_rate": 0.1, "max_steps": 20, **arguments})
-    if args.fsdp and args.world_size > 1:
+    sharded = [os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED")]
+    if any(sharded) and not torch.cuda.is_available():
         shard_on_cpu()
-    model = build("Bert", **WITHOUT_DROPOUT, num_labels=1 if kind == "floats" else LABELS)
+    defaults = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 20, "use_cpu": not any(sharded)}
+    args = config(folder, **{**defaults, **arguments})
+    labels = 1 if kind == "floats" else LABELS
+    model = build_model(folder, family, labels, sharded_at_load and args.world_size > 1)
     passes = count_passes(model)
     recorder = Recorder()
     trainer = ITRATrainer(
@@ -105,13 +145,57 @@ def train(folder, arguments, kind="rows", count=61, order=None, summed=False, re
     if order is not None:
         trainer._get_train_sampler = lambda *ignored: Reordered(order)
     trainer.train(resume_from_checkpoint=resume)
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # under FSDP only the first process gets it
     return {
         "steps": recorder.steps,
-        "parameters": {name: value.detach().cpu().tolist() for name, value in weights.items()},
+        "parameters": whole_weights(trainer),
         "passes": len(passes),
         "processes": trainer.accelerator.num_processes,
     }
+
+
+def launch(folder, runs, processes, *options, timeout=300):
+    """Does runs in several processes.
+
+    Args:
+        folder: where to.
+        runs: arguments of `train` by name.
+        processes: how many.
+        options: of `accelerate launch`; without, plain data parallelism.
+        timeout: seconds until the processes count as hanging.
+
+    Returns:
+        Each process's results by name.
+    """
+    path, tests = os.path.join(folder, f"runs{processes}.json"), os.path.dirname(os.path.abspath(__file__))
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(runs, file)
+    command = [sys.executable, "-m", "accelerate.commands.launch", *(options or ["--multi_gpu", "--num_machines", "1"])]
+    command += ["--num_processes", str(processes), "--main_process_port", "0", os.path.join(tests, "launched.py"), path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, os.path.dirname(tests)]), "OMP_NUM_THREADS": "1"}
+    if not torch.cuda.is_available():
+        environment["DS_ACCELERATOR"] = "cpu"
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    results = {name: [] for name in runs}
+    for name, rank in itertools.product(runs, range(processes)):
+        with open(f"{path}.{name}.{rank}", encoding="utf-8") as file:
+            results[name].append(json.load(file))
+    return results
+
+
+def assert_same(ranks, reference):
+    """Compares what each process saw with what one process saw, within float32 rounding."""
+    for rank in ranks:
+        assert rank["processes"] == len(ranks)
+        assert rank["passes"] == reference["passes"]
+        assert len(rank["steps"]) == len(reference["steps"]) > 0
+        for key in LOGGED:
+            got = [step[key] for step in rank["steps"]]
+            assert got == pytest.approx([step[key] for step in reference["steps"]], rel=2e-5, abs=2e-6), key
+        for name, value in rank["parameters"].items():
+            expected = torch.tensor(reference["parameters"][name])
+            torch.testing.assert_close(torch.tensor(value), expected, rtol=1e-5, atol=1e-6, msg=name)
+    assert ranks[0]["parameters"].keys() == reference["parameters"].keys()
 
 
 def main(path):
