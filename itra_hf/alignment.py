@@ -1,12 +1,14 @@
 """The aligned loss: the task loss plus the weighted matching loss, over one process or over all of them."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from .gathering import gather_counts, gather_rows
+from .config import AlignmentArguments
+from .gathering import average, gather_counts, gather_rows
 from .matching import MatchingLoss
 from .weighting import MatchingWeight, depends_on, watch_pulls
 
@@ -74,6 +76,21 @@ class Alignment:
                 "gather_features=True needs a batch of its own on every process, but some share theirs "
                 f"({parallelism}): set gather_features=False."
             )
+
+    @classmethod
+    def from_arguments(cls, args: AlignmentArguments, accelerator: Accelerator) -> "Alignment":
+        """For a training run with these settings."""
+        matching_loss = MatchingLoss(
+            args.alignment, args.kernel, args.bandwidth, args.bandwidth_multipliers, args.estimator
+        )
+        matching_weight = MatchingWeight(
+            args.matching_weight,
+            args.weight_mode,
+            args.matching_warmup_ratio,
+            accelerator.device,
+            partial(average, accelerator),
+        )
+        return cls(matching_loss, matching_weight, accelerator, args.gather_features)
 
     def __call__(
         self, task_loss: Tensor, batch: FeatureBatch, captured: Tensor, step: int, total_steps: int

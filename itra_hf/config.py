@@ -11,6 +11,9 @@ from .matching import Alignment, Estimator
 WeightMode = Literal["balanced", "constant"]
 Companion = Literal["sample", "class_matched"]
 
+# Beyond, the task loss's pull drowns in the rounding of the matching loss's (balanced), or gradients overflow.
+MOST_WEIGHT = {"balanced": 100.0, "constant": 1e6}
+
 
 @dataclass
 class AlignmentArguments:
@@ -28,8 +31,9 @@ class AlignmentArguments:
     matching_weight: float = field(
         default=0.1,
         metadata={
-            "help": "How much the matching loss counts, >= 0. With weight_mode 'balanced' the share of the task loss's "
-            "pull on the features, with 'constant' the factor of the matching loss. 0 switches the method off."
+            "help": "How much the matching loss counts, >= 0. With weight_mode 'balanced' (up to 100) the share of the "
+            "task loss's pull on the features, with 'constant' (up to 1e6) the factor of the matching loss. 0 switches "
+            "the method off."
         },
     )
     weight_mode: WeightMode = field(
@@ -149,8 +153,15 @@ def check_alignment_arguments(args: AlignmentArguments) -> None:
         if getattr(args, name) not in get_args(allowed):
             choices = ", ".join(map(repr, get_args(allowed)))
             raise ValueError(f"{name}={getattr(args, name)!r} is not one of {choices}.")
-    if not 0 <= _number(args, "matching_weight") < float("inf"):
-        raise ValueError(f"matching_weight={args.matching_weight!r} must be a finite number >= 0.")
+    most = MOST_WEIGHT[args.weight_mode]
+    if not 0 <= _number(args, "matching_weight") <= most:
+        raise ValueError(
+            f"matching_weight={args.matching_weight!r} must be from 0 to {most:g} "
+            f"with weight_mode={args.weight_mode!r}."
+        )
+    for name in ("companion_task_loss", "companion_gradient", "gather_features"):
+        if not isinstance(getattr(args, name), bool):
+            raise ValueError(f"{name}={getattr(args, name)!r} must be True or False.")
     if not 0 <= _number(args, "matching_warmup_ratio") <= 1:
         raise ValueError(f"matching_warmup_ratio={args.matching_warmup_ratio!r} must be from 0 to 1.")
     size = args.companion_buffer_size

@@ -162,6 +162,11 @@ def find_head(model: nn.Module, run: Run, pad_token_id: int | None = None) -> nn
         scores = pool(output, inputs, "input", pad_token_id) if output.dim() in (2, 3) else None
         if scores is not None and scores.shape == logits.shape and _close(scores, logits):
             return module
+    if not torch.isfinite(logits).all():
+        raise ValueError(
+            f"{type(model).__name__} gives logits that are not finite for the first batch: look for bad values in the "
+            "training data or in the weights."
+        )
     raise ValueError(
         f"{type(model).__name__} has no linear layer whose output is its logits {list(logits.shape)}, so there is no "
         "'auto' feature. Set feature to 'cls', 'mean' or 'last', or to the name of the module whose input to align."

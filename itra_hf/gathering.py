@@ -5,6 +5,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 
+def average(accelerator: Accelerator, values: Tensor) -> Tensor:
+    """The mean of `values` over processes, the same on all of them; no gradient flows back."""
+    return accelerator.reduce(values, reduction="mean") if accelerator.num_processes > 1 else values
+
+
 def gather_counts(accelerator: Accelerator, *rows: int) -> list[list[int]]:
     """How many rows each process has of each of several tensors.
 

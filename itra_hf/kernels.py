@@ -5,7 +5,7 @@ that memory grows with `n * n`, never with `n * n * dim`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 Kernel = Literal["gaussian", "laplacian", "inverse_multiquadric"]
 BandwidthRule = Literal["mean", "median"]
 
+SCALES = (1e-15, 1e15)  # of bandwidths and of multipliers, so that their product is a float32
 UNLABELLED = -100  # the class id that PyTorch's losses ignore; such an example belongs to no class
 
 
@@ -39,7 +40,7 @@ def squared_distances(features: Tensor, companion_features: Tensor) -> PairBlock
 
     The features are centred on their common mean first, which leaves distances as they are and keeps the
     Gram matrices small enough for float32. The squared norms are read off the Gram matrices' diagonals, so
-    two equal batches get equal blocks and distances of exactly 0 between equal rows.
+    two equal batches get equal blocks; equal rows of different batches are 0 apart but for rounding.
 
     Args:
         features: `[n, dim]`, floating point.
@@ -157,16 +158,16 @@ def parse_bandwidth(bandwidth: float | str) -> float | BandwidthRule:
     """Reads a bandwidth as configs and command lines give it: a positive number, `mean` or `median`.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these, or out of float32's range with room for the distances.
     """
     if bandwidth in get_args(BandwidthRule):
         return bandwidth  # type: ignore[return-value]
-    try:
-        value = float(bandwidth)
-    except (TypeError, ValueError):
-        value = float("nan")
-    if not 0 < value < float("inf"):
-        raise ValueError(f"bandwidth={bandwidth!r} is neither a positive number nor 'mean' nor 'median'.")
+    value = _in_range(bandwidth)
+    if value is None:
+        raise ValueError(
+            f"bandwidth={bandwidth!r} is neither a positive number from {SCALES[0]:g} to {SCALES[1]:g} nor 'mean' nor "
+            "'median'."
+        )
     return value
 
 
@@ -174,12 +175,23 @@ def check_multipliers(multipliers: Sequence[float]) -> tuple[float, ...]:
     """Checks that there is at least one multiplier and that each is positive.
 
     Raises:
-        ValueError: there is none, or one is not positive.
+        ValueError: there is none, or one is no positive number within the range of bandwidths.
     """
-    values = tuple(float(value) for value in multipliers)
-    if not values or not all(0 < value < float("inf") for value in values):
-        raise ValueError(f"bandwidth_multipliers={list(values)!r} must be one or more positive numbers.")
-    return values
+    values = [_in_range(value) for value in multipliers] if isinstance(multipliers, (list, tuple)) else []
+    if not values or None in values:
+        raise ValueError(
+            f"bandwidth_multipliers={multipliers!r} must be one or more positive numbers from {SCALES[0]:g} to "
+            f"{SCALES[1]:g}."
+        )
+    return tuple(value for value in values if value is not None)
+
+
+def _in_range(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if SCALES[0] <= number <= SCALES[1] else None
 
 
 def _upper_triangle(block: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
 from .config import AlignmentArguments
-from .sampling import CompanionSampler, PairedDataset, find_label_column, read_class_ids
+from .sampling import CompanionSampler, PairedDataset, check_size, find_label_column, read_class_ids
 from .streaming import PairedStream
 
 
@@ -34,6 +34,7 @@ def pair_examples(
     by_class = args.companion == "class_matched"
     if isinstance(dataset, (IterableDataset, datasets.IterableDataset)):
         return PairedStream(dataset, seed, args.companion_buffer_size, label_names if by_class else None)
+    check_size(len(dataset))
     class_ids = read_class_ids(dataset, label_names) if by_class else None
     if isinstance(dataset, datasets.Dataset) and drop_columns is not None:
         if dataset.format["type"] != "custom" and args.alignment != "marginal":

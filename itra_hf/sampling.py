@@ -5,7 +5,6 @@ data loader's. Which example is the companion of `i` depends on `(seed, epoch, i
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any
 
 import datasets
@@ -17,7 +16,9 @@ LABEL_COLUMNS = ("labels", "label", "label_ids")  # the names that transformers'
 
 
 class CompanionSampler:
-    """Draws the index of an example's companion, uniformly from all examples but itself.
+    """Draws every example's companion, uniformly from all examples but itself.
+
+    The draws of an epoch are made together when the first of them is asked for, and kept until the next epoch.
 
     Args:
         size: how many examples there are.
@@ -30,35 +31,59 @@ class CompanionSampler:
     """
 
     def __init__(self, size: int, seed: int, class_ids: np.ndarray | None = None) -> None:
-        if size < 2:
-            raise ValueError(f"The training set has {size} example(s); a companion batch needs at least two.")
+        check_size(size)
         self.size = size
-        self.seed = seed
-        self._order: np.ndarray | None = None
+        self.seed = seed % 2**64
+        self._dtype = np.int32 if size < 2**31 else np.int64
+        self._by_class: np.ndarray | None = None
+        self._drawn: tuple[int, np.ndarray] | None = None
         if class_ids is not None:
-            _, classes, counts = np.unique(class_ids, return_inverse=True, return_counts=True)
-            self._classes = classes.astype(np.int32)
-            self._starts = np.concatenate([[0], np.cumsum(counts)])
-            self._order = np.argsort(self._classes, kind="stable")
-            self._ranks = np.empty(size, dtype=np.int64)
-            self._ranks[self._order] = np.arange(size)
+            classes = _small_ids(class_ids)
+            self._by_class = np.argsort(classes, kind="stable").astype(self._dtype)
+            ordered = classes[self._by_class]
+            self._counts = np.diff(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, prepend=0, append=size)
 
     def __call__(self, index: int, epoch: int) -> int:
         """The companion of example `index` in `epoch`."""
-        key = b"%d,%d,%d" % (self.seed, epoch, index)
-        draw = int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
-        if self._order is None:
-            return _draw_other(draw, self.size, index)
-        own_class = self._classes[index]
-        start, end = int(self._starts[own_class]), int(self._starts[own_class + 1])
-        return int(self._order[start + _draw_other(draw, end - start, int(self._ranks[index]) - start)])
+        return int(self.companions(epoch)[index])
+
+    def companions(self, epoch: int) -> np.ndarray:
+        """The companions of all examples in `epoch`, `[size]` indices."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            self._drawn = None  # frees the last epoch's first
+            self._drawn = (epoch, self._draw(np.random.default_rng([self.seed, epoch])))
+        return self._drawn[1]
+
+    def _draw(self, random: np.random.Generator) -> np.ndarray:
+        rows: np.ndarray = np.arange(self.size, dtype=self._dtype)
+        if self._by_class is None:
+            others: np.ndarray = random.integers(self.size - 1, size=self.size, dtype=self._dtype)
+            others += others >= rows
+            return others
+        counts: np.ndarray = self._counts.astype(self._dtype)
+        starts: np.ndarray = np.repeat(np.cumsum(counts, dtype=self._dtype) - counts, counts)
+        highs = np.repeat(np.maximum(counts - 1, 1), counts)
+        others = random.integers(highs, dtype=self._dtype)
+        others += (others >= rows - starts) & (np.repeat(counts, counts) > 1)
+        companions = rows  # its values are used up
+        companions[self._by_class] = self._by_class[starts + others]
+        return companions
 
 
-def _draw_other(draw: int, size: int, own: int) -> int:
-    if size == 1:
-        return own
-    other = draw * (size - 1) >> 64  # maps 64 random bits to 0 .. size - 2
-    return other + (other >= own)
+def check_size(size: int) -> None:
+    """Checks that a training set has an example and a companion to give.
+
+    Raises:
+        ValueError: it has fewer than two.
+    """
+    if size < 2:
+        raise ValueError(f"The training set has {size} example(s); a companion batch needs at least two.")
+
+
+def _small_ids(class_ids: np.ndarray) -> np.ndarray:
+    """The same classes as 16-bit integers where they fit, which sort by radix and so much faster."""
+    least = class_ids.min()
+    return (class_ids - least).astype(np.uint16) if int(class_ids.max()) - int(least) < 2**16 else class_ids
 
 
 class PairedDataset(Dataset):
@@ -87,8 +112,7 @@ class PairedDataset(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         """The pairs of a whole batch, in one look-up where the dataset offers that."""
-        epoch = int(self._epoch)
-        wanted = [*indices, *(self.sampler(index, epoch) for index in indices)]
+        wanted = [*indices, *self.sampler.companions(int(self._epoch))[indices].tolist()]
         if hasattr(self.dataset, "__getitems__"):
             items = self.dataset.__getitems__(wanted)
         else:
@@ -111,7 +135,7 @@ class PairCollator:
 
     def __call__(self, pairs: Sequence[tuple[Any, Any]]) -> Mapping[str, Any]:
         """Collates pairs `(example, companion example)`; the result has the wrapped collator's type."""
-        primary, companion = ([pair[side] for pair in pairs] for side in (0, 1))
+        primary, companion = map(list, zip(*pairs, strict=True))
         both = self.collator(primary + companion)
         rows = len(pairs)
         if all(_has_rows(value, 2 * rows) for value in both.values()):
@@ -146,7 +170,9 @@ def read_class_ids(dataset: Any, label_names: Sequence[str]) -> np.ndarray:
     """
     column = find_label_column(dataset, label_names)
     if isinstance(dataset, datasets.Dataset):
-        labels = np.asarray(dataset.with_format("numpy", columns=[column])[column][:])
+        labels = dataset.data.column(column).to_numpy()
+        chosen = getattr(dataset, "_indices", None)  # of the rows that select(), shuffle() and the like have left
+        labels = labels if chosen is None else labels[chosen.column(0).to_numpy()]
     else:
         labels = np.asarray([np.asarray(dataset[index][column]) for index in range(len(dataset))])
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):

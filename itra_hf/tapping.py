@@ -1,6 +1,6 @@
 """Puts the feature tap on whichever model is being trained, and learns there what its own loss is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -15,15 +15,13 @@ class ModelTap:
 
     Args:
         label_names: the model's label arguments.
-        on_own_loss: called with the model where its own loss may not be the standard one.
 
     Attributes:
         own_loss_is_standard: whether the model's own loss is transformers' sequence-classification loss.
     """
 
-    def __init__(self, label_names: list[str], on_own_loss: Callable[[nn.Module], None]) -> None:
+    def __init__(self, label_names: list[str]) -> None:
         self.label_names = label_names
-        self.on_own_loss = on_own_loss
         self.own_loss_is_standard = True
         self._tap: FeatureTap | None = None
         self._model: nn.Module | None = None
@@ -57,8 +55,5 @@ class ModelTap:
         labels = find_labels(inputs, self.label_names)
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0 if labels is None else 1]
         if labels is not None:
-            model = unwrap(wrapped)
-            self.own_loss_is_standard = has_standard_loss(model, outputs, labels)
-            if not self.own_loss_is_standard:
-                self.on_own_loss(model)
+            self.own_loss_is_standard = has_standard_loss(unwrap(wrapped), outputs, labels)
         return logits, inputs

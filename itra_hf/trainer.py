@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -17,14 +18,12 @@ from transformers.utils import logging
 from .alignment import AlignedLoss, Alignment, FeatureBatch
 from .config import AlignmentArguments, check_alignment_arguments
 from .diagnostics import TrainingWatch
-from .forward import PairedForward, batch_rows, concatenate, find_labels
-from .gathering import gather_counts
+from .forward import PairedForward, batch_rows, concatenate, find_labels, unwrap
+from .gathering import average, gather_counts
 from .loading import CompanionEpoch, ShortenedLoader, pair_examples
-from .matching import MatchingLoss
 from .sampling import PairCollator, PairedDataset
 from .streaming import PairedStream
 from .tapping import ModelTap
-from .weighting import MatchingWeight
 
 logger = logging.get_logger(__name__)
 
@@ -66,8 +65,8 @@ class ITRAMixin(_TrainerBase):
             self.model_accepts_loss_kwargs = False
         own = isinstance(self.args, AlignmentArguments)
         self._default_alignment_args = None if own else AlignmentArguments()
-        self._tap = ModelTap(self.label_names, self._say_two_passes)
-        self._mean_rows: float | Tensor | None
+        self._tap = ModelTap(self.label_names)
+        self._mean_rows: float | None
         self._warned: set[str] = set()
         self._companion_epoch = CompanionEpoch()
         self.add_callback(self._companion_epoch)
@@ -81,13 +80,7 @@ class ITRAMixin(_TrainerBase):
     def _start_run(self) -> None:
         args = self.alignment_args
         check_alignment_arguments(args)
-        matching_loss = MatchingLoss(
-            args.alignment, args.kernel, args.bandwidth, args.bandwidth_multipliers, args.estimator
-        )
-        matching_weight = MatchingWeight(
-            args.matching_weight, args.weight_mode, args.matching_warmup_ratio, self.args.device, self._average
-        )
-        self._alignment = Alignment(matching_loss, matching_weight, self.accelerator, args.gather_features)
+        self._alignment = Alignment.from_arguments(args, self.accelerator)
         self._watch = TrainingWatch(self.args.device)
         self._tap.remove()  # the feature may be another one now
         self._companion_epoch.paired = None
@@ -119,9 +112,12 @@ class ITRAMixin(_TrainerBase):
         return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
 
     def _get_collator_with_removed_columns(self, data_collator: Callable, description: str | None = None) -> Callable:
-        collator = super()._get_collator_with_removed_columns(data_collator, description=description)
-        paired = description == "Training" and self._companion_epoch.paired is not None
-        return PairCollator(collator) if paired else collator
+        paired = self._companion_epoch.paired
+        if description != "Training" or paired is None:
+            return super()._get_collator_with_removed_columns(data_collator, description=description)
+        if isinstance(paired.dataset, datasets.Dataset):
+            return PairCollator(data_collator)  # its columns are gone already
+        return PairCollator(super()._get_collator_with_removed_columns(data_collator, description=description))
 
     def _pair(self, dataset: Any, description: str) -> PairedDataset | PairedStream:
         drop = partial(self._remove_unused_columns, description=description)
@@ -144,15 +140,20 @@ class ITRAMixin(_TrainerBase):
                 dataloader = ShortenedLoader(dataloader, min(batches))
         return super().set_initial_training_values(args, dataloader)
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Collects the micro-batches of one optimizer step, as the Trainer does, and notes their mean size."""
-        batches, items = super().get_batch_samples(*args, **kwargs)
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """Collects the micro-batches of one optimizer step, as the Trainer does, and notes their mean size.
+
+        Where a process has run out of batches, none takes the step: they would wait for each other for ever.
+        """
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         rows = [find_batch_size(batch) or 0 for batch in batches]
-        self._mean_rows = None
-        if self.accelerator.num_processes > 1 and rows:
-            self._mean_rows = self._average(torch.tensor(sum(rows) / len(rows), device=self.args.device))
-        elif len(set(rows)) > 1:
-            self._mean_rows = sum(rows) / len(rows)
+        counts, totals = gather_counts(self.accelerator, len(batches), sum(rows))
+        if min(counts) < max(counts):
+            batches = batches[: min(counts)]
+            items = self._get_num_items_in_batch(batches, device)
+            (totals,) = gather_counts(self.accelerator, sum(rows[: len(batches)]))
+        even = len(set(totals)) == 1 and len(set(rows)) <= 1
+        self._mean_rows = None if even or not batches else sum(totals) / (len(totals) * len(batches))
         return batches, items
 
     # ---- Loss ----
@@ -221,6 +222,11 @@ class ITRAMixin(_TrainerBase):
         paired = PairedForward(model, companion, prepare, self.label_names, args.companion_gradient)
         model_of_both: Any = paired
         result: Any = super().compute_loss(model_of_both, primary, return_outputs=True, num_items_in_batch=items)
+        if not self._tap.own_loss_is_standard and not args.companion_task_loss:
+            self._warn_once(
+                f"{type(unwrap(model)).__name__} may compute a loss of its own, so primary and companion batch run "
+                "through it one after the other, which is slower than together."
+            )
         loss, outputs = result if isinstance(result, tuple) else (result, None)
         features, companion_features, captured = paired.features, paired.companion_features, paired.captured
         if features is None or captured is None:
@@ -228,13 +234,6 @@ class ITRAMixin(_TrainerBase):
         if companion_features is None:
             features, companion_features = features[:rows], features[rows:]
         return loss, outputs, features, companion_features, captured
-
-    def _say_two_passes(self, model: nn.Module) -> None:
-        if not self.alignment_args.companion_task_loss:
-            self._warn_once(
-                f"{type(model).__name__} may compute a loss of its own, so primary and companion batch run through it "
-                "one after the other, which is slower than together."
-            )
 
     def _weigh_rows(self, loss: Tensor, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """Makes the mean of the batches' means the examples' mean, where the batches of one step differ in size."""
@@ -278,9 +277,6 @@ class ITRAMixin(_TrainerBase):
     def _check_finite(self) -> None:
         self._watch.check_finite(self.state.global_step, self.state.epoch or 0)
 
-    def _average(self, values: Tensor) -> Tensor:
-        return self.accelerator.reduce(values, reduction="mean") if self.accelerator.num_processes > 1 else values
-
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs, with `task_loss`, `matching_loss` and `matching_weight` beside `loss`."""
         if "loss" in logs and self.alignment_args.matching_weight > 0:
@@ -308,7 +304,7 @@ class ITRAMixin(_TrainerBase):
             return
         weight = self._alignment.matching_weight
         weight.settle()
-        watch = self._watch.state_dict(self._average(self._watch.sums.clone()))
+        watch = self._watch.state_dict(average(self.accelerator, self._watch.sums.clone()))
         if self.args.should_save:
             state = {"balance": weight.balance.tolist(), "watch": watch}
             with open(os.path.join(output_dir, STATE_NAME), "w", encoding="utf-8") as file:

@@ -71,3 +71,8 @@ def test_readme_names_every_setting_with_its_default():
     for field in dataclasses.fields(AlignmentArguments):
         default = getattr(defaults, field.name)
         assert f"| `{field.name}` | {f'`{default}`' if not isinstance(default, float) else default} |" in text
+
+
+def test_startup_benchmark_prints_its_tables(capsys):
+    load("benchmarks/startup.py").main(["--rows", "2000", "--rounds", "1", "--turns", "1"])
+    assert "bytes a row" in capsys.readouterr().out

@@ -275,7 +275,7 @@ def test_blocks_of_pairs_have_their_shapes():
         ({"alignment": "conditonal"}, "alignment='conditonal' is not one of 'conditional', 'joint', 'marginal'"),
         ({"kernel": "rbf"}, "kernel='rbf' is not one of"),
         ({"estimator": "u"}, "estimator='u' is not one of"),
-        ({"bandwidth": 0}, "bandwidth=0 is neither a positive number nor 'mean' nor 'median'"),
+        ({"bandwidth": 0}, r"bandwidth=0 is neither a positive number from 1e-15 to 1e\+15 nor 'mean' nor 'median'"),
         ({"bandwidth": -1.0}, "bandwidth=-1.0 is neither"),
         ({"bandwidth": "max"}, "bandwidth='max' is neither"),
         ({"bandwidth_multipliers": ()}, "one or more positive numbers"),

@@ -77,6 +77,8 @@ def saved_and_resumed(folder, arguments):
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     runs = {**SAME, **{name: run for name, (run, _) in ONLY_TWO.items()}}
+    each_reads = {"accelerator_config": {"dispatch_batches": False}}
+    runs["uneven_streams"] = {"arguments": each_reads, "kind": "uneven stream", "count": 64}
     runs |= saved_and_resumed(folder, UNEVEN)
     return launch(folder, {name: whole(run) for name, run in runs.items()}, 2)
 
@@ -104,6 +106,12 @@ def test_two_processes_are_what_one_is_with_the_same_batches(name, two_processes
 
 def test_a_batch_too_few_shortens_the_epoch(two_processes):
     assert len(two_processes["a_batch_too_few"][1]["steps"]) == 3
+
+
+def test_streams_of_different_lengths_do_not_hang(two_processes):
+    first, second = two_processes["uneven_streams"]
+    assert len(first["steps"]) == len(second["steps"]) == 20
+    assert first["parameters"] == second["parameters"]
 
 
 def check_resumed(results):

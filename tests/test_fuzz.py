@@ -1,0 +1,261 @@
+"""Random data and random settings: a run either ends well, or is refused in words before its first step."""
+
+import math
+import re
+from typing import Any
+
+import pytest
+import torch
+from families import ENCODER, TEXT
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from trainers import config
+from transformers import BertConfig, BertForSequenceClassification, PrinterCallback, set_seed
+
+from itra_hf import AlignmentArguments, ITRATrainer, MatchingLoss
+
+ALIGNMENTS = ("conditional", "joint", "marginal")
+ESTIMATORS = ("biased", "unbiased")
+KERNELS = ("gaussian", "laplacian", "inverse_multiquadric")
+LABELS = ("ids", "ids, some unlabelled", "floats", "multi-hot")
+ALL_CHECKS = list(HealthCheck)
+LOGGED = ("loss", "task_loss", "matching_loss", "matching_weight")
+
+# What each setting is drawn from: values that are fine, and values that have to be refused.
+GOOD = {
+    "matching_weight": (0.0, 0.1, 1, 30.0, 100.0),
+    "matching_warmup_ratio": (0.0, 0.5, 1),
+    "weight_mode": ("balanced", "constant"),
+    "alignment": ALIGNMENTS,
+    "estimator": ESTIMATORS,
+    "kernel": KERNELS,
+    "bandwidth": ("mean", "median", "0.5", 2, 1e-6, 1e12),
+    "bandwidth_multipliers": ([1.0], [0.25, 1, 4.0], (2.0,)),
+    "companion": ("sample", "class_matched"),
+    "companion_gradient": (True, False),
+    "companion_task_loss": (False, True),
+    "companion_buffer_size": (1, 1000),
+    "gather_features": (True, False),
+    "feature": ("auto",),
+}
+BAD = {
+    "matching_weight": (-0.1, math.nan, math.inf, "much", None, True),
+    "matching_warmup_ratio": (-0.5, 1.5, math.nan, "all"),
+    "weight_mode": ("even", None),
+    "alignment": ("", "Joint"),
+    "estimator": ("v",),
+    "kernel": ("linear", None),
+    "bandwidth": (0, -1.0, "nan", math.inf, "wide", None, [1.0]),
+    "bandwidth_multipliers": ([], [0.0], [1.0, -1.0], [math.nan], [math.inf]),
+    "companion": ("random",),
+    "companion_buffer_size": (0, 2.5),
+    "feature": ("nowhere", "", "head.weight", 3),
+}
+# The last two are how the stock Trainer says that there is no example, and that no batch is full.
+NAMED = re.compile("|".join([*GOOD, "training set", "label", "num_samples", "max_steps"]))
+
+
+class Vectors(nn.Module):
+    """A classifier or regressor of vectors, whose loss copes with a batch that has no labelled example."""
+
+    def __init__(self, dim: int, outputs: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(dim, 8), nn.Tanh())
+        self.head = nn.Linear(8, outputs)
+
+    def forward(self, x, labels):
+        logits = self.head(self.body(x))
+        if labels.is_floating_point():
+            return {"loss": nn.functional.mse_loss(logits.reshape(labels.shape), labels), "logits": logits}
+        total = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        return {"loss": total / (labels != -100).sum().clamp(min=1), "logits": logits}
+
+
+def draw_label(draw, kind: str, classes: int):
+    if kind == "floats":
+        return draw(st.floats(-2, 2, width=16))
+    if kind == "multi-hot":
+        return [float(draw(st.booleans())) for _ in range(classes)]
+    label = draw(st.integers(0, classes - 1))
+    return -100 if kind != "ids" and draw(st.booleans()) else label
+
+
+@st.composite
+def data_sets(draw) -> dict:
+    """What a training set and its model are made from, in few words, so that a failure's report is short."""
+    text = draw(st.booleans())
+    kind = draw(st.sampled_from(LABELS[:1] + LABELS[2:] if text else LABELS))  # Bert's loss of no label is NaN
+    classes, count = draw(st.integers(1, 5)), draw(st.integers(0, 20))
+    labels = [draw_label(draw, kind, classes) for _ in range(count)]
+    lengths = [draw(st.integers(1, 12)) for _ in range(count if text else 1)]
+    scale = draw(st.sampled_from([0.0, 1e-6, 1.0, 1e4]))
+    return {"text": text, "kind": kind, "classes": classes, "labels": labels, "lengths": lengths, "scale": scale}
+
+
+def build(spec: dict) -> tuple[list[dict], nn.Module, Any]:
+    """Examples, a model that fits them, and its collator (`None`: the stock one)."""
+    set_seed(0)
+    # transformers takes one output for a regression, so class ids get two outputs at least.
+    outputs = {"floats": 1, "multi-hot": spec["classes"]}.get(spec["kind"], max(spec["classes"], 2))
+    labels, lengths = spec["labels"], spec["lengths"]
+    if not spec["text"]:
+        rows = [{"x": spec["scale"] * torch.randn(lengths[0]), "labels": label} for label in labels]
+        return rows, Vectors(lengths[0], outputs), None
+    rows = [
+        {"input_ids": torch.randint(3, TEXT["vocab_size"], (length,)), "labels": label}
+        for length, label in zip(lengths, labels, strict=True)
+    ]
+    problem = {"floats": "regression", "multi-hot": "multi_label_classification"}.get(spec["kind"])
+    model_config = BertConfig(**{**TEXT, **ENCODER, "num_labels": outputs, "problem_type": problem})
+    return rows, BertForSequenceClassification(model_config), pad
+
+
+def pad(rows: list[dict]) -> dict:
+    ids = nn.utils.rnn.pad_sequence([row["input_ids"] for row in rows], batch_first=True)
+    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": torch.tensor([r["labels"] for r in rows])}
+
+
+@st.composite
+def method_settings(draw):
+    """Settings of the method, and the name of the bad one among them, if any."""
+    chosen = {name: draw(st.sampled_from(values)) for name, values in GOOD.items()}
+    bad = draw(st.one_of(st.none(), st.none(), st.none(), st.sampled_from(list(BAD))))
+    if bad is not None:
+        chosen[bad] = draw(st.sampled_from(BAD[bad]))
+    elif chosen["companion_task_loss"] and not chosen["companion_gradient"]:
+        bad = "companion_task_loss"
+    return chosen, bad
+
+
+trainer_settings = st.fixed_dictionaries(
+    {
+        "per_device_train_batch_size": st.integers(1, 9),
+        "gradient_accumulation_steps": st.integers(1, 3),
+        "dataloader_drop_last": st.booleans(),
+        "seed": st.integers(0, 2),
+    }
+)
+
+
+def must_be_refused(spec: dict, chosen: dict, bad: str | None, stock: dict) -> bool:
+    """Whether the run has to be refused; else it has to end well."""
+    count, kind = len(spec["labels"]), spec["kind"]
+    no_batch = count < (stock["per_device_train_batch_size"] if stock["dataloader_drop_last"] else 1)
+    if bad not in (None, "feature") or no_batch:
+        return True
+    if chosen["matching_weight"] == 0:
+        return bad == "feature" and chosen["feature"] in ("", 3)
+    class_ids = kind.startswith("ids")
+    needs_class_ids = chosen["companion"] == "class_matched" or chosen["alignment"] == "conditional"
+    return bad == "feature" or count < 2 or (needs_class_ids and not class_ids)
+
+
+@settings(max_examples=120, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=ALL_CHECKS)
+@given(data_sets(), method_settings(), trainer_settings)
+def test_a_run_ends_well_or_is_refused_before_its_first_step(tmp_path_factory, spec, method, stock):
+    chosen, bad = method
+    rows, model, collator = build(spec)
+    trainer, error = None, None
+    try:
+        folder = tmp_path_factory.getbasetemp() / "fuzz"
+        args = config(folder, max_steps=-1, num_train_epochs=1, **stock, **chosen)
+        trainer = ITRATrainer(model=model, args=args, train_dataset=rows, data_collator=collator)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    except ValueError as caught:
+        error = caught
+    if must_be_refused(spec, chosen, bad, stock):
+        assert error is not None, "accepted"
+        assert NAMED.search(str(error)), f"does not say what is wrong: {error}"
+        assert trainer is None or trainer.state.global_step == 0
+        return
+    assert error is None, f"refused: {error}"
+    logged = [(name, line[name]) for line in trainer.state.log_history for name in LOGGED if name in line]
+    assert all(math.isfinite(value) for _, value in logged), logged
+    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+def test_every_setting_is_fuzzed():
+    assert set(AlignmentArguments.__dataclass_fields__) == set(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bandwidth", "1e-60"),  # 0 in float32
+        ("bandwidth_multipliers", [1e-300]),
+        ("bandwidth_multipliers", ["wide"]),
+        ("bandwidth_multipliers", None),
+        ("bandwidth_multipliers", 2.0),
+        ("matching_weight", 1e30),  # times a gradient, infinite in float32
+        ("companion_gradient", None),
+        ("companion_task_loss", "both"),
+    ],
+)
+def test_values_of_another_type_or_range_are_refused_by_name(tmp_path, name, value):
+    with pytest.raises(ValueError, match=name):
+        config(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize("companion", GOOD["companion"])
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_examples_are_refused_in_words(tmp_path, companion, count):
+    rows = [{"x": torch.ones(2), "labels": 0}] * count
+    trainer = ITRATrainer(model=Vectors(2, 2), args=config(tmp_path, companion=companion), train_dataset=rows)
+    with pytest.raises(ValueError, match=f"training set has {count} example"):
+        trainer.train()
+
+
+@st.composite
+def feature_batches(draw):
+    """Features (some rows twice, any scale), labels, and the same of the companion; float64."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    dim, scale = draw(st.integers(1, 6)), 10 ** draw(st.floats(-6, 4))
+    kind, classes = draw(st.sampled_from(LABELS)), draw(st.integers(1, 5))
+    pool = torch.randn(draw(st.integers(1, 8)), dim, generator=generator, dtype=torch.float64) * scale
+    batches = []
+    for _ in range(2):
+        rows = draw(st.lists(st.integers(0, len(pool) - 1), min_size=1, max_size=7))
+        labels = torch.tensor([draw_label(draw, kind, classes) for _ in rows])
+        batches += [pool[rows], labels]
+    return kind, scale, batches
+
+
+@st.composite
+def losses(draw, kind: str, bandwidths: list) -> MatchingLoss:
+    alignments = ALIGNMENTS if kind.startswith("ids") else ALIGNMENTS[1:]
+    return MatchingLoss(
+        draw(st.sampled_from(alignments)),
+        draw(st.sampled_from(KERNELS)),
+        draw(st.sampled_from(bandwidths)),
+        draw(st.sampled_from([[1.0], [0.1, 10.0]])),
+        draw(st.sampled_from(ESTIMATORS)),
+    )
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=ALL_CHECKS)
+@given(st.data())
+def test_the_matching_loss_is_symmetric_and_invariant(data):
+    kind, scale, (x, x_labels, y, y_labels) = data.draw(feature_batches())
+    # A kernel much narrower than the features' scale would tell apart what only rounding moves.
+    loss = data.draw(losses(kind, ["mean", "median", scale**2]))
+    value = pytest.approx(loss(x, x_labels, y, y_labels).item(), abs=1e-5)
+    assert loss(y, y_labels, x, x_labels).item() == value
+    order = torch.tensor(data.draw(st.permutations(range(len(x)))))
+    assert loss(x[order], x_labels[order], y, y_labels).item() == value
+    moved = scale * data.draw(st.floats(-10, 10))
+    assert loss(x + moved, x_labels, y + moved, y_labels).item() == value
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=ALL_CHECKS)
+@given(st.data(), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+def test_the_matching_loss_and_its_gradient_are_finite(data, dtype):
+    kind, _, (x, x_labels, y, y_labels) = data.draw(feature_batches())
+    loss = data.draw(losses(kind, ["mean", "median", 1e-6, 1.0, "100"]))
+    features = [part.detach().to(dtype, copy=True).requires_grad_() for part in (x, y)]
+    value = loss(features[0], x_labels, features[1], y_labels)
+    value.backward()
+    assert bool(value.isfinite())
+    assert all(bool(part.grad.isfinite().all()) for part in features)
+    assert loss.estimator == "unbiased" or value.item() >= -1e-6
