@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -325,18 +326,16 @@ def test_cells_with_the_integer_zero_keep_their_label():
 # ---- As a user starts it ----
 
 
-LAUNCHERS = {
-    1: ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1", "--module", "itra_hf"],
-    2: ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "itra_hf"],
-}
+DDP = Path(__file__).parent.parent / "examples" / "accelerate" / "ddp.yaml"
+LAUNCHERS = {1: ["--cpu", "--num_machines", "1"], 2: ["--config_file", str(DDP), "--main_process_port", "0"]}
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_launched_with_processes(processes, model_folder, tmp_path):
     train = write(tmp_path, "train.csv", rows(31))
-    settings = {"ddp_backend": "gloo"} if processes > 1 else {}
-    config = write_config(tmp_path, model_folder, train_file=train, per_device_train_batch_size=4, **settings)
-    command = [sys.executable, "-m", *LAUNCHERS[processes], "train", config]
+    config = write_config(tmp_path, model_folder, train_file=train, per_device_train_batch_size=4)
+    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCHERS[processes]]
+    command += ["--num_processes", str(processes), "-m", "itra_hf", "train", config, "--use_cpu", "true"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from families import LABELS, PAD, build, examples
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from trainers import DIM, Toy, config, toy_examples
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -434,13 +435,18 @@ def test_model_init_and_a_second_run_tap_the_new_model(tmp_path):
     copy.deepcopy(trainer.model)
 
 
-def test_lora_with_its_saved_head(tmp_path):
-    peft = pytest.importorskip("peft")
-    model = peft.get_peft_model(build("Bert"), peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"]))
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_lora_with_its_saved_head(wrapped, tmp_path):
+    lora = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], modules_to_save=["classifier"])
+    model = get_peft_model(build("Bert"), lora) if wrapped else build("Bert")
+    if not wrapped:
+        model.add_adapter(lora)
     trainer = ITRATrainer(model, config(tmp_path), train_dataset=examples("Bert", 12))
     trainer.train()
     assert min(losses(trainer, "matching_loss")) > 0
     assert max(losses(trainer, "matching_weight")) > 0
+    trainer.save_model(str(tmp_path / "saved"))
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(os.listdir(tmp_path / "saved"))
 
 
 def test_a_compute_loss_may_take_columns_that_the_model_does_not_know(tmp_path):
