@@ -39,13 +39,13 @@ def test_linear_of_feature_is_logits(family, side):
 
 @pytest.mark.parametrize("alignment", ["conditional", "joint", "marginal"])
 @pytest.mark.parametrize(("family", "side"), CASES)
-def test_one_training_step(family, side, alignment, tmp_path):
+def test_two_training_steps(family, side, alignment, tmp_path):
     model = build(family)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    args = config(tmp_path, max_steps=1, per_device_train_batch_size=6, alignment=alignment, matching_warmup_ratio=0.0)
+    args = config(tmp_path, max_steps=2, per_device_train_batch_size=6, alignment=alignment, matching_warmup_ratio=0.0)
     trainer = ITRATrainer(model, args, train_dataset=examples(family, 12, side=side))
     trainer.train()
-    logs = trainer.state.log_history[0]
+    logs = trainer.state.log_history[1]  # the first step's weight is 0
     assert logs["matching_loss"] > 0
     assert logs["matching_weight"] > 0
     assert logs["loss"] == pytest.approx(logs["task_loss"] + logs["matching_weight"] * logs["matching_loss"], rel=1e-5)
