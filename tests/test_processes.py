@@ -73,7 +73,7 @@ def saved_and_resumed(folder, arguments):
     return {"saved": run, "resumed": {**run, "resume": str(folder / "saved" / "checkpoint-9")}}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     runs = {**SAME, **{name: run for name, (run, _) in ONLY_TWO.items()}}
