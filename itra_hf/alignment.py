@@ -45,7 +45,7 @@ class AlignedLoss(NamedTuple):
     features: Tensor
 
 
-class Alignment:
+class Aligner:
     """Adds the matching loss to the task loss; one object a training run, for the weight has a memory.
 
     The matching loss and its gradient are computed apart from the model's graph, on the features alone. The
@@ -78,7 +78,7 @@ class Alignment:
             )
 
     @classmethod
-    def from_arguments(cls, args: AlignmentArguments, accelerator: Accelerator) -> "Alignment":
+    def from_arguments(cls, args: AlignmentArguments, accelerator: Accelerator) -> "Aligner":
         """For a training run with these settings."""
         matching_loss = MatchingLoss(
             args.alignment, args.kernel, args.bandwidth, args.bandwidth_multipliers, args.estimator

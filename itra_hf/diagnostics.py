@@ -42,9 +42,10 @@ class TrainingWatch:
         start, running, steps = self.spread
         current = feature_spread(features.detach())
         starting = steps < START_STEPS
-        start = torch.where(starting, (start * steps + current) / (steps + 1), start)
-        running = torch.where(starting, start, SPREAD_DECAY * running + (1 - SPREAD_DECAY) * current)
-        self.spread = torch.stack([start, running, steps + 1])
+        start = torch.where(starting, (start * steps + current * share) / (steps + share), start)
+        kept = SPREAD_DECAY**share
+        running = torch.where(starting, start, kept * running + (1 - kept) * current)
+        self.spread = torch.stack([start, running, steps + share])
 
     def check_finite(self, step: int, epoch: float) -> None:
         """Stops training if the matching loss was not finite since the last log line.

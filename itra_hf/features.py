@@ -144,24 +144,16 @@ def find_head(model: nn.Module, run: Run, pad_token_id: int | None = None) -> nn
     Raises:
         ValueError: no linear layer's output is the logits.
     """
-    finished: list[tuple[nn.Module, Tensor]] = []
-
-    def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, Tensor):
-            finished.append((module, output))
-
     linears = [module for module in model.modules() if isinstance(getattr(module, "out_features", None), int)]
-    handles = [module.register_forward_hook(on_output) for module in linears]
-    try:
-        logits, inputs = run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    candidates = [(module, output) for module, output in finished if output.shape[-1] == logits.shape[-1]]
-    for module, output in reversed(candidates):
-        scores = pool(output, inputs, "input", pad_token_id) if output.dim() in (2, 3) else None
-        if scores is not None and scores.shape == logits.shape and _close(scores, logits):
-            return module
+    labels = getattr(getattr(model, "config", None), "num_labels", None)
+    # The outputs of all linear layers together may be far more than what training keeps.
+    likely = [module for module in linears if module.out_features == labels]
+    for modules in (likely, linears) if likely else (linears,):
+        finished, logits, inputs = _linear_outputs(modules, run)
+        for module, output in reversed(finished):
+            scores = pool(output, inputs, "input", pad_token_id) if output.dim() in (2, 3) else None
+            if scores is not None and scores.shape == logits.shape and _close(scores, logits):
+                return module
     if not torch.isfinite(logits).all():
         raise ValueError(
             f"{type(model).__name__} gives logits that are not finite for the first batch: look for bad values in the "
@@ -171,6 +163,24 @@ def find_head(model: nn.Module, run: Run, pad_token_id: int | None = None) -> nn
         f"{type(model).__name__} has no linear layer whose output is its logits {list(logits.shape)}, so there is no "
         "'auto' feature. Set feature to 'cls', 'mean' or 'last', or to the name of the module whose input to align."
     )
+
+
+def _linear_outputs(
+    modules: list[nn.Module], run: Run
+) -> tuple[list[tuple[nn.Module, Tensor]], Tensor, Mapping[str, Any]]:
+    finished: list[tuple[nn.Module, Tensor]] = []
+
+    def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor):
+            finished.append((module, output))
+
+    handles = [module.register_forward_hook(on_output) for module in modules]
+    try:
+        logits, inputs = run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return finished, logits, inputs
 
 
 def pool(captured: Tensor, inputs: Mapping[str, Any], pooling: str, pad_token_id: int | None = None) -> Tensor:

@@ -1,5 +1,6 @@
 """One forward pass over the primary and the companion batch, seen from outside as the primary batch's alone."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
 from .features import FeatureTap
+from .sampling import CollatedApart
 
 
 class PairedForward:
@@ -29,6 +31,7 @@ class PairedForward:
         prepare: given the first call's arguments, returns the tap on the model's feature, and whether the model's
             own loss is transformers' sequence-classification loss.
         label_names: the model's label arguments.
+        rows: how many examples the primary batch has.
         companion_gradient: whether gradients flow through the companion batch.
 
     Attributes:
@@ -43,13 +46,16 @@ class PairedForward:
         companion: Mapping[str, Any] | None,
         prepare: Callable[[Mapping[str, Any]], tuple[FeatureTap, bool]],
         label_names: Sequence[str],
+        rows: int,
         companion_gradient: bool = True,
     ) -> None:
         self.model = model
         self.companion = companion
         self.prepare = prepare
         self.label_names = label_names
+        self.rows = rows
         self.companion_gradient = companion_gradient
+        self.learning = torch.is_grad_enabled()
         self.features: Tensor | None = None
         self.companion_features: Tensor | None = None
         self.captured: Tensor | None = None
@@ -62,21 +68,23 @@ class PairedForward:
         """Runs the model as it would run on the primary batch, and fills the attributes."""
         if args:
             inputs.update(zip(inspect.signature(unwrap(self.model).forward).parameters, args, strict=False))
-        if self.features is not None:
-            return self.model(**inputs)  # a second call, as in R-Drop: the companion has run already
+        if self.features is not None or torch.is_grad_enabled() != self.learning:
+            # A second call, as in R-Drop, or one for a target without gradient.
+            return self.model(**inputs)
         tap, own_loss_is_standard = self.prepare(inputs)
         if self.companion is None:
             outputs, self.features, self.captured = _record(self.model, tap, inputs)
             return outputs
         labels = find_labels(inputs, self.label_names)
         unlabelled = {name: value for name, value in inputs.items() if name not in self.label_names}
-        both = concatenate(unlabelled, self.companion) if self.companion_gradient else None
+        # Whether the batches run as one must not depend on their shapes: other processes have other batches.
+        together = self.companion_gradient and not isinstance(self.companion, CollatedApart)
+        both = concatenate(unlabelled, self.companion, self.rows) if together else None
         if both is None or (labels is not None and not own_loss_is_standard):
             return self._two_passes(tap, inputs, labelled=labels is not None and not own_loss_is_standard)
-        rows = batch_rows(unlabelled)
         outputs, features, self.captured = _record(self.model, tap, both)
-        self.features, self.companion_features = features[:rows], features[rows:]
-        outputs = cut_rows(outputs, rows, batch_rows(both))
+        self.features, self.companion_features = features[: self.rows], features[self.rows :]
+        outputs = cut_rows(outputs, self.rows, len(features))
         return outputs if labels is None else _with_loss(outputs, standard_loss(unwrap(self.model), outputs, labels))
 
     def _two_passes(self, tap: FeatureTap, inputs: dict[str, Any], labelled: bool) -> Any:
@@ -98,34 +106,39 @@ def _record(model: nn.Module, tap: FeatureTap, inputs: Mapping[str, Any]) -> tup
     return outputs, features, captured
 
 
-def batch_rows(batch: Mapping[str, Any]) -> int:
-    """How many examples a batch holds: the first dimension of its first tensor.
+def batch_rows(batch: Mapping[str, Any], label_names: Sequence[str]) -> int:
+    """How many examples a batch holds: the length of its labels, or of its first tensor.
 
     Raises:
         ValueError: it holds no tensor with a dimension.
     """
-    for value in batch.values():
+    for value in (find_labels(batch, label_names), *batch.values()):
         if isinstance(value, Tensor) and value.dim() > 0:
             return len(value)
     raise ValueError(f"The batch holds no tensor with one row an example; it has: {', '.join(batch)}.")
 
 
-def concatenate(primary: Mapping[str, Any], companion: Mapping[str, Any]) -> dict[str, Any] | None:
+def concatenate(primary: Mapping[str, Any], companion: Mapping[str, Any], rows: int) -> dict[str, Any] | None:
     """Both batches as one, primary rows first; tensors and lists with one entry an example are joined.
 
     Other values are the primary batch's.
 
+    Args:
+        primary: the primary batch.
+        companion: the companion batch.
+        rows: how many examples each of them has.
+
     Returns:
-        The joint batch, or `None` where such a value has no counterpart of matching shape in the companion batch.
+        The joint batch, or `None` where a tensor has no row an example, or no counterpart in the companion batch.
     """
     both: dict[str, Any] = {}
     for name, value in primary.items():
         other = companion.get(name)
         if isinstance(value, Tensor):
-            if not isinstance(other, Tensor) or value.dim() == 0 or other.shape[1:] != value.shape[1:]:
+            if not isinstance(other, Tensor) or value.dim() == 0 or len(value) != rows or other.shape != value.shape:
                 return None
             value = torch.cat([value, other])
-        elif isinstance(value, (list, tuple)) and len(value) == batch_rows(primary):
+        elif isinstance(value, (list, tuple)) and len(value) == rows:
             if not isinstance(other, type(value)):
                 return None
             value = [*value, *other]
@@ -139,14 +152,25 @@ def cut_rows(value: Any, rows: int, total: int) -> Any:
         return value[:rows] if value.dim() > 0 and len(value) == total else value
     if isinstance(value, Mapping):
         return type(value)(**{key: cut_rows(item, rows, total) for key, item in value.items()})
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return type(value)(cut_rows(item, rows, total) for item in value)
+    if isinstance(value, (list, tuple)):
+        items = [cut_rows(item, rows, total) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value)]
+        return dataclasses.replace(value, **{name: cut_rows(getattr(value, name), rows, total) for name in fields})
     return value
+
+
+def logits_of(outputs: Any, first: int = 0) -> Tensor:
+    """The logits among a model's outputs, by their name or else at position `first`."""
+    if isinstance(outputs, Mapping):
+        return outputs["logits"]
+    return outputs.logits if hasattr(outputs, "logits") else outputs[first]
 
 
 def standard_loss(model: nn.Module, outputs: Any, labels: Tensor) -> Tensor:
     """The sequence-classification loss of transformers, of the problem type that the config names or implies."""
-    logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+    logits = logits_of(outputs)
     return ForSequenceClassificationLoss(labels, logits, model.config)
 
 
@@ -161,20 +185,22 @@ def has_standard_loss(model: nn.Module, outputs: Any, labels: Tensor) -> bool:
         labels: that batch's.
     """
     inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0]
     # FSDP makes a class of its own out of the model's.
     own_class = next(base for base in type(inner).__mro__ if not base.__module__.startswith("torch.distributed."))
-    if loss is None or not own_class.__module__.startswith("transformers."):
+    if not own_class.__module__.startswith("transformers."):
+        return False
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0]
+    if loss is None:
         return False
     try:
         expected = standard_loss(inner, outputs if isinstance(outputs, Mapping) else outputs[1:], labels)
     except (AttributeError, RuntimeError, ValueError, TypeError):
         return False  # logits and labels that the standard loss can't even take
-    return bool(torch.allclose(loss.float(), expected.float(), rtol=1e-3, atol=1e-6))
+    return bool(torch.allclose(loss.float(), expected.float(), rtol=1e-3, atol=1e-6, equal_nan=True))
 
 
-def find_labels(batch: Mapping[str, Any], label_names: Sequence[str]) -> Tensor | None:
-    """The first of a model's label arguments that a batch holds."""
+def find_labels(batch: Mapping[str, Any], label_names: Sequence[str]) -> Any:
+    """The first of a model's label arguments that a batch holds, as the collator made it; `None` without."""
     return next((batch[name] for name in label_names if batch.get(name) is not None), None)
 
 

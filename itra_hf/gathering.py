@@ -10,6 +10,11 @@ def average(accelerator: Accelerator, values: Tensor) -> Tensor:
     return accelerator.reduce(values, reduction="mean") if accelerator.num_processes > 1 else values
 
 
+def agree(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether `flag` holds on every process, so that all of them take the same way."""
+    return all(gather_counts(accelerator, int(flag))[0])
+
+
 def gather_counts(accelerator: Accelerator, *rows: int) -> list[list[int]]:
     """How many rows each process has of each of several tensors.
 

@@ -78,7 +78,7 @@ def resolve_bandwidth(distances: PairBlocks, bandwidth: float | BandwidthRule) -
     """
     across = distances.across.detach()
     if not isinstance(bandwidth, str):
-        return across.new_tensor(bandwidth)
+        return across.new_full((), bandwidth)
     within = [_upper_triangle(distances.primary.detach()), _upper_triangle(distances.companion.detach())]
     values = torch.cat([*within, across.flatten()])
     mean = values.mean()

@@ -8,7 +8,7 @@ from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
 from .config import AlignmentArguments
-from .sampling import CompanionSampler, PairedDataset, check_size, find_label_column, read_class_ids
+from .sampling import CompanionSampler, PairedDataset, check_size, read_class_ids
 from .streaming import PairedStream
 
 
@@ -29,7 +29,7 @@ def pair_examples(
         drop_columns: takes the columns off that the model doesn't know; `None` to keep all.
 
     Raises:
-        ValueError: too few examples, or labels that the alignment or the companions need are missing.
+        ValueError: too few examples, or companions of the same class without class ids.
     """
     by_class = args.companion == "class_matched"
     if isinstance(dataset, (IterableDataset, datasets.IterableDataset)):
@@ -37,8 +37,6 @@ def pair_examples(
     check_size(len(dataset))
     class_ids = read_class_ids(dataset, label_names) if by_class else None
     if isinstance(dataset, datasets.Dataset) and drop_columns is not None:
-        if dataset.format["type"] != "custom" and args.alignment != "marginal":
-            find_label_column(dataset, label_names)  # a transform or a collator of one's own could still make them
         dataset = drop_columns(dataset)
     return PairedDataset(dataset, CompanionSampler(len(dataset), seed, class_ids))
 

@@ -149,15 +149,17 @@ class MatchingLoss(nn.Module):
         Raises:
             ValueError: shapes that do not fit, or labels that the alignment can't use.
         """
+        if self.alignment == "marginal":
+            labels, companion_labels = None, None
         labels, companion_labels = _drop_column(labels), _drop_column(companion_labels)
         self._check(features, labels, companion_features, companion_labels)
         dtype = torch.promote_types(features.dtype, torch.float32)
         with torch.autocast(device_type=features.device.type, enabled=False):
             distances = squared_distances(features.to(dtype), companion_features.to(dtype))
-            multipliers = distances.across.new_tensor(self.bandwidth_multipliers)
-            scales = resolve_bandwidth(distances, self.bandwidth) * multipliers
+            bandwidth = resolve_bandwidth(distances, self.bandwidth)
+            scales = torch.stack([bandwidth * multiplier for multiplier in self.bandwidth_multipliers])
             kernel = distances.map(lambda block: kernel_values(block, self.kernel, scales))
-            if labels is None or companion_labels is None or self.alignment == "marginal":
+            if labels is None or companion_labels is None:
                 return squared_mmd(kernel, self.estimator)
             if self.alignment == "joint":
                 labels_kernel = label_kernel(labels, companion_labels)

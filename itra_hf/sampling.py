@@ -120,6 +120,10 @@ class PairedDataset(Dataset):
         return list(zip(items[: len(indices)], items[len(indices) :], strict=True))
 
 
+class CollatedApart(dict):
+    """A companion batch that the collator made by itself, so its shapes may differ from the primary batch's."""
+
+
 class PairCollator:
     """Collates pairs into one batch `{primary batch..., "companion": {companion batch...}}`.
 
@@ -142,7 +146,7 @@ class PairCollator:
             first = {key: value[:rows] for key, value in both.items()}
             second = {key: value[rows:] for key, value in both.items()}
         else:
-            first, second = dict(self.collator(primary)), dict(self.collator(companion))
+            first, second = dict(self.collator(primary)), CollatedApart(self.collator(companion))
         # The Trainer rebuilds batches the same way, so a BatchEncoding stays one.
         return type(both)({**first, "companion": second})  # type: ignore[call-arg]
 

@@ -1,5 +1,6 @@
 """Companions for streaming training sets, which have no indices to draw from: a second stream and a buffer."""
 
+from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator
 from itertools import chain, islice
 from random import Random
@@ -19,11 +20,11 @@ ONE_PASS = (
 
 
 class CompanionBuffer:
-    """Draws companions at random from the next few examples of a stream.
+    """A window that slides over a stream, and draws companions from it.
 
     Args:
-        stream: the companions' stream, endless unless it is empty.
-        size: how many examples to choose from; fewer if `first_pass` ends before.
+        stream: the companions' stream, endless.
+        size: how many examples the window holds.
         random: draws.
         class_of: the class of an example, to draw from the same class; `None` to draw from all.
     """
@@ -34,24 +35,23 @@ class CompanionBuffer:
         self.stream = stream
         self.random = random
         self.class_of = class_of or (lambda example: None)
-        self.waiting: dict[Hashable, list[Any]] = {}
+        self.window: deque[Hashable] = deque()  # the classes of its examples, the oldest first
+        self.by_class: defaultdict[Hashable, deque[Any]] = defaultdict(deque)
         for example in islice(stream, size):
             self._add(example)
 
     def draw(self, example: Any) -> Any:
-        """A companion for `example`; the example itself where the buffer has none of its class."""
-        candidates = self.waiting.get(self.class_of(example))
-        if not candidates:
-            return example
-        # Swapping with the last keeps removal cheap; the order in the buffer means nothing.
-        chosen = self.random.randrange(len(candidates))
-        candidates[chosen], candidates[-1] = candidates[-1], candidates[chosen]
-        companion = candidates.pop()
+        """A companion for `example`, or the example itself where the window has none of its class."""
+        candidates = self.by_class[self.class_of(example)]
+        companion = candidates[self.random.randrange(len(candidates))] if candidates else example
         self._add(next(self.stream))
+        self.by_class[self.window.popleft()].popleft()
         return companion
 
     def _add(self, example: Any) -> None:
-        self.waiting.setdefault(self.class_of(example), []).append(example)
+        own_class = self.class_of(example)
+        self.window.append(own_class)
+        self.by_class[own_class].append(example)
 
 
 class PairedStream(IterableDataset):

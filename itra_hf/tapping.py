@@ -1,13 +1,13 @@
 """Puts the feature tap on whichever model is being trained, and learns there what its own loss is."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from .features import FeatureTap, build_tap
-from .forward import find_labels, has_standard_loss, run_in_eval_mode, unwrap
+from .forward import find_labels, has_standard_loss, logits_of, run_in_eval_mode, unwrap
 
 
 class ModelTap:
@@ -26,13 +26,16 @@ class ModelTap:
         self._tap: FeatureTap | None = None
         self._model: nn.Module | None = None
 
-    def place(self, feature: str, model: Any, wrapped: nn.Module, inputs: Mapping[str, Any]) -> tuple[FeatureTap, bool]:
+    def place(
+        self, feature: str, model: Any, wrapped: nn.Module, agree: Callable[[bool], bool], inputs: Mapping[str, Any]
+    ) -> tuple[FeatureTap, bool]:
         """The tap on `model`, and whether the model's own loss is the standard one.
 
         Args:
             feature: see `build_tap`.
             model: as the Trainer knows it.
             wrapped: as it is called, for the trial pass on a model that has no tap yet.
+            agree: whether something holds on every process, for they must run the same number of passes.
             inputs: of the trial pass.
 
         Raises:
@@ -42,6 +45,7 @@ class ModelTap:
             self.remove()
             self._tap = build_tap(unwrap(model), feature, partial(self._probe, wrapped, inputs))
             self._model = model
+            self.own_loss_is_standard = agree(self.own_loss_is_standard)
         return self._tap, self.own_loss_is_standard
 
     def remove(self) -> None:
@@ -53,7 +57,7 @@ class ModelTap:
     def _probe(self, wrapped: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
         outputs = run_in_eval_mode(wrapped, inputs)
         labels = find_labels(inputs, self.label_names)
-        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0 if labels is None else 1]
+        logits = logits_of(outputs, first=0 if labels is None else 1)
         if labels is not None:
             self.own_loss_is_standard = has_standard_loss(unwrap(wrapped), outputs, labels)
         return logits, inputs

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
-from .alignment import AlignedLoss, Alignment, FeatureBatch
+from .alignment import AlignedLoss, Aligner, FeatureBatch
 from .config import AlignmentArguments, check_alignment_arguments
 from .diagnostics import TrainingWatch
 from .forward import PairedForward, batch_rows, concatenate, find_labels, unwrap
-from .gathering import average, gather_counts
+from .gathering import agree, average, gather_counts
 from .loading import CompanionEpoch, ShortenedLoader, pair_examples
 from .sampling import PairCollator, PairedDataset
 from .streaming import PairedStream
@@ -67,7 +66,8 @@ class ITRAMixin(_TrainerBase):
         self._default_alignment_args = None if own else AlignmentArguments()
         self._tap = ModelTap(self.label_names)
         self._mean_rows: float | None
-        self._warned: set[str] = set()
+        self._warned: set[str]
+        self._ran_aligned = self._reports = False
         self._companion_epoch = CompanionEpoch()
         self.add_callback(self._companion_epoch)
         self._start_run()
@@ -80,11 +80,12 @@ class ITRAMixin(_TrainerBase):
     def _start_run(self) -> None:
         args = self.alignment_args
         check_alignment_arguments(args)
-        self._alignment = Alignment.from_arguments(args, self.accelerator)
+        self._aligner = Aligner.from_arguments(args, self.accelerator)
         self._watch = TrainingWatch(self.args.device)
         self._tap.remove()  # the feature may be another one now
         self._companion_epoch.paired = None
         self._mean_rows = None
+        self._warned = set()
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._start_run()  # here, because a search sets its trial's settings inside `train()`
@@ -104,6 +105,8 @@ class ITRAMixin(_TrainerBase):
         is_training: bool = False,
         **kwargs: Any,
     ) -> DataLoader:
+        if is_training:
+            self._companion_epoch.paired = None
         if is_training and self.alignment_args.matching_weight > 0:
             original = dataset
             dataset = self._pair(dataset, description)
@@ -146,15 +149,34 @@ class ITRAMixin(_TrainerBase):
         Where a process has run out of batches, none takes the step: they would wait for each other for ever.
         """
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        rows = [find_batch_size(batch) or 0 for batch in batches]
+        rows = [batch_rows(batch, self.label_names) for batch in batches]
         counts, totals = gather_counts(self.accelerator, len(batches), sum(rows))
         if min(counts) < max(counts):
             batches = batches[: min(counts)]
             items = self._get_num_items_in_batch(batches, device)
             (totals,) = gather_counts(self.accelerator, sum(rows[: len(batches)]))
+        if self.alignment_args.companion_task_loss and batches and COMPANION in batches[0]:
+            more = self._get_num_items_in_batch([batch[COMPANION] for batch in batches], device)
+            items = None if items is None or more is None else items + more
         even = len(set(totals)) == 1 and len(set(rows)) <= 1
         self._mean_rows = None if even or not batches else sum(totals) / (len(totals) * len(batches))
         return batches, items
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The stock step.
+
+        Raises:
+            ValueError: the subclass's `compute_loss` hides the one that aligns.
+        """
+        self._ran_aligned = self.alignment_args.matching_weight == 0
+        loss = super().training_step(*args, **kwargs)
+        if not self._ran_aligned:
+            raise ValueError(
+                f"{type(self).__name__}.compute_loss hides the one that aligns. Move it into a Trainer subclass of its "
+                "own, and put ITRAMixin before that: class MyITRATrainer(ITRAMixin, MyTrainer). Or set "
+                "matching_weight=0."
+            )
+        return loss
 
     # ---- Loss ----
 
@@ -184,42 +206,48 @@ class ITRAMixin(_TrainerBase):
             ValueError: a training batch without companion, or features or labels that can't be aligned.
             FloatingPointError: the matching loss is not finite.
         """
-        companion = inputs.get(COMPANION)
-        if not isinstance(companion, Mapping):
-            self._refuse_unpaired(model)
-            result: Any = super().compute_loss(
-                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-            )
-            if not return_outputs:
-                return self._weigh_rows(result, model, inputs)
-            return self._weigh_rows(result[0], model, inputs), result[1]
+        if not isinstance(inputs.get(COMPANION), Mapping):
+            return self._plain_loss(model, inputs, return_outputs, num_items_in_batch)
         primary = type(inputs)({name: value for name, value in inputs.items() if name != COMPANION})
+        companion = inputs[COMPANION]
         labels, companion_labels = self._labels(primary), self._labels(companion)
         run = self._paired_forward(model, primary, companion, num_items_in_batch)
         task_loss, outputs, features, companion_features, captured = run
-        accumulated = self.current_gradient_accumulation_steps if self._task_loss_is_scaled() else 1
+        accumulated = self._accumulation_steps() if self._task_loss_is_scaled() else 1
         task_loss = self._weigh_rows(task_loss, model, inputs) * accumulated
         batch = FeatureBatch(features, labels, companion_features, companion_labels)
-        aligned = self._alignment(task_loss, batch, captured, self.state.global_step, self.state.max_steps)
+        aligned = self._aligner(task_loss, batch, captured, self.state.global_step, self.state.max_steps)
         self._observe(task_loss.detach(), aligned, features.requires_grad)
+        self._ran_aligned = True
         loss = aligned.total / accumulated
         return (loss, outputs) if return_outputs else loss
+
+    def _plain_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, items: Any) -> Any:
+        if self.is_in_train and model.training and self.alignment_args.matching_weight > 0:
+            raise ValueError(
+                "A training batch came without its companion: a data loader or collator of your own dropped it. Build "
+                "the loader with super().get_train_dataloader(), or set matching_weight=0."
+            )
+        result: Any = super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=items)
+        if not return_outputs:
+            return self._weigh_rows(result, model, inputs)
+        return self._weigh_rows(result[0], model, inputs), result[1]
 
     def _paired_forward(
         self, model: nn.Module, primary: Any, companion: Any, items: Any
     ) -> tuple[Tensor, Any, Tensor, Tensor, Tensor]:
         """Task loss, outputs, features, companion features and the tapped tensor."""
-        args, rows = self.alignment_args, batch_rows(primary)
-        prepare = partial(self._tap.place, args.feature, self.model, model)
+        args, rows = self.alignment_args, batch_rows(primary, self.label_names)
+        prepare = partial(self._tap.place, args.feature, self.model, model, partial(agree, self.accelerator))
         if args.companion_task_loss:
-            primary = concatenate(primary, companion)
+            primary = concatenate(primary, companion, rows)
             if primary is None:
                 raise ValueError(
                     "companion_task_loss=True needs batches that can be concatenated; pad all tensors that the "
                     "collator returns to one shape."
                 )
-            companion, items = None, None if items is None else 2 * items
-        paired = PairedForward(model, companion, prepare, self.label_names, args.companion_gradient)
+            companion = None
+        paired = PairedForward(model, companion, prepare, self.label_names, rows, args.companion_gradient)
         model_of_both: Any = paired
         result: Any = super().compute_loss(model_of_both, primary, return_outputs=True, num_items_in_batch=items)
         if not self._tap.own_loss_is_standard and not args.companion_task_loss:
@@ -239,7 +267,10 @@ class ITRAMixin(_TrainerBase):
         """Makes the mean of the batches' means the examples' mean, where the batches of one step differ in size."""
         if self._mean_rows is None or not model.training or self._task_loss_is_scaled():
             return loss
-        return loss * ((find_batch_size(inputs) or 0) / self._mean_rows)
+        return loss * (batch_rows(inputs, self.label_names) / self._mean_rows)
+
+    def _accumulation_steps(self) -> int:
+        return getattr(self, "current_gradient_accumulation_steps", 1)  # unknown outside training
 
     def _task_loss_is_scaled(self) -> bool:
         """Whether `training_step` takes the loss as already divided by the gradient accumulation steps."""
@@ -247,26 +278,27 @@ class ITRAMixin(_TrainerBase):
         return self.compute_loss_func is not None if declared is None else declared
 
     def _labels(self, batch: Mapping[str, Any]) -> Tensor | None:
+        if self.alignment_args.alignment == "marginal":
+            return None
         labels = find_labels(batch, self.label_names)
-        if labels is None and self.alignment_args.alignment != "marginal":
+        if labels is None:
             raise ValueError(
                 f"{self.alignment_args.alignment} alignment needs labels, but the batch has only {', '.join(batch)} "
-                f"(looked for {', '.join(self.label_names)}); alignment='marginal' works without."
+                f"(looked for {', '.join(self.label_names) or 'none, since the model takes no labels'}); "
+                "alignment='marginal' works without."
+            )
+        if not isinstance(labels, Tensor):
+            raise ValueError(
+                f"{self.alignment_args.alignment} alignment needs labels in a tensor, but the collator returns "
+                f"{type(labels).__name__}; alignment='marginal' works with any."
             )
         return labels
-
-    def _refuse_unpaired(self, model: nn.Module) -> None:
-        if self.is_in_train and model.training and self.alignment_args.matching_weight > 0:
-            raise ValueError(
-                "A training batch came without its companion: a data loader or collator of your own dropped it. Build "
-                "the loader with super().get_train_dataloader(), or set matching_weight=0."
-            )
 
     # ---- Observation ----
 
     def _observe(self, task_loss: Tensor, aligned: AlignedLoss, moves: bool) -> None:
-        share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
-        self._watch.add((task_loss, aligned.matching_loss, aligned.weight), aligned.features, share)
+        losses = task_loss, aligned.matching_loss, aligned.weight
+        self._watch.add(losses, aligned.features, 1 / self._accumulation_steps())
         if not moves and torch.is_grad_enabled():
             self._warn_once(
                 "The features need no gradient (frozen backbone, or taken inside a checkpointed layer), so they stay."
@@ -277,11 +309,25 @@ class ITRAMixin(_TrainerBase):
     def _check_finite(self) -> None:
         self._watch.check_finite(self.state.global_step, self.state.epoch or 0)
 
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        # Only the line that all processes log together may average over them; a callback's may come from one alone.
+        due = self.control.should_log and self.state.global_step > self._globalstep_last_logged
+        self._reports = due and self.alignment_args.matching_weight > 0
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs, with `task_loss`, `matching_loss` and `matching_weight` beside `loss`."""
-        if "loss" in logs and self.alignment_args.matching_weight > 0:
+        if "loss" in logs and self._reports:
+            self._reports = False
             self._check_finite()
-            logs.update(self._watch.drain(self.accelerator.reduce(self._watch.sums.clone(), reduction="sum")))
+            series = self._watch.drain(self.accelerator.reduce(self._watch.sums.clone(), reduction="sum"))
+            if series.get("matching_loss") == 0:
+                self._warn_once(
+                    "The matching loss has been exactly 0 since the last log line, so nothing is aligned: the batches "
+                    "are too small to hold examples of one class in both (estimator='unbiased': two in each). Use "
+                    "larger batches, companion='class_matched', or alignment='marginal'."
+                )
+            logs.update(series)
         warning = self._watch.collapse_warning()
         if warning is not None:
             self._warn_once(warning)
@@ -302,7 +348,7 @@ class ITRAMixin(_TrainerBase):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.alignment_args.matching_weight == 0:
             return
-        weight = self._alignment.matching_weight
+        weight = self._aligner.matching_weight
         weight.settle()
         watch = self._watch.state_dict(average(self.accelerator, self._watch.sums.clone()))
         if self.args.should_save:
@@ -316,7 +362,7 @@ class ITRAMixin(_TrainerBase):
         if path is not None and os.path.isfile(path):
             with open(path, encoding="utf-8") as file:
                 state = json.load(file)
-            weight = self._alignment.matching_weight
+            weight = self._aligner.matching_weight
             weight.balance = weight.balance.new_tensor(state["balance"])
             self._watch.load_state_dict(state["watch"])
 

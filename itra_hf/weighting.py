@@ -122,11 +122,13 @@ class MatchingWeight:
         self.reduce = reduce
         self.balance = torch.zeros(2, device=device)
         self._noted: list[Tensor] = []
+        self._step: int | None = None
 
     def __call__(self, step: int, total_steps: int) -> Tensor:
         """The weight of this step, a constant to autograd.
 
-        In balanced mode it follows from the steps before; the first step has weight 0.
+        In balanced mode it follows from the steps before; the first step has weight 0, and the micro-batches of one
+        step the same.
 
         Args:
             step: see `ramp`.
@@ -137,8 +139,10 @@ class MatchingWeight:
         """
         strength = self.matching_weight * ramp(step, total_steps, self.warmup_ratio)
         if self.weight_mode == "constant":
-            return self.balance.new_tensor(strength)
-        self.settle()
+            return self.balance.new_full((), strength)
+        if step != self._step:
+            self.settle()
+            self._step = step
         return strength * balanced_factor(self.balance)
 
     def note(self, squared_norms: Tensor) -> None:
@@ -146,7 +150,7 @@ class MatchingWeight:
         self._noted.append(squared_norms)
 
     def settle(self) -> None:
-        """Folds the measurements since the last call into `balance`; every process has to call it."""
-        for squared_norms in self._noted:
-            self.balance = update_balance(self.balance, self.reduce(squared_norms))
+        """Folds the mean of the measurements since the last call into `balance`; every process has to call it."""
+        if self._noted:
+            self.balance = update_balance(self.balance, self.reduce(torch.stack(self._noted).mean(dim=0)))
         self._noted = []

@@ -13,10 +13,11 @@ import sys
 import datasets
 import pytest
 import torch
+import transformers
 import transformers.distributed
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
-from families import LABELS, build, examples
+from families import LABELS, PAD, build, examples
 from torch.utils.data import IterableDataset
 from trainers import config
 from transformers import TrainerCallback
@@ -47,6 +48,29 @@ class PlainStream(IterableDataset):
 
     def __iter__(self):
         return iter(self.rows)
+
+
+class OwnLoss(transformers.BertForSequenceClassification):
+    """A model whose loss is never replaced, so both batches run through it one after the other."""
+
+
+class Reporter(TrainerCallback):
+    """Logs from the first process alone."""
+
+    trainer = None
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.trainer.log({"loss": 0.5})
+
+
+def collate_with_length(rows):
+    """Pads to the longest and returns its length, which is no row of the batch."""
+    tokens = [torch.tensor(row["input_ids"])[: sum(row["attention_mask"])] for row in rows]
+    padded = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=PAD)
+    labels = torch.tensor([row["labels"] for row in rows])
+    mask = (padded != PAD).long()
+    return {"input_ids": padded, "attention_mask": mask, "labels": labels, "longest": padded.shape[1]}
 
 
 def training_set(kind, count):
@@ -95,10 +119,13 @@ def count_passes(model):
     return passes
 
 
-def build_model(folder, family, labels, sharded_at_load):
+def build_model(folder, family, kind, sharded_at_load):
     """A small model, in pieces where transformers itself is to shard it while it is loaded."""
+    labels = 1 if kind == "floats" else LABELS
     without_dropout = WITHOUT_DROPOUT if family == "Bert" else {}
     model = build(family, **without_dropout, num_labels=labels)
+    if kind == "own loss":
+        model.__class__ = OwnLoss
     if not sharded_at_load:
         return model
     saved = os.path.join(folder, "model")
@@ -133,8 +160,7 @@ def train(
         shard_on_cpu()
     defaults = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 20, "use_cpu": not any(sharded)}
     args = config(folder, **{**defaults, **arguments})
-    labels = 1 if kind == "floats" else LABELS
-    model = build_model(folder, family, labels, sharded_at_load and args.world_size > 1)
+    model = build_model(folder, family, kind, sharded_at_load and args.world_size > 1)
     passes = count_passes(model)
     recorder = Recorder()
     trainer = ITRATrainer(
@@ -143,7 +169,11 @@ def train(
         train_dataset=training_set(kind, count),
         callbacks=[recorder],
         compute_loss_func=summed_loss if summed else None,
+        data_collator=collate_with_length if kind == "collated apart" else None,
     )
+    if kind == "reported by one":
+        Reporter.trainer = trainer
+        trainer.add_callback(Reporter)
     if order is not None:
         trainer._get_train_sampler = lambda *ignored: Reordered(order)
     trainer.train(resume_from_checkpoint=resume)

@@ -31,6 +31,8 @@ SAME = {
     "class_matched": {"arguments": {**UNEVEN, "companion": "class_matched"}},
     "companion_without_gradient": {"arguments": {**UNEVEN, "companion_gradient": False}},
     "companion_task_loss": {"arguments": {**UNEVEN, "companion_task_loss": True}},
+    "own_loss": {"arguments": UNEVEN, "kind": "own loss"},
+    "collated_apart": {"arguments": UNEVEN, "kind": "collated apart"},
     # the Trainer does not pass `dataloader_drop_last` on to streams, and completes their last batch
     "stream": {"arguments": {}, "kind": "stream", "count": 64},
     "plain_stream": {"arguments": {}, "kind": "plain stream", "count": 64},
@@ -57,6 +59,10 @@ ONLY_TWO = {  # the order of the examples in one process that gives the same bat
         {"order": [*range(8)]},
     ),
     "not_gathered": (
+        {"arguments": {"gather_features": False}, "count": 64},
+        {"arguments": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}},
+    ),
+    "not_gathered_constant": (
         {"arguments": {"gather_features": False, "weight_mode": "constant"}, "count": 64},
         {"arguments": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "weight_mode": "constant"}},
     ),
@@ -79,7 +85,8 @@ def two_processes(tmp_path_factory):
     runs = {**SAME, **{name: run for name, (run, _) in ONLY_TWO.items()}}
     each_reads = {"accelerator_config": {"dispatch_batches": False}}
     runs["uneven_streams"] = {"arguments": each_reads, "kind": "uneven stream", "count": 64}
-    runs |= saved_and_resumed(folder, UNEVEN)
+    runs["reported_by_one"] = {"arguments": UNEVEN, "kind": "reported by one"}
+    runs |= saved_and_resumed(folder, {**UNEVEN, "logging_steps": 2})  # the checkpoint is between two log lines
     return launch(folder, {name: whole(run) for name, run in runs.items()}, 2)
 
 
@@ -99,7 +106,7 @@ def test_two_processes_are_what_one_is_with_the_same_batches(name, two_processes
     run = whole(run)
     arguments = {**run["arguments"], "per_device_train_batch_size": 8, **alone.get("arguments", {})}
     reference = train(tmp_path, **{**run, "arguments": arguments, "order": alone.get("order")})
-    if name == "not_gathered":  # one process takes the two batches one after the other
+    if name.startswith("not_gathered"):  # one process takes the two batches one after the other
         reference["passes"] //= 2
     assert_same(two_processes[name], reference)
 
@@ -114,9 +121,20 @@ def test_streams_of_different_lengths_do_not_hang(two_processes):
     assert first["parameters"] == second["parameters"]
 
 
+def test_a_callback_may_log_from_one_process(two_processes):
+    first, second = two_processes["reported_by_one"]
+    assert [step for step in first["steps"] if "matching_loss" in step] == second["steps"]
+    assert len(second["steps"]) == 20
+    assert sum(step == {"loss": 0.5} for step in first["steps"]) == 20
+
+
 def check_resumed(results):
     saved, resumed = results["saved"][0], results["resumed"][0]
-    assert resumed["steps"] == saved["steps"][-3:]
+    assert len(resumed["steps"]) == 2
+    assert resumed["steps"][-1] == saved["steps"][-1]
+    for key in ("task_loss", "matching_loss", "matching_weight"):  # the Trainer's own `loss` starts anew
+        # what the processes had until the checkpoint is saved as one average
+        assert resumed["steps"][0][key] == pytest.approx(saved["steps"][-2][key], rel=1e-6)
     assert resumed["parameters"] == saved["parameters"]
 
 
@@ -135,7 +153,7 @@ SHARDED = [
 def test_sharded_models_follow_the_trajectory_of_one_process_and_resume(config, options, tmp_path):
     runs = {
         name: {"arguments": {**ADAM, **UNEVEN, "weight_mode": name}} for name in ("balanced", "constant")
-    } | saved_and_resumed(tmp_path, {**ADAM, **UNEVEN})
+    } | saved_and_resumed(tmp_path, {**ADAM, **UNEVEN, "logging_steps": 2})
     runs = {name: whole(run) for name, run in runs.items()}
     path = os.path.join(EXAMPLES, "accelerate", f"{config}.yaml")
     results = launch(tmp_path, runs, 2, "--config_file", path, *options)
