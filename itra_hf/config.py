@@ -101,7 +101,7 @@ class AlignmentArguments:
         default=True,
         metadata={
             "help": "Several processes: True aligns the features of all processes together, as one process with the "
-            "whole batch would; False lets each process align its own, without communication."
+            "whole batch would; False lets each process align its own, and sends no features around."
         },
     )
     feature: str = field(

@@ -121,3 +121,14 @@ def test_class_ids_refuse_other_targets(labels):
 def test_missing_label_column_lists_the_columns():
     with pytest.raises(ValueError, match=r"looked for labels, label, label_ids\); it has: text, topic"):
         find_label_column(Dataset.from_dict({"text": ["a"], "topic": [1]}), ["labels"])
+
+
+def test_class_ids_beyond_16_bits_and_negative_seeds():
+    ids = np.array([0, 65536, 0, 65536, 1, 65537] * 20)
+    drawn = CompanionSampler(len(ids), -1, ids).companions(0)
+    assert (ids[drawn] == ids).all()
+
+
+def test_class_ids_of_selected_rows():
+    data = Dataset.from_dict({"labels": [0, 1, 2, 3]}).select([3, 1])
+    assert read_class_ids(data, ["labels"]).tolist() == [3, 1]

@@ -1,5 +1,6 @@
 """Pairs of a stream: order, draws, classes, workers, resume, refusals."""
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -82,6 +83,44 @@ def test_workers_read_every_example_once_an_epoch_and_keep_the_epoch(workers):
     assert [companion for _, companion in seen[0]] != [companion for _, companion in seen[1]]
 
 
+def test_the_buffer_is_a_window_that_slides_along():
+    stream = PairedStream(Numbers(60), seed=0, buffer_size=5)
+    distances = [second["x"] - first["x"] for first, second in itertools.islice(stream, 50)]
+    assert set(distances) == {0, 1, 2, 3, 4}
+    sorted_by_class = PairedStream([{"x": index, "labels": index // 100} for index in range(300)], 0, 50, ["labels"])
+    own = sum(first["x"] == second["x"] for first, second in sorted_by_class)
+    assert own < 30
+
+
+def test_no_example_is_in_the_buffer_twice():
+    first = [next(iter(PairedStream(Numbers(4), seed, buffer_size=100)))[1]["x"] for seed in range(400)]
+    assert all(60 < count < 140 for count in Counter(first).values())
+
+
+def test_the_stream_is_shuffled_anew_each_epoch():
+    paired, alone = (streams(40).shuffle(seed=1, buffer_size=10) for _ in range(2))
+    paired = PairedStream(paired, seed=0, buffer_size=8)
+    for epoch in range(3):
+        alone.set_epoch(epoch)
+        assert [example for example, _ in pairs(paired, epoch)] == [row["x"] for row in alone]
+
+
+class ReadAlike(Numbers):
+    """Every worker reads the same."""
+
+
+def test_workers_draw_apart():
+    stream = PairedStream(ReadAlike(200), seed=0, buffer_size=50)
+    first, second = DataLoader(stream, batch_size=200, num_workers=2, collate_fn=lambda rows: [b["x"] for _, b in rows])
+    assert first != second
+
+
+def test_the_setting_reaches_the_stream(tmp_path):
+    args = config(tmp_path, companion_buffer_size=7)
+    trainer = ITRATrainer(build("Bert"), args, train_dataset=streams(60))
+    assert trainer.get_train_dataloader().dataset.buffer_size == 7
+
+
 class OnceOnly(IterableDataset):
     def __init__(self, count):
         self.rows = iter(Numbers(count))
@@ -99,6 +138,11 @@ class SharedSource(OnceOnly):
 def test_streams_that_can_be_read_once_only_are_refused(dataset):
     with pytest.raises(ValueError, match="can be iterated only once"):
         list(PairedStream(dataset, seed=0, buffer_size=5))
+
+
+def test_streams_that_are_their_own_iterator_are_refused_at_once():
+    with pytest.raises(ValueError, match="can be iterated only once"):
+        next(iter(PairedStream(OnceOnly(1000), seed=0, buffer_size=5)))
 
 
 @pytest.mark.parametrize(("labels", "message"), [(0.5, "needs one class id"), (None, "has only x")])

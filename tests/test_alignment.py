@@ -1,0 +1,71 @@
+"""The aligned loss of one batch, and how the two pulls are measured."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from itra_hf import AlignmentArguments, MatchingLoss
+from itra_hf.alignment import Aligner, FeatureBatch, loss_and_gradients
+from itra_hf.weighting import depends_on
+
+
+def aligner(**settings):
+    arguments = AlignmentArguments(alignment="marginal", matching_warmup_ratio=0.0, **settings)
+    return Aligner.from_arguments(arguments, Accelerator(cpu=True))
+
+
+def test_total_has_the_value_and_the_gradients_of_the_plain_sum():
+    x, y = torch.randn(4, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    aligned = aligner(weight_mode="constant", matching_weight=0.7)(
+        x.square().sum(), FeatureBatch(x, None, y, None), x, 0, 10
+    )
+    expected = x.square().sum() + 0.7 * MatchingLoss("marginal")(x, None, y, None)
+    torch.testing.assert_close(aligned.total, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(aligned.total, (x, y)), torch.autograd.grad(expected, (x, y)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_both_batches_features_are_handed_on():
+    x, y = torch.randn(4, 3, requires_grad=True), torch.randn(5, 3)
+    aligned = aligner(weight_mode="constant")(x.sum(), FeatureBatch(x, None, y, None), x, 0, 10)
+    assert torch.equal(aligned.features, torch.cat([x, y]).detach())
+
+
+def test_pulls_too_small_for_float16_are_measured():
+    generator = torch.Generator().manual_seed(0)
+    x, y = ((1e4 * torch.randn(64, 8, generator=generator)).half() for _ in range(2))
+    subject, noted = aligner(), []
+    subject.matching_weight.note = noted.append
+    captured = x.requires_grad_() * 1.0
+    task_loss = captured.float().square().mean()
+    subject(task_loss, FeatureBatch(captured, None, y, None), captured, 0, 10).total.backward()
+    _, gradient, _ = loss_and_gradients(subject.matching_loss, FeatureBatch(captured, None, y, None))
+    assert noted[0][1].item() == pytest.approx(gradient.square().sum().item(), rel=1e-2, abs=0)
+
+
+def test_the_micro_batches_of_one_step_have_one_weight_and_count_together():
+    weight = aligner().matching_weight
+    weight(0, 10)
+    weight.note(torch.tensor([4.0, 4.0]))
+    assert weight(0, 10) == 0
+    weight.note(torch.tensor([14.0, 4.0]))
+    assert weight(1, 10).item() == pytest.approx(0.1 * 3 / 2)
+    assert weight.balance.tolist() == pytest.approx([0.3, 0.2])
+
+
+def test_batches_that_processes_share_are_refused():
+    tensor_parallel = SimpleNamespace(non_data_parallel_size=2)
+    accelerator = SimpleNamespace(num_processes=2, device=torch.device("cpu"), parallelism_config=tensor_parallel)
+    with pytest.raises(ValueError, match="set gather_features=False"):
+        Aligner.from_arguments(AlignmentArguments(), accelerator)
+    Aligner.from_arguments(AlignmentArguments(gather_features=False), accelerator)
+
+
+def test_depends_on():
+    x = torch.ones(2, requires_grad=True) * 2
+    assert depends_on((x * 3).sum().exp(), x)
+    assert not depends_on(torch.ones(2, requires_grad=True).sum(), x)
