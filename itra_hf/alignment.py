@@ -1,15 +1,17 @@
 """The aligned loss: the task loss plus the weighted matching loss, over one process or over all of them."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from .config import AlignmentArguments
+from .forward import find_labels
 from .gathering import average, gather_counts, gather_rows
-from .matching import MatchingLoss
+from .matching import Alignment, MatchingLoss
 from .weighting import MatchingWeight, depends_on, watch_pulls
 
 
@@ -43,6 +45,33 @@ class AlignedLoss(NamedTuple):
     matching_loss: Tensor
     weight: Tensor
     features: Tensor
+
+
+def needed_labels(batch: Mapping[str, Any], alignment: Alignment, label_names: Sequence[str]) -> Tensor | None:
+    """The labels of a batch, where the alignment looks at labels.
+
+    Args:
+        batch: as the collator made it.
+        alignment: see `MatchingLoss`.
+        label_names: the model's label arguments.
+
+    Raises:
+        ValueError: there are none, or not in a tensor.
+    """
+    if alignment == "marginal":
+        return None
+    labels = find_labels(batch, label_names)
+    if labels is None:
+        raise ValueError(
+            f"{alignment} alignment needs labels, but the batch has only {', '.join(batch)} (looked for "
+            f"{', '.join(label_names) or 'none, since the model takes no labels'}); alignment='marginal' works without."
+        )
+    if not isinstance(labels, Tensor):
+        raise ValueError(
+            f"{alignment} alignment needs labels in a tensor, but the collator returns {type(labels).__name__}; "
+            "alignment='marginal' works with any."
+        )
+    return labels
 
 
 class Aligner:

@@ -14,11 +14,11 @@ from transformers import Trainer
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
-from .alignment import AlignedLoss, Aligner, FeatureBatch
+from .alignment import AlignedLoss, Aligner, FeatureBatch, needed_labels
 from .config import AlignmentArguments, check_alignment_arguments
 from .diagnostics import TrainingWatch
-from .forward import PairedForward, batch_rows, concatenate, find_labels, unwrap
-from .gathering import agree, average, gather_counts
+from .forward import PairedForward, batch_rows, concatenate, unwrap
+from .gathering import agree, agree_on_rows, average, gather_counts
 from .loading import CompanionEpoch, ShortenedLoader, pair_examples
 from .sampling import PairCollator, PairedDataset
 from .streaming import PairedStream
@@ -150,16 +150,13 @@ class ITRAMixin(_TrainerBase):
         """
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         rows = [batch_rows(batch, self.label_names) for batch in batches]
-        counts, totals = gather_counts(self.accelerator, len(batches), sum(rows))
-        if min(counts) < max(counts):
-            batches = batches[: min(counts)]
+        together, self._mean_rows = agree_on_rows(self.accelerator, rows)
+        if together < len(batches):
+            batches = batches[:together]
             items = self._get_num_items_in_batch(batches, device)
-            (totals,) = gather_counts(self.accelerator, sum(rows[: len(batches)]))
         if self.alignment_args.companion_task_loss and batches and COMPANION in batches[0]:
             more = self._get_num_items_in_batch([batch[COMPANION] for batch in batches], device)
             items = None if items is None or more is None else items + more
-        even = len(set(totals)) == 1 and len(set(rows)) <= 1
-        self._mean_rows = None if even or not batches else sum(totals) / (len(totals) * len(batches))
         return batches, items
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -210,7 +207,8 @@ class ITRAMixin(_TrainerBase):
             return self._plain_loss(model, inputs, return_outputs, num_items_in_batch)
         primary = type(inputs)({name: value for name, value in inputs.items() if name != COMPANION})
         companion = inputs[COMPANION]
-        labels, companion_labels = self._labels(primary), self._labels(companion)
+        alignment = self.alignment_args.alignment
+        labels, companion_labels = (needed_labels(half, alignment, self.label_names) for half in (primary, companion))
         run = self._paired_forward(model, primary, companion, num_items_in_batch)
         task_loss, outputs, features, companion_features, captured = run
         accumulated = self._accumulation_steps() if self._task_loss_is_scaled() else 1
@@ -276,23 +274,6 @@ class ITRAMixin(_TrainerBase):
         """Whether `training_step` takes the loss as already divided by the gradient accumulation steps."""
         declared = getattr(self, "loss_is_scaled_for_ga", None)  # older Trainers don't have it
         return self.compute_loss_func is not None if declared is None else declared
-
-    def _labels(self, batch: Mapping[str, Any]) -> Tensor | None:
-        if self.alignment_args.alignment == "marginal":
-            return None
-        labels = find_labels(batch, self.label_names)
-        if labels is None:
-            raise ValueError(
-                f"{self.alignment_args.alignment} alignment needs labels, but the batch has only {', '.join(batch)} "
-                f"(looked for {', '.join(self.label_names) or 'none, since the model takes no labels'}); "
-                "alignment='marginal' works without."
-            )
-        if not isinstance(labels, Tensor):
-            raise ValueError(
-                f"{self.alignment_args.alignment} alignment needs labels in a tensor, but the collator returns "
-                f"{type(labels).__name__}; alignment='marginal' works with any."
-            )
-        return labels
 
     # ---- Observation ----
 

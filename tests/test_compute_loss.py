@@ -229,7 +229,7 @@ def test_a_shortened_step_counts_what_is_left(tmp_path, monkeypatch):
 
     trainer = ITRATrainer(build("Bert"), config(tmp_path), train_dataset=examples("Bert", 12), compute_loss_func=summed)
     answers = iter([[[2, 1], [8, 4]], [[4, 4]]])  # the other process has one batch only
-    monkeypatch.setattr("itra_hf.trainer.gather_counts", lambda *ignored: next(answers))
+    monkeypatch.setattr("itra_hf.gathering.gather_counts", lambda *ignored: next(answers))
     batches, items = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 2, torch.device("cpu"))
     assert (len(batches), int(items), trainer._mean_rows) == (1, 4, None)
 

@@ -254,7 +254,7 @@ def test_a_gradient_scaler_sees_one_loss(tmp_path):
         trainer = ITRATrainer(model, config(tmp_path, matching_weight=0.5), train_dataset=examples("Bert", 12))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         batch = next(iter(trainer.get_train_dataloader()))
-        for _ in range(2):  # the balance may come from the step before
+        for trainer.state.global_step in range(2):  # the balance comes from the step before
             optimizer.zero_grad()
             loss = trainer.compute_loss(model.train(), batch)
             (scaler.scale(loss) if scaled else loss).backward()
