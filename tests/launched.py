@@ -14,18 +14,19 @@ import datasets
 import pytest
 import torch
 import transformers
-import transformers.distributed
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from families import LABELS, PAD, build, examples
 from torch.utils.data import IterableDataset
 from trainers import config
-from transformers import TrainerCallback
+from transformers import TrainerCallback, trainer_pt_utils
+from transformers.distributed import DistributedConfig
 
 from itra_hf import ITRATrainer
 
 WITHOUT_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-SHARDS_AT_LOAD = "fsdp_size" in inspect.signature(transformers.distributed.DistributedConfig).parameters
+SHARDS_AT_LOAD = "fsdp_size" in inspect.signature(DistributedConfig).parameters
+REBALANCES = hasattr(trainer_pt_utils, "BatchRebalanceSampler")
 LOGGED = ("loss", "task_loss", "matching_loss", "matching_weight")
 
 
@@ -131,7 +132,7 @@ def build_model(folder, family, kind, sharded_at_load):
     saved = os.path.join(folder, "model")
     model.save_pretrained(saved)
     torch.distributed.barrier()  # only the first process writes
-    spread = transformers.distributed.DistributedConfig(fsdp_size=torch.distributed.get_world_size())
+    spread = DistributedConfig(fsdp_size=torch.distributed.get_world_size())
     return type(model).from_pretrained(saved, distributed_config=spread)
 
 

@@ -22,7 +22,7 @@ from families import build, examples
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from trainers import config
-from transformers import Trainer, TrainerCallback, default_data_collator
+from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 from itra_hf import ITRAMixin, ITRATrainer
 
@@ -30,6 +30,8 @@ ROWS, STEPS = 26, 12  # batches of 4: 7 steps an epoch
 PATIENCE = 240  # seconds; a process that takes longer hangs
 # Loader workers of a spawned process would be spawned as well, and import everything again.
 FORK = {"dataloader_multiprocessing_context": "fork"} if "fork" in multiprocessing.get_all_start_methods() else {}
+if not hasattr(TrainingArguments, "dataloader_multiprocessing_context"):  # as in transformers 5.8
+    FORK = {}
 
 
 class At(TrainerCallback):

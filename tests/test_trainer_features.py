@@ -3,6 +3,7 @@
 import copy
 import gc
 import math
+import multiprocessing
 import os
 import weakref
 from unittest.mock import patch
@@ -194,11 +195,20 @@ def test_the_matching_loss_compiles_into_one_graph(settings):
     assert_close(again[0].grad, batch[0].grad)
 
 
-def test_spawned_workers_give_the_same_losses(tmp_path):
+@pytest.fixture
+def spawning():
+    """Windows and macOS start processes so."""
+    usual = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(usual, force=True)
+
+
+def test_spawned_workers_give_the_same_losses(spawning, tmp_path):
     data, common = Dataset.from_list(examples("Bert", 12)), {"max_steps": 6}  # two epochs
     expected = train(tmp_path, plain(), data, **common)
     common |= {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
-    got = train(tmp_path, plain(), data, dataloader_multiprocessing_context="spawn", **common)
+    got = train(tmp_path, plain(), data, **common)
     assert logged(got) == logged(expected)
 
 
