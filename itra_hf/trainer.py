@@ -149,7 +149,7 @@ class ITRAMixin(_TrainerBase):
         Where a process has run out of batches, none takes the step: they would wait for each other for ever.
         """
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        rows = [batch_rows(batch, self.label_names) for batch in batches]
+        rows = [self._count_rows(batch) for batch in batches]
         together, self._mean_rows = agree_on_rows(self.accelerator, rows)
         if together < len(batches):
             batches = batches[:together]
@@ -203,10 +203,10 @@ class ITRAMixin(_TrainerBase):
             ValueError: a training batch without companion, or features or labels that can't be aligned.
             FloatingPointError: the matching loss is not finite.
         """
-        if not isinstance(inputs.get(COMPANION), Mapping):
+        companion = inputs.get(COMPANION) if isinstance(inputs, Mapping) else None
+        if not isinstance(companion, Mapping):
             return self._plain_loss(model, inputs, return_outputs, num_items_in_batch)
         primary = type(inputs)({name: value for name, value in inputs.items() if name != COMPANION})
-        companion = inputs[COMPANION]
         alignment = self.alignment_args.alignment
         labels, companion_labels = (needed_labels(half, alignment, self.label_names) for half in (primary, companion))
         run = self._paired_forward(model, primary, companion, num_items_in_batch)
@@ -265,7 +265,13 @@ class ITRAMixin(_TrainerBase):
         """Makes the mean of the batches' means the examples' mean, where the batches of one step differ in size."""
         if self._mean_rows is None or not model.training or self._task_loss_is_scaled():
             return loss
-        return loss * (batch_rows(inputs, self.label_names) / self._mean_rows)
+        return loss * (self._count_rows(inputs) / self._mean_rows)
+
+    def _count_rows(self, batch: Any) -> int:
+        try:
+            return batch_rows(batch, self.label_names)
+        except (AttributeError, ValueError):  # no dict, or without a tensor: fine while nothing is aligned
+            return 0
 
     def _accumulation_steps(self) -> int:
         return getattr(self, "current_gradient_accumulation_steps", 1)  # unknown outside training

@@ -286,3 +286,21 @@ def test_a_loader_after_the_weight_was_set_to_zero_is_the_stock_one(tmp_path):
     trainer.train()
     trainer.args.matching_weight = 0.0
     assert "companion" not in next(iter(trainer.get_train_dataloader()))
+
+
+def test_batches_of_another_kind_train_as_ever_without_alignment(tmp_path):
+    class Tuples(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            x, labels = inputs
+            return model(x, labels)["loss"]
+
+    def collate_tuple(rows):
+        return torch.stack([row["x"] for row in rows]), torch.tensor([row["labels"] for row in rows])
+
+    losses = []
+    for kind, settings in ((Tuples, {}), (mixed(Tuples), {"matching_weight": 0.0})):
+        args = config(tmp_path, remove_unused_columns=False, gradient_accumulation_steps=2, **settings)
+        trainer = kind(Toy(), args, train_dataset=toy_examples(24), data_collator=collate_tuple)
+        trainer.train()
+        losses.append(series(trainer, "loss"))
+    assert losses[0] == losses[1]

@@ -8,7 +8,7 @@ from torch import nn
 from trainers import Toy, config, toy_examples
 from transformers import default_data_collator
 
-from itra_hf import ITRATrainer
+from itra_hf import ITRATrainer, features
 from itra_hf.features import build_tap, pool
 
 CASES = [(family, "right") for family in FAMILIES] + [(family, "left") for family in DECODERS]
@@ -111,3 +111,14 @@ def test_model_without_linear_head_is_refused(tmp_path):
 def test_mean_refuses_a_mask_that_does_not_fit():
     with pytest.raises(ValueError, match="attention-mask entry"):
         pool(torch.zeros(2, 3, 4), {"attention_mask": torch.ones(2, 9)}, "mean")
+
+
+def test_the_trial_pass_keeps_the_likely_heads_outputs_only(monkeypatch):
+    watched = []
+    whole = features._linear_outputs
+    monkeypatch.setattr(
+        features, "_linear_outputs", lambda modules, run: (watched.append(modules), whole(modules, run))[1]
+    )
+    model, batch = build("Bert"), default_data_collator(examples("Bert", 5))
+    tap_once(model, batch, "auto")
+    assert watched == [[model.classifier]]
