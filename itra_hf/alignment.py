@@ -215,12 +215,10 @@ class AttachGradients(torch.autograd.Function):
     ) -> Tensor:
         """Returns `loss`; the gradients have the shapes of the features that they belong to."""
         ctx.save_for_backward(gradient, companion_gradient)
-        ctx.dtypes = features.dtype, companion_features.dtype  # type: ignore[attr-defined]
         return loss.clone()
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, outer: Tensor) -> tuple[Tensor | None, ...]:
-        """Scales the known gradients."""
+        """Scales the known gradients; autograd casts them to the features' dtypes."""
         gradient, companion_gradient = ctx.saved_tensors  # type: ignore[attr-defined]
-        dtype, companion_dtype = ctx.dtypes  # type: ignore[attr-defined]
-        return None, (outer * gradient).to(dtype), None, (outer * companion_gradient).to(companion_dtype), None
+        return None, outer * gradient, None, outer * companion_gradient, None

@@ -62,8 +62,6 @@ def gather_rows(accelerator: Accelerator, tensor: Tensor, counts: list[int]) -> 
     Returns:
         `[sum(counts), ...]`.
     """
-    if len(counts) == 1:
-        return tensor.detach()
     most = max(counts)
     padding = (0, 0) * (tensor.dim() - 1) + (0, most - len(tensor))
     padded = nn.functional.pad(tensor.detach(), padding).contiguous()

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 from itra_hf import AlignmentArguments, MatchingLoss
 from itra_hf.alignment import Aligner, FeatureBatch, loss_and_gradients
+from itra_hf.gathering import agree
 from itra_hf.weighting import depends_on
 
 
@@ -63,6 +64,13 @@ def test_batches_that_processes_share_are_refused():
     with pytest.raises(ValueError, match="set gather_features=False"):
         Aligner.from_arguments(AlignmentArguments(), accelerator)
     Aligner.from_arguments(AlignmentArguments(gather_features=False), accelerator)
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_processes_agree_on_what_holds_for_all_of_them(other):
+    answers = torch.tensor([[1], [int(other)]])
+    accelerator = SimpleNamespace(num_processes=2, device=torch.device("cpu"), gather=lambda own: answers)
+    assert agree(accelerator, True) is other
 
 
 def test_depends_on():
