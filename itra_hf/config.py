@@ -111,6 +111,20 @@ class AlignmentArguments:
             "(pooled hidden states of the backbone), or the name of a module, whose input is taken."
         },
     )
+    eval_compactness: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether evaluation also measures how compact the features are (eval_compactness_*), and training "
+            "starts with such a measurement. For one class an example."
+        },
+    )
+    gradient_noise_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Every how many optimizer steps to measure the variance of the mini-batch gradient and what a step "
+            "does to the loss of a held-out batch, >= 1; 0: never. A measurement costs about as much as three steps."
+        },
+    )
 
     def __post_init__(self) -> None:
         """Checks the fields, after the checks of the dataclass that this one is mixed into."""
@@ -159,14 +173,15 @@ def check_alignment_arguments(args: AlignmentArguments) -> None:
             f"matching_weight={args.matching_weight!r} must be from 0 to {most:g} "
             f"with weight_mode={args.weight_mode!r}."
         )
-    for name in ("companion_task_loss", "companion_gradient", "gather_features"):
+    for name in ("companion_task_loss", "companion_gradient", "gather_features", "eval_compactness"):
         if not isinstance(getattr(args, name), bool):
             raise ValueError(f"{name}={getattr(args, name)!r} must be True or False.")
     if not 0 <= _number(args, "matching_warmup_ratio") <= 1:
         raise ValueError(f"matching_warmup_ratio={args.matching_warmup_ratio!r} must be from 0 to 1.")
-    size = args.companion_buffer_size
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"companion_buffer_size={size!r} must be an integer >= 1.")
+    for name, least in (("companion_buffer_size", 1), ("gradient_noise_steps", 0)):
+        value = getattr(args, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}={value!r} must be an integer >= {least}.")
     parse_bandwidth(args.bandwidth)
     check_multipliers(args.bandwidth_multipliers)
     if not isinstance(args.feature, str) or not args.feature:

@@ -1,9 +1,7 @@
 """What happens to losses and features during training, gathered on the device without a synchronisation per step."""
 
-import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,29 +112,3 @@ def feature_spread(features: Tensor) -> Tensor:
     """
     features = features.float()
     return (features - features.mean(dim=0)).square().sum(dim=1).mean()
-
-
-def compactness(features: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> dict[str, float]:
-    """How tightly a data set's features gather around their classes' means.
-
-    Args:
-        features: `[n, dim]`.
-        labels: `[n]` class ids.
-
-    Returns:
-        `within_class_scatter`: the mean squared distance of a feature from its class's mean;
-        `between_class_scatter`: the mean squared distance of that mean from the mean of all features;
-        `scatter_ratio`: the first over the second, the lower the more compact (infinite with one class).
-    """
-    points, ids = np.asarray(features, dtype=np.float64), np.asarray(labels)
-    _, classes = np.unique(ids, return_inverse=True)
-    sums = np.zeros((classes.max() + 1, points.shape[1]))
-    np.add.at(sums, classes, points)
-    means = sums / np.bincount(classes)[:, None]
-    within = float(((points - means[classes]) ** 2).sum(axis=1).mean())
-    between = float(((means[classes] - points.mean(axis=0)) ** 2).sum(axis=1).mean())
-    return {
-        "within_class_scatter": within,
-        "between_class_scatter": between,
-        "scatter_ratio": within / between if between > 0 else math.inf,
-    }

@@ -248,8 +248,13 @@ def _close(scores: Tensor, logits: Tensor) -> bool:
     return float((scores - logits).abs().max()) <= tolerance
 
 
+def unwrap_adapter(model: Any) -> Any:
+    """The model inside peft's wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def _backbone(model: nn.Module, feature: str) -> nn.Module:
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    inner = unwrap_adapter(model)
     backbone = getattr(inner, "base_model", inner)
     if backbone is inner or not isinstance(backbone, nn.Module):
         raise ValueError(

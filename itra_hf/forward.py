@@ -10,7 +10,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
-from .features import FeatureTap
+from .features import FeatureTap, unwrap_adapter
 from .sampling import CollatedApart
 
 
@@ -184,7 +184,7 @@ def has_standard_loss(model: nn.Module, outputs: Any, labels: Tensor) -> bool:
         outputs: what it returned for a batch with labels.
         labels: that batch's.
     """
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    inner = unwrap_adapter(model)
     # FSDP makes a class of its own out of the model's.
     own_class = next(base for base in type(inner).__mro__ if not base.__module__.startswith("torch.distributed."))
     if not own_class.__module__.startswith("transformers."):

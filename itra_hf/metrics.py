@@ -1,33 +1,56 @@
-"""Metrics as `evaluate.Metric` classes that need no network; scikit-learn computes them.
+"""Metrics as `evaluate.Metric` classes that need no network; scikit-learn computes those that it has.
 
-They work like metrics from the hub: `compute`, `add_batch`, and `evaluate.combine([...])`.
+They work like metrics from the hub: `compute`, `add_batch`, and `evaluate.combine([...])`. Their inputs are
+`references` and one of `predictions` (decisions), `prediction_scores` (probabilities) or `features`. To combine
+metrics of different inputs, give them all to `add_batch` and call `compute()` without any.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import datasets
 import evaluate
 import numpy as np
+from scipy.special import expit, softmax
 from sklearn import metrics as sklearn_metrics
 from transformers import EvalPrediction
+
+from .compactness import compactness
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 Average = Literal["macro", "micro", "weighted"]
 
+_CLASS_ID = datasets.Value("int64")
+_MULTI_HOT = datasets.Sequence(datasets.Value("int64"))
+_NUMBER = datasets.Value("float64")
+_NUMBERS = datasets.Sequence(_NUMBER)
 
-def _features(value: Any) -> datasets.Features:
-    return datasets.Features({"predictions": value, "references": value})
+_PREDICTIONS = "predictions and references: one value, or for multi-label one 0/1 list, an example."
+_SCORES = (
+    "prediction_scores: one list of probabilities an example; references: one class id, or for multi-label one 0/1 "
+    "list, an example."
+)
 
 
-_CLASS_IDS = _features(datasets.Value("int64"))
-_MULTI_HOT = _features(datasets.Sequence(datasets.Value("int64")))
-_TARGETS = _features(datasets.Value("float64"))
+def _info(description: str, inputs: str, *features: dict[str, Any]) -> evaluate.MetricInfo:
+    return evaluate.MetricInfo(
+        description=description,
+        citation="",
+        inputs_description=inputs,
+        features=[datasets.Features(feature) for feature in features],
+    )
 
 
-def _info(description: str, *features: datasets.Features) -> evaluate.MetricInfo:
-    inputs = "predictions and references: one value, or for multi-label one 0/1 list, an example."
-    return evaluate.MetricInfo(description=description, citation="", inputs_description=inputs, features=list(features))
+def _decisions(description: str) -> evaluate.MetricInfo:
+    return _info(description, _PREDICTIONS, *({"predictions": kind, "references": kind} for kind in _LABELS))
+
+
+def _scores(description: str) -> evaluate.MetricInfo:
+    return _info(description, _SCORES, *({"prediction_scores": _NUMBERS, "references": kind} for kind in _LABELS))
+
+
+_LABELS = (_CLASS_ID, _MULTI_HOT)
 
 
 class Accuracy(evaluate.Metric):
@@ -40,17 +63,17 @@ class Accuracy(evaluate.Metric):
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        return _info("The share of examples predicted right.", _CLASS_IDS, _MULTI_HOT)
+        return _decisions("The share of examples predicted right.")
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         return {"accuracy": float(sklearn_metrics.accuracy_score(np.asarray(references), np.asarray(predictions)))}
 
 
 class F1(evaluate.Metric):
-    """The harmonic mean of precision and recall, 0 to 1, higher is better.
+    """The harmonic mean of precision and recall, `2 tp / (2 tp + fp + fn)`: 0 to 1, higher is better.
 
-    `average` in `compute`: `macro` (mean over classes), `micro` (over all decisions) or `weighted` (mean over
-    classes, by their frequency). The key is `f1_` and the average.
+    `average` in `compute`: `macro` (mean over classes), `micro` (over all decisions; with one label an example that is
+    the accuracy) or `weighted` (mean over classes, by their frequency). The key is `f1_` and the average.
 
     Example:
         >>> from itra_hf.metrics import F1
@@ -59,7 +82,7 @@ class F1(evaluate.Metric):
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        return _info("The harmonic mean of precision and recall.", _CLASS_IDS, _MULTI_HOT)
+        return _decisions("The harmonic mean of precision and recall.")
 
     def _compute(self, predictions: Any, references: Any, average: Average = "macro") -> dict[str, float]:
         if average not in get_args(Average):
@@ -68,8 +91,88 @@ class F1(evaluate.Metric):
         return {f"f1_{average}": float(sklearn_metrics.f1_score(truth, guess, average=average, zero_division=0.0))}
 
 
+class MatthewsCorrelation(evaluate.Metric):
+    """The correlation of predicted and true classes: -1 to 1, higher is better, 0 for guessing whatever the imbalance.
+
+    With two classes `(tp tn - fp fn) / sqrt((tp + fp)(tp + fn)(tn + fp)(tn + fn))`, with more Gorodkin's R_K; multi-
+    label: the mean over the labels.
+
+    Example:
+        >>> from itra_hf.metrics import MatthewsCorrelation
+        >>> MatthewsCorrelation(keep_in_memory=True).compute(predictions=[0, 0, 1, 1], references=[0, 0, 1, 0])
+        {'matthews_correlation': 0.5773502691896258}
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _decisions("The correlation of predicted and true classes.")
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        truth, guess = (np.asarray(values).reshape(len(values), -1) for values in (references, predictions))
+        each = [sklearn_metrics.matthews_corrcoef(*columns) for columns in zip(truth.T, guess.T, strict=True)]
+        return {"matthews_correlation": float(np.mean(each))}
+
+
+class CalibrationError(evaluate.Metric):
+    """The expected calibration error, `sum_b n_b / n |accuracy_b - confidence_b|`: 0 to 1, lower is better.
+
+    A prediction's confidence is its class's probability; predictions are grouped by it into `bins` intervals of equal
+    width, closed on the right (Guo et al., ICML 2017). Multi-label: each label of each example is a prediction of its
+    own, with the confidence `max(p, 1 - p)`.
+
+    Example:
+        >>> from itra_hf.metrics import CalibrationError
+        >>> scores = [[0.75, 0.25], [0.75, 0.25]]
+        >>> CalibrationError(keep_in_memory=True).compute(prediction_scores=scores, references=[0, 1])
+        {'calibration_error': 0.25}
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _scores("The expected gap between confidence and accuracy.")
+
+    def _compute(
+        self, prediction_scores: Any, references: Any, bins: int = 15, predictions: None = None
+    ) -> dict[str, float]:
+        if bins < 1:
+            raise ValueError(f"bins={bins!r} must be at least 1.")
+        scores, truth = np.asarray(prediction_scores), np.asarray(references)
+        if truth.ndim == 2:
+            confidence, right = np.maximum(scores, 1 - scores).ravel(), ((scores > 0.5) == truth).ravel()
+        else:
+            confidence, right = scores.max(axis=1), scores.argmax(axis=1) == truth
+        if not np.isfinite(confidence).all():
+            return {"calibration_error": math.nan}
+        group = np.ceil(confidence * bins).clip(1, bins).astype(int) - 1
+        gaps = np.bincount(group, right - confidence, minlength=bins)  # n_b times the gap
+        return {"calibration_error": float(np.abs(gaps).sum() / len(confidence))}
+
+
+class BrierScore(evaluate.Metric):
+    """The squared error of the probabilities, `mean_i sum_k (p_ik - y_ik)^2`: 0 to 2, lower is better.
+
+    `y_ik` is 1 for the true class and 0 for the others (Brier, 1950). Multi-label: the mean over the labels instead of
+    the sum, 0 to 1.
+
+    Example:
+        >>> from itra_hf.metrics import BrierScore
+        >>> BrierScore(keep_in_memory=True).compute(prediction_scores=[[0.75, 0.25], [0.5, 0.5]], references=[0, 1])
+        {'brier_score': 0.3125}
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _scores("The squared error of the probabilities.")
+
+    def _compute(self, prediction_scores: Any, references: Any, predictions: None = None) -> dict[str, float]:
+        scores, truth = np.asarray(prediction_scores), np.asarray(references)
+        if truth.ndim == 2:
+            return {"brier_score": float(((scores - truth) ** 2).mean())}
+        return {"brier_score": float(((scores - np.eye(scores.shape[1])[truth]) ** 2).sum(axis=1).mean())}
+
+
 class RegressionErrors(evaluate.Metric):
     """Errors of float predictions: `mse` and `mae` (>= 0, lower is better) and `r2` (<= 1, higher is better).
+
+    The mean squared error, the mean absolute error, and the coefficient of determination, 1 minus the mean squared
+    error over the variance of the references.
 
     Example:
         >>> from itra_hf.metrics import RegressionErrors
@@ -78,7 +181,8 @@ class RegressionErrors(evaluate.Metric):
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        return _info("Mean squared error, mean absolute error and coefficient of determination.", _TARGETS)
+        description = "Mean squared error, mean absolute error and coefficient of determination."
+        return _info(description, _PREDICTIONS, {"predictions": _NUMBER, "references": _NUMBER})
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         return {
@@ -88,6 +192,24 @@ class RegressionErrors(evaluate.Metric):
         }
 
 
+class Compactness(evaluate.Metric):
+    """How tightly features gather around their classes' means; `itra_hf.compactness.compactness` says what it gives.
+
+    Example:
+        >>> from itra_hf.metrics import Compactness
+        >>> result = Compactness(keep_in_memory=True).compute(features=[[0.0], [2.0], [9.0]], references=[0, 0, 1])
+        >>> result["class_separation"]
+        1.0
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        inputs = "features: one list of numbers an example; references: one class id an example."
+        return _info("Scatter of features.", inputs, {"features": _NUMBERS, "references": _CLASS_ID})
+
+    def _compute(self, features: Any, references: Any, predictions: None = None) -> dict[str, float]:
+        return compactness(features, references)
+
+
 def compute_metrics_for(problem_type: ProblemType) -> Callable[[EvalPrediction], dict[str, float]]:
     """A `compute_metrics` for the Trainer.
 
@@ -95,27 +217,29 @@ def compute_metrics_for(problem_type: ProblemType) -> Callable[[EvalPrediction],
         problem_type: as in a model's config.
 
     Returns:
-        A function from predictions to accuracy and macro-F1 (single label), accuracy, micro- and macro-F1
-        (multi-label, a label counts from a logit of 0) or the errors of `RegressionErrors`.
+        A function from predictions to accuracy, macro-, micro- and weighted F1, Matthews correlation, calibration
+        error and Brier score, in their multi-label forms where needed (a label counts from a logit of 0), or to the
+        errors of `RegressionErrors`.
     """
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         logits = prediction.predictions
-        logits = logits[0] if isinstance(logits, tuple) else logits
-        references = prediction.label_ids
+        logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
+        references = np.asarray(prediction.label_ids)
         if problem_type == "regression":
-            flat = {"predictions": logits.reshape(-1), "references": np.asarray(references).reshape(-1)}
+            flat = {"predictions": logits.reshape(-1), "references": references.reshape(-1)}
             return RegressionErrors(keep_in_memory=True).compute(**flat)
-        averages: tuple[Average, ...] = ("macro",)
-        columns: dict[str, Any]
+        references, logits = references.astype(int), logits.astype(np.float64)
         if problem_type == "multi_label_classification":
-            columns = {"predictions": (logits > 0).astype(int), "references": np.asarray(references).astype(int)}
-            averages = ("micro", "macro")
+            decisions, scores = (logits > 0).astype(int), expit(logits)
         else:
-            columns = {"predictions": logits.argmax(-1), "references": references}
-        result = Accuracy(keep_in_memory=True).compute(**columns)
-        for average in averages:
-            result |= F1(keep_in_memory=True).compute(**columns, average=average)
+            decisions, scores = logits.argmax(-1), softmax(logits, axis=-1)
+        result = Accuracy(keep_in_memory=True).compute(predictions=decisions, references=references)
+        for average in get_args(Average):
+            result |= F1(keep_in_memory=True).compute(predictions=decisions, references=references, average=average)
+        result |= MatthewsCorrelation(keep_in_memory=True).compute(predictions=decisions, references=references)
+        for metric in (CalibrationError, BrierScore):
+            result |= metric(keep_in_memory=True).compute(prediction_scores=scores, references=references)
         return result
 
     return compute

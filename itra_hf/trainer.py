@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import torch
@@ -12,30 +12,22 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import has_length
-from transformers.utils import logging
 
 from .alignment import AlignedLoss, Aligner, FeatureBatch, needed_labels
-from .config import AlignmentArguments, check_alignment_arguments
+from .config import check_alignment_arguments
 from .diagnostics import TrainingWatch
 from .forward import PairedForward, batch_rows, concatenate, unwrap
 from .gathering import agree, agree_on_rows, average, gather_counts
 from .loading import CompanionEpoch, ShortenedLoader, pair_examples
+from .reporting import ReportingMixin
 from .sampling import PairCollator, PairedDataset
 from .streaming import PairedStream
-from .tapping import ModelTap
-
-logger = logging.get_logger(__name__)
 
 STATE_NAME = "itra_state.json"
 COMPANION = "companion"
 
-if TYPE_CHECKING:
-    _TrainerBase = Trainer  # the mixin goes before a Trainer, so type checkers may see its attributes
-else:
-    _TrainerBase = object
 
-
-class ITRAMixin(_TrainerBase):
+class ITRAMixin(ReportingMixin):
     """Adds in-training representation alignment to a `Trainer` subclass; goes first among the bases.
 
     The subclass's own `compute_loss` gives the task loss: it is called with the primary batch and a model
@@ -62,20 +54,11 @@ class ITRAMixin(_TrainerBase):
             # Most heads take **kwargs without normalising their loss by the number of items; told otherwise,
             # the Trainer skips the division by the accumulation steps.
             self.model_accepts_loss_kwargs = False
-        own = isinstance(self.args, AlignmentArguments)
-        self._default_alignment_args = None if own else AlignmentArguments()
-        self._tap = ModelTap(self.label_names)
         self._mean_rows: float | None
-        self._warned: set[str]
         self._ran_aligned = self._reports = False
         self._companion_epoch = CompanionEpoch()
         self.add_callback(self._companion_epoch)
         self._start_run()
-
-    @property
-    def alignment_args(self) -> AlignmentArguments:
-        """The method's settings: `args` itself, or the defaults for plain `TrainingArguments`."""
-        return self._default_alignment_args or self.args  # type: ignore[return-value]
 
     def _start_run(self) -> None:
         args = self.alignment_args
@@ -319,11 +302,6 @@ class ITRAMixin(_TrainerBase):
         if warning is not None:
             self._warn_once(warning)
         super().log(logs, *args, **kwargs)
-
-    def _warn_once(self, message: str) -> None:
-        if message not in self._warned and self.is_world_process_zero():
-            self._warned.add(message)
-            logger.warning(message)
 
     # ---- Checkpoints ----
 

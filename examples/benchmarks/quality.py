@@ -18,7 +18,7 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from itra_hf import ITRAConfig, ITRATrainer
-from itra_hf.diagnostics import compactness
+from itra_hf.compactness import compactness
 from itra_hf.features import extract_features
 from itra_hf.metrics import compute_metrics_for
 

@@ -1,0 +1,148 @@
+"""From a Trainer to the facts and pictures of its model card."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers.modelcard import TASK_MAPPING, extract_hyperparameters_from_trainer
+
+from .config import AlignmentArguments
+from .evaluation import PREFIX, EvaluatedFeatures
+from .features import unwrap_adapter
+from .forward import unwrap
+from .model_card import KINDS, CardFacts, listed
+from .provenance import Evaluation, HubSource, base_model_of, dataset_of, evaluations, license_of
+
+PICTURES = "figures"
+LIBRARIES = {
+    "itra_hf": "itra_hf",
+    "Transformers": "transformers",
+    "PyTorch": "torch",
+    "Datasets": "datasets",
+    "Tokenizers": "tokenizers",
+    "Accelerate": "accelerate",
+}
+REPORTS = ("eval_compactness", "gradient_noise_steps")  # settings that change nothing in training
+
+
+def collect_facts(trainer: Any, predictions: Mapping[str, Evaluation], given: Mapping[str, Any]) -> CardFacts:
+    """Everything in a card but the pictures.
+
+    Args:
+        trainer: after training, or in its midst.
+        predictions: the metrics of `predict`, by prefix.
+        given: what the user says: `language`, `license`, `tags`, `name`, `base_model`, `task`, `dataset`.
+    """
+    args, state, model = trainer.args, trainer.state, unwrap(trainer.model)
+    config = getattr(unwrap_adapter(model), "config", None)
+    base = HubSource(given["base_model"], "") if given["base_model"] else base_model_of(model)
+    data = HubSource(_one(given["dataset"]), "") if given["dataset"] else dataset_of(trainer.train_dataset)
+    best = state.best_global_step if args.load_best_model_at_end else None
+    names = getattr(config, "id2label", None) or {}
+    problem_type = getattr(config, "problem_type", None)
+    peft_config = getattr(model, "active_peft_config", None)
+    libraries = LIBRARIES | ({"PEFT": "peft"} if peft_config else {})
+    folder = os.path.basename(os.path.abspath(args.output_dir))
+    repo = trainer.hub_model_id or args.hub_model_id
+    return CardFacts(
+        name=given["name"] or (repo.split("/")[-1] if repo else folder),
+        task=_one(given["task"]) or _task_of(unwrap_adapter(model)),
+        problem_type=problem_type,
+        labels=[] if problem_type == "regression" else [str(names[index]) for index in sorted(names)],
+        location=repo or folder,
+        adapter=str(getattr(peft_config.peft_type, "value", peft_config.peft_type)).lower() if peft_config else None,
+        base_model=base,
+        dataset=data,
+        license=given["license"] or (license_of(base.name, args.hub_token) if base else None),
+        language=given["language"],
+        tags=[*listed(given["tags"]), *(getattr(model, "model_tags", None) or []), "generated_from_trainer"],
+        evaluations={**evaluations(state.log_history, best), **predictions},
+        start_evaluations=_start_evaluations(state.log_history),
+        step=state.global_step,
+        progress=_progress(trainer),
+        settings=_settings(trainer),
+        hyperparameters=extract_hyperparameters_from_trainer(trainer),
+        versions={name: version(library) for name, library in libraries.items()},
+    )
+
+
+def draw_pictures(
+    folder: str,
+    log_history: Sequence[Mapping[str, Any]],
+    evaluated: EvaluatedFeatures,
+    labels: Sequence[str],
+    warn: Callable[[str], None],
+) -> dict[str, str]:
+    """Draws the learning curves, and the features before and after training where evaluation took them.
+
+    Args:
+        folder: where the card will lie.
+        log_history: the Trainer's.
+        evaluated: by evaluation set; the first one is drawn.
+        labels: the label names by id.
+        warn: told where matplotlib is missing.
+
+    Returns:
+        The paths in `folder`, by the names that the card's template knows.
+    """
+    try:
+        from . import plots
+    except ImportError as error:
+        warn(f"The model card has no pictures: {error}")
+        return {}
+    figures = {}
+    if any("loss" in entry for entry in log_history):
+        figures["learning_curves"] = plots.learning_curves(log_history)
+    prefix = next(iter(evaluated.latest), None)
+    if prefix is not None:
+        sets = {"before training": evaluated.before.get(prefix), "after training": evaluated.latest[prefix]}
+        samples = {name: each.sample()[:2] for name, each in sets.items() if each is not None}
+        if all(len(sample[0]) for sample in samples.values()):
+            figures["feature_map"] = plots.feature_map(samples, labels)
+    if figures:
+        Path(folder, PICTURES).mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(Path(folder, PICTURES, f"{name}.png"))
+    return {name: f"{PICTURES}/{name}.png" for name in figures}
+
+
+def _task_of(model: Any) -> str | None:
+    name = type(model).__name__
+    tasks: Mapping[str, Any] = TASK_MAPPING
+    return next((task for task in KINDS if name in tasks[task].values()), None)
+
+
+def _start_evaluations(log_history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """The compactness that was measured before the first step, by the metrics' prefix."""
+    found: dict[str, dict[str, float]] = {}
+    for entry in log_history:
+        for key, value in entry.items():
+            prefix, is_compactness, name = key.partition(f"_{PREFIX}_")
+            if is_compactness and entry.get("step") == 0:
+                found.setdefault(prefix, {})[f"{PREFIX}_{name}"] = value
+    return found
+
+
+def _progress(trainer: Any) -> str:
+    state = trainer.state
+    if not state.global_step:
+        return "It has not been trained in this run."
+    done = f"{state.global_step} of {state.max_steps} optimizer steps, {state.epoch or 0:.4g} epochs"
+    if trainer.args.load_best_model_at_end and state.best_global_step:
+        done += f"; the weights are those after step {state.best_global_step}"
+    return f"{done}."
+
+
+def _settings(trainer: Any) -> dict[str, Any]:
+    args = trainer.alignment_args
+    if not hasattr(trainer, "_aligner") or args.matching_weight == 0:
+        return {}
+    names = [field.name for field in dataclasses.fields(AlignmentArguments) if field.name not in REPORTS]
+    return {name: getattr(args, name) for name in names}
+
+
+def _one(value: str | Sequence[str] | None) -> Any:
+    return value if value is None or isinstance(value, str) else value[0]

@@ -1,0 +1,232 @@
+"""How tightly features gather around their classes' means: statistics that add up batch by batch, in float64."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+MAX_SAMPLES = 2000  # features kept for the figures that sums can't give, and for pictures
+ROUNDING = 1e-12  # of the features' size; what lies nearer together counts as one point
+
+
+class ClassStatistics:
+    """Counts, means and scatter of each class, and a sample of the features; memory of order classes * dim.
+
+    Class ids index the arrays, so a class that has not been seen has count 0. The order of the examples decides
+    which of them are sampled; how they were split into batches does not.
+
+    Args:
+        max_samples: how many features to keep: all of them while there are no more, else as many of each class
+            as of any other, but at least two.
+
+    Attributes:
+        counts: `[classes]`.
+        means: `[classes, dim]`.
+        scatters: `[classes]`, the sums of squared distances from the class's mean.
+    """
+
+    def __init__(self, max_samples: int = MAX_SAMPLES) -> None:
+        self.max_samples = max_samples
+        self.counts = np.zeros(0)
+        self.means = np.zeros((0, 0))
+        self.scatters = np.zeros(0)
+        self._sample = np.zeros((0, 0))
+        self._sample_labels = np.zeros(0, dtype=np.int64)
+        self._priorities = np.zeros(0)
+        self._random = np.random.default_rng(0)
+
+    def add(self, features: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> None:
+        """Adds a batch.
+
+        Args:
+            features: `[n, dim]`.
+            labels: `[n]` class ids; examples with a negative id, which the usual losses ignore, are left out.
+
+        Raises:
+            ValueError: labels that are not one class id an example.
+        """
+        points, ids = np.asarray(features, dtype=np.float64), np.asarray(labels)
+        if ids.shape != points.shape[:1] or not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(
+                f"Compactness needs one class id an example; the labels have shape {list(ids.shape)} and dtype "
+                f"{ids.dtype} for {len(points)} features."
+            )
+        points, ids = points[ids >= 0], ids[ids >= 0]
+        if not len(ids):
+            return
+        self._grow(int(ids.max()) + 1, points.shape[1])
+        self._merge(points, ids)
+        self._sample = np.concatenate([self._sample, points])
+        self._sample_labels = np.concatenate([self._sample_labels, ids])
+        self._priorities = np.concatenate([self._priorities, self._random.random(len(ids))])
+        if len(self._sample) > 2 * self.max_samples:
+            self._thin()
+
+    def sample(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The features kept, `[m, dim]`, their class ids, `[m]`, and how many examples each stands for, `[m]`."""
+        if len(self._sample) > self.max_samples:
+            self._thin()
+        kept = np.bincount(self._sample_labels, minlength=len(self.counts))
+        return self._sample, self._sample_labels, (self.counts / np.maximum(kept, 1))[self._sample_labels]
+
+    def scatter_by_class(self) -> tuple[np.ndarray, np.ndarray]:
+        """For each class the mean squared distance of its features from its mean, and that mean's from the overall one.
+
+        Returns:
+            Two arrays `[classes]`; NaN for a class without examples.
+        """
+        with np.errstate(invalid="ignore"):
+            within = self.scatters / self.counts
+            between = ((self.means - self.counts @ self.means / self.counts.sum()) ** 2).sum(axis=1)
+        return within, np.where(self.counts > 0, between, np.nan)
+
+    def compactness(self) -> dict[str, float]:
+        """The figures that `compactness` describes; all NaN without an example or with features that are not finite."""
+        total, seen = self.counts.sum(), self.counts > 0
+        if not total or not np.isfinite(self.scatters).all():
+            return dict.fromkeys(FIGURES, math.nan)
+        within_each, between_each = self.scatter_by_class()
+        within = float(self.counts[seen] @ within_each[seen] / total)
+        between = float(self.counts[seen] @ between_each[seen] / total)
+        features, labels, weights = self.sample()
+        figures = (
+            within,
+            between,
+            within / between if between > (ROUNDING * np.abs(self.means).max()) ** 2 else math.inf,
+            nearest_mean_accuracy(features, labels, weights, np.where(seen[:, None], self.means, np.inf)),
+            effective_rank(features, weights),
+            neural_collapse_distance(self.means[seen]),
+        )
+        return dict(zip(FIGURES, figures, strict=True))
+
+    def _grow(self, classes: int, dim: int) -> None:
+        if self.means.shape[1] != dim:
+            if len(self.counts):
+                raise ValueError(f"Features of {dim} dimensions came after features of {self.means.shape[1]}.")
+            self.means, self._sample = np.zeros((0, dim)), np.zeros((0, dim))
+        more = max(classes - len(self.counts), 0)
+        self.counts = np.pad(self.counts, (0, more))
+        self.scatters = np.pad(self.scatters, (0, more))
+        self.means = np.pad(self.means, ((0, more), (0, 0)))
+
+    def _merge(self, points: np.ndarray, ids: np.ndarray) -> None:
+        # Sums of squares would cancel where the features lie far from 0, so scatters are merged around the means.
+        classes, inverse, new = np.unique(ids, return_inverse=True, return_counts=True)
+        sums = np.zeros((len(classes), points.shape[1]))
+        np.add.at(sums, inverse, points)
+        means = sums / new[:, None]
+        scatters = np.bincount(inverse, ((points - means[inverse]) ** 2).sum(axis=1))
+        old = self.counts[classes]
+        shift = means - self.means[classes]
+        self.scatters[classes] += scatters + (shift**2).sum(axis=1) * old * new / (old + new)
+        self.means[classes] += shift * (new / (old + new))[:, None]
+        self.counts[classes] += new
+
+    def _thin(self) -> None:
+        """Keeps the examples of lowest priority of each class, so that what is kept never depends on the batches."""
+        each = max(2, self.max_samples // int(np.count_nonzero(self.counts)))
+        order = np.lexsort((self._priorities, self._sample_labels))
+        _, starts, sizes = np.unique(self._sample_labels[order], return_index=True, return_counts=True)
+        ranks = np.arange(len(order)) - np.repeat(starts, sizes)
+        kept = np.sort(order[ranks < each])
+        self._sample, self._sample_labels = self._sample[kept], self._sample_labels[kept]
+        self._priorities = self._priorities[kept]
+
+
+FIGURES = (
+    "within_class_scatter",
+    "between_class_scatter",
+    "scatter_ratio",
+    "class_separation",
+    "effective_rank",
+    "neural_collapse_distance",
+)
+
+
+def compactness(features: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> dict[str, float]:
+    """How tightly a data set's features gather around their classes' means.
+
+    With class means `m_c` and the mean `m` of all `n` features:
+
+    - `within_class_scatter`, `sum_i |h_i - m_c(i)|^2 / n`: 0 and up, lower is more compact.
+    - `between_class_scatter`, `sum_i |m_c(i) - m|^2 / n`: 0 and up, higher is farther apart.
+    - `scatter_ratio`, the first over the second: 0 and up, lower is better, infinite where the means coincide.
+      The only one of the three that does not change with the features' scale.
+    - `class_separation`, the share of features whose nearest class mean is their own class's: 0 to 1, higher is
+      better. A class of one example always counts as right.
+    - `effective_rank`, `exp(-sum_j p_j log p_j)` with `p_j` the singular values of the centred features over their
+      sum (Roy and Vetterli, EUSIPCO 2007): 1 to dim, 0 where all features are one point. How many directions the
+      features use; about classes - 1 where each class is a point.
+    - `neural_collapse_distance`, `|G / |G| - E / |E||` with `G` the Gram matrix of the centred class means, `E` that
+      of the regular simplex and Frobenius norms (the second property in Papyan, Han and Donoho, PNAS 2020): 0
+      (equally far from each other) to sqrt(2), lower is nearer to collapse; NaN with one class.
+
+    Above 2,000 features, `class_separation` and `effective_rank` are estimates from a sample, weighted by the
+    classes' sizes.
+
+    Args:
+        features: `[n, dim]`.
+        labels: `[n]` class ids or names.
+
+    Returns:
+        The figures by name.
+
+    Example:
+        >>> from itra_hf.compactness import compactness
+        >>> figures = compactness([[0.0, 1.0], [0.0, 3.0], [4.0, 2.0], [4.0, 2.0]], [0, 0, 1, 1])
+        >>> figures["within_class_scatter"], figures["between_class_scatter"], figures["class_separation"]
+        (0.5, 4.0, 1.0)
+    """
+    statistics = ClassStatistics()
+    statistics.add(features, np.unique(np.asarray(labels), return_inverse=True)[1])
+    return statistics.compactness()
+
+
+def nearest_mean_accuracy(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, means: np.ndarray) -> float:
+    """The weighted share of features that lie nearer to their own class's mean than to any other.
+
+    Args:
+        features: `[m, dim]`.
+        labels: `[m]` rows of `means`.
+        weights: `[m]`.
+        means: `[classes, dim]`; infinite for a class that is not there.
+    """
+    present = np.isfinite(means).all(axis=1)
+    centre = means[present].mean(axis=0)
+    centred, points = means[present] - centre, features - centre
+    # |h|^2 is the same for all means, so it can be left out.
+    distances = np.full((len(features), len(means)), np.inf)
+    distances[:, present] = (centred**2).sum(axis=1) - 2 * points @ centred.T
+    return float(weights @ (distances.argmin(axis=1) == labels) / weights.sum())
+
+
+def effective_rank(features: np.ndarray, weights: np.ndarray) -> float:
+    """The exponential of the entropy of the centred features' singular values, 0 if there is no spread.
+
+    Args:
+        features: `[m, dim]`.
+        weights: `[m]`, how often each counts.
+    """
+    centred = (features - weights @ features / weights.sum()) * np.sqrt(weights / weights.sum())[:, None]
+    gram = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
+    singular = np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0, None))
+    if singular.max() <= ROUNDING * np.abs(features).max():
+        return 0.0
+    shares = singular[singular > 0] / singular.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def neural_collapse_distance(means: np.ndarray) -> float:
+    """How far class means, seen from their own mean, are from a regular simplex; see `compactness`.
+
+    Args:
+        means: `[classes, dim]`.
+    """
+    classes = len(means)
+    centred = means - means.mean(axis=0)
+    gram = centred @ centred.T
+    norm = np.linalg.norm(gram)
+    if classes < 2 or norm <= (ROUNDING * np.abs(means).max()) ** 2:
+        return math.nan
+    simplex = (np.eye(classes) - 1 / classes) / math.sqrt(classes - 1)
+    return float(np.linalg.norm(gram / norm - simplex))

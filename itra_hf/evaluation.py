@@ -1,0 +1,64 @@
+"""The features that evaluation passes compute anyway, gathered into class statistics."""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from .compactness import ClassStatistics
+
+PREFIX = "compactness"
+
+
+class EvaluatedFeatures:
+    """The class statistics of each evaluation set: before training, and as last evaluated.
+
+    Attributes:
+        before: by the metrics' prefix (`eval`, or `eval_<name>` with several sets), from before the first step.
+        latest: by that prefix, from the last pass.
+        current: of the pass that is running, if any.
+    """
+
+    def __init__(self) -> None:
+        self.before: dict[str, ClassStatistics] = {}
+        self.latest: dict[str, ClassStatistics] = {}
+        self.current: ClassStatistics | None = None
+
+    @contextmanager
+    def passing_over(self, prefix: str, before_training: bool) -> Iterator[ClassStatistics]:
+        """Makes `current` for one pass and files it under `prefix` afterwards."""
+        self.current = statistics = ClassStatistics()
+        try:
+            yield statistics
+        finally:
+            self.current = None
+        (self.before if before_training else self.latest)[prefix] = statistics
+
+
+def compactness_metrics(statistics: ClassStatistics, prefix: str) -> dict[str, float]:
+    """The figures under the names that logs show, such as `eval_compactness_scatter_ratio`; none without labels."""
+    if not statistics.counts.sum():
+        return {}
+    return {f"{prefix}_{PREFIX}_{name}": value for name, value in statistics.compactness().items()}
+
+
+class StartOfTraining(TrainerCallback):
+    """Calls a method when a training run starts, and leaves the random state alone.
+
+    Args:
+        method: told whether the run is a fresh one, not one that resumes another. Of its object only a weak reference
+            is kept: a Trainer that its own callback holds would outlive its last use.
+    """
+
+    def __init__(self, method: Callable[[bool], None]) -> None:
+        self.method = weakref.WeakMethod(method)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Calls it."""
+        method = self.method()
+        if method is not None:
+            with torch.random.fork_rng():  # iterating a data loader draws from the global generator
+                method(state.global_step == 0)

@@ -1,0 +1,114 @@
+"""Where a model and its data come from and how it did, as far as the objects of a training run know."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import datasets
+from huggingface_hub import HfApi, is_offline_mode
+from transformers.utils import logging
+
+from .features import unwrap_adapter
+
+logger = logging.get_logger(__name__)
+
+PATIENCE = 5.0  # seconds for a question to the Hub that a card can do without
+HUB_DATA = re.compile(r"^hf://datasets/([^@]+)@([0-9a-f]{40})/")
+SPEED = re.compile(r"_(runtime|samples_per_second|steps_per_second|model_preparation_time|jit_compilation_time)$")
+
+
+class HubSource(NamedTuple):
+    """A model or data set on the Hub.
+
+    Attributes:
+        name: such as `distilbert/distilbert-base-uncased`.
+        revision: the commit.
+    """
+
+    name: str
+    revision: str
+
+
+class Evaluation(NamedTuple):
+    """The metrics of one pass over an evaluation set.
+
+    Attributes:
+        metrics: by name, without the prefix.
+        step: the optimizer steps done by then, if known.
+    """
+
+    metrics: dict[str, float]
+    step: int | None
+
+
+def base_model_of(model: Any) -> HubSource | None:
+    """The Hub model that this one was loaded from; `None` for a local folder or one built from a config.
+
+    A commit is recorded only by a load from the Hub, so a name alone, which may be a path, is not enough.
+    """
+    config = getattr(unwrap_adapter(model), "config", None)
+    name, revision = getattr(config, "_name_or_path", None), getattr(config, "_commit_hash", None)
+    return HubSource(name, revision) if name and revision else None
+
+
+def dataset_of(data: Any) -> HubSource | None:
+    """The Hub data set that a split was loaded from, whatever was mapped or filtered since; `None` otherwise."""
+    if not isinstance(data, (datasets.Dataset, datasets.IterableDataset)):
+        return None
+    found = {match.groups() for path in data.info.download_checksums or {} if (match := HUB_DATA.match(str(path)))}
+    return HubSource(*found.pop()) if len(found) == 1 else None
+
+
+def license_of(model_name: str, token: str | None) -> str | None:
+    """The licence of a model on the Hub; `None` where it names none, or the Hub can't be asked."""
+    if is_offline_mode():
+        return None
+    try:
+        tags = HfApi(token=token).model_info(model_name, timeout=PATIENCE).tags or []
+    except Exception as error:  # whatever the reason, the card is worth more than its licence line
+        logger.warning(f"The licence of {model_name} is not in the card, for the Hub did not tell it: {error}")
+        return None
+    return next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), None)
+
+
+def evaluations(log_history: Sequence[Mapping[str, Any]], best_step: int | None) -> dict[str, Evaluation]:
+    """The metrics of the model as it is now, for each evaluation set.
+
+    That is the last pass after training; else, if the best checkpoint was loaded at the end, the pass at its step;
+    else the last pass.
+
+    Args:
+        log_history: the Trainer's.
+        best_step: of the checkpoint that was loaded at the end of training, if one was.
+
+    Returns:
+        By the metrics' prefix, such as `eval`.
+    """
+    ends = [index for index, entry in enumerate(log_history) if "train_runtime" in entry]
+    found: dict[str, Evaluation] = {}
+    for index, entry in enumerate(log_history):
+        prefix = _prefix(entry)
+        in_training = not ends or index < ends[-1]
+        if prefix is None or (ends and in_training and best_step is not None and entry.get("step") != best_step):
+            continue
+        found[prefix] = Evaluation(_metrics(entry, prefix), entry.get("step"))
+    return found
+
+
+def evaluation_of(metrics: Mapping[str, Any]) -> dict[str, Evaluation]:
+    """The metrics that `predict` returned, by their prefix."""
+    prefix = _prefix(metrics)
+    return {} if prefix is None else {prefix: Evaluation(_metrics(metrics, prefix), None)}
+
+
+def _prefix(entry: Mapping[str, Any]) -> str | None:
+    names = [key.removesuffix("_runtime") for key in entry if key.endswith("_runtime") and key != "train_runtime"]
+    return names[0] if names else None
+
+
+def _metrics(entry: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    return {
+        key.removeprefix(f"{prefix}_"): float(value)
+        for key, value in entry.items()
+        if key.startswith(f"{prefix}_") and not SPEED.search(key) and isinstance(value, (int, float))
+    }

@@ -1,0 +1,72 @@
+"""Guards around a push to the Hub: the token stays out of every file, the user's README and a clear error in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
+
+CARD_NAME = "README.md"
+
+
+class HiddenToken(str):
+    """A token that works as the string it is, but neither shows in a repr nor goes into a pickle.
+
+    `TrainingArguments` are pickled into `training_args.bin` beside each saved model, and pushed with it.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'<HUB_TOKEN>'"
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return type(None), ()
+
+    def __copy__(self) -> "HiddenToken":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "HiddenToken":
+        return self
+
+
+@contextmanager
+def keeping_card(folder: str) -> Iterator[None]:
+    """Puts a folder's README back as it was: peft replaces the tags of the one it finds where it saves an adapter."""
+    path = Path(folder, CARD_NAME)
+    content = path.read_bytes() if path.is_file() else None
+    yield
+    if content is not None:
+        path.write_bytes(content)
+
+
+def read_remote_card(repo: str, revision: str | None, token: str | None) -> str | None:
+    """The README of a repository; `None` where there is none yet."""
+    try:
+        path = hf_hub_download(repo, CARD_NAME, revision=revision, token=token)
+    except (EntryNotFoundError, RepositoryNotFoundError):
+        return None
+    return Path(path).read_text(encoding="utf-8-sig")
+
+
+@contextmanager
+def explaining(repo: str, folder: str) -> Iterator[None]:
+    """Tells with the error of a push what is whole and how to go on.
+
+    Raises:
+        HfHubHTTPError: the Hub refused, or failed.
+        ConnectionError: it could not be reached.
+    """
+    advice = (
+        f"The push to {repo} failed, perhaps in part. The model and its card are whole in {folder}; push again with "
+        f"trainer.push_to_hub() or `hf upload {repo} {folder}`."
+    )
+    try:
+        yield
+    except HfHubHTTPError as error:
+        error.append_to_message(f"\n{advice}")
+        raise
+    except (HTTPError, OSError) as error:
+        raise ConnectionError(f"{error}\n{advice}") from error

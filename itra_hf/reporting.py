@@ -1,0 +1,234 @@
+"""The Trainer layer that looks at a model and publishes it: compactness in evaluation, model card, push to the Hub."""
+
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub.errors import HTTPError
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, PredictionOutput
+from transformers.utils import logging
+
+from .card_facts import collect_facts, draw_pictures
+from .config import AlignmentArguments
+from .evaluation import EvaluatedFeatures, StartOfTraining, compactness_metrics
+from .forward import find_labels
+from .gathering import agree
+from .gradient_noise import GradientNoiseCallback
+from .model_card import write_card
+from .provenance import Evaluation, evaluation_of
+from .publishing import CARD_NAME, HiddenToken, explaining, keeping_card, read_remote_card
+from .tapping import ModelTap
+
+logger = logging.get_logger(__name__)
+
+if TYPE_CHECKING:
+    _TrainerBase = Trainer  # the mixin goes before a Trainer, so type checkers may see its attributes
+else:
+    _TrainerBase = object
+
+
+class ReportingMixin(_TrainerBase):
+    """Measures compactness in evaluation and writes the model card, for a `Trainer` subclass; trains as that does.
+
+    `ITRAMixin` includes it. On its own it gives a plain run the same reports, to compare with:
+    `class PlainTrainer(ReportingMixin, Trainer)`. The fields `eval_compactness`, `gradient_noise_steps` and `feature`
+    of `args` are its settings.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        own = isinstance(self.args, AlignmentArguments)
+        self._default_alignment_args = None if own else AlignmentArguments()
+        if self.args.hub_token is not None:
+            self.args.hub_token = HiddenToken(self.args.hub_token)
+        self._tap = ModelTap(self.label_names)
+        self._warned: set[str] = set()
+        self._evaluated = EvaluatedFeatures()
+        self._predictions: dict[str, Evaluation] = {}
+        self._remote_card: str | None = None
+        self.add_callback(StartOfTraining(self._start_reports))
+        if self.alignment_args.gradient_noise_steps:
+            # A proxy, for the Trainer holds its callbacks.
+            self.add_callback(GradientNoiseCallback(weakref.proxy(self), self.alignment_args.gradient_noise_steps))
+
+    @property
+    def alignment_args(self) -> AlignmentArguments:
+        """The method's settings: `args` itself, or the defaults for plain `TrainingArguments`."""
+        return self._default_alignment_args or self.args  # type: ignore[return-value]
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned and self.is_world_process_zero():
+            self._warned.add(message)
+            logger.warning(message)
+
+    # ---- Evaluation ----
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The stock loop, with `<prefix>_compactness_*` among the metrics where `eval_compactness` asks for it."""
+        run = partial(super().evaluation_loop, dataloader, description, prediction_loss_only, ignore_keys)
+        if not self.alignment_args.eval_compactness:
+            return run(metric_key_prefix)
+        before_training = self.is_in_train and self.state.global_step == 0
+        try:
+            with self._evaluated.passing_over(metric_key_prefix, before_training) as statistics:
+                output = run(metric_key_prefix)
+        finally:
+            if not self.is_in_train:
+                self._tap.remove()
+        (output.metrics or {}).update(compactness_metrics(statistics, metric_key_prefix))
+        return output
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The stock step; its features go into the running compactness measurement, if there is one."""
+        if self._evaluated.current is None:
+            return super().prediction_step(model, inputs, *args, **kwargs)
+        inputs = self._prepare_inputs(inputs)
+        tap, _ = self._tap.place(
+            self.alignment_args.feature, self.model, model, partial(agree, self.accelerator), inputs
+        )
+        with tap.recording():
+            result = super().prediction_step(model, inputs, *args, **kwargs)
+        labels = find_labels(inputs, self.label_names)
+        if labels is not None:
+            features, labels = self.accelerator.gather_for_metrics((tap.features(inputs).float(), labels))
+            self._evaluated.current.add(features.cpu().numpy(), labels.cpu().numpy())
+        return result
+
+    def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """The stock prediction; its metrics end in the model card."""
+        output = super().predict(*args, **kwargs)
+        self._predictions |= evaluation_of(output.metrics or {})
+        return output
+
+    def _start_reports(self, fresh: bool) -> None:
+        self._evaluated, self._predictions = EvaluatedFeatures(), {}
+        if fresh and self.alignment_args.eval_compactness and self.eval_dataset is not None:
+            self._measure_start()
+
+    def _measure_start(self) -> None:
+        """Logs the compactness of the features before the first step."""
+        if self.args.eval_on_start:
+            return  # a whole evaluation follows anyway
+        sets = {f"eval_{name}": name for name in self.eval_dataset} if isinstance(self.eval_dataset, dict) else {}
+        wrapped: Any = self.model
+        model = self._wrap_model(wrapped, training=False)
+        training = model.training
+        model.eval()
+        for prefix, name in (sets or {"eval": None}).items():
+            with self._evaluated.passing_over(prefix, before_training=True) as statistics:
+                for inputs in self.get_eval_dataloader(name):
+                    self.prediction_step(model, inputs, prediction_loss_only=True)
+            self.log(compactness_metrics(statistics, prefix))
+        model.train(training)
+
+    # ---- Publishing ----
+
+    def create_model_card(
+        self,
+        language: str | list[str] | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Writes the model card into `output_dir`, with pictures where matplotlib is installed.
+
+        What the user wrote into an existing README stays, before and after the generated part and in the metadata.
+        What is not given is found: the model and data set that were loaded from the Hub, with their revisions, and
+        the model's licence. Nothing is claimed of a model or data set that did not come from there.
+
+        Args:
+            language: the Hub's codes of the texts' languages, such as `en`.
+            license: the Hub's id of the licence, such as `apache-2.0`.
+            tags: more tags for the model.
+            model_name: the heading; default: the repository's or folder's name.
+            finetuned_from: the base model on the Hub.
+            tasks: the Hub's task; default: that of the model's class.
+            dataset_tags: the data set on the Hub.
+            dataset: the same, where `dataset_tags` is not given.
+            dataset_args: not used; the card names the data set's revision instead.
+        """
+        if not self.is_world_process_zero():
+            return
+        given = {
+            "language": language,
+            "license": license,
+            "tags": tags,
+            "name": model_name,
+            "base_model": finetuned_from,
+            "task": tasks,
+            "dataset": dataset_tags or dataset,
+        }
+        facts = collect_facts(self, self._predictions, given)
+        folder = str(self.args.output_dir)
+        facts.pictures = draw_pictures(folder, self.state.log_history, self._evaluated, facts.labels, self._warn_once)
+        write_card(Path(folder, CARD_NAME), facts, self._remote_card)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The stock push, with the card of `create_model_card`, which takes the further arguments.
+
+        Raises:
+            HfHubHTTPError: the Hub refused, or failed; the message says what is whole and how to go on.
+            ConnectionError: the Hub could not be reached.
+        """
+        with self._explaining_push():
+            if self.hub_model_id is None:
+                self.init_hf_repo(token=token, private=private)
+            self._read_remote_card(token, revision)
+            return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
+
+    def _read_remote_card(self, token: str | None = None, revision: str | None = None) -> None:
+        if self.hub_model_id is not None:  # which only the first process knows
+            self._remote_card = read_remote_card(
+                self.hub_model_id, revision or self.args.hub_revision, token or self.args.hub_token
+            )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.args.hub_strategy != HubStrategy.END:
+            try:
+                self._read_remote_card()
+                self.create_model_card()
+            except (HTTPError, OSError) as error:
+                self._warn_once(f"The model card was not renewed at this checkpoint: {error}")
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        push = getattr(self, "push_in_progress", None)
+        for error in filter(None, (job.exception() for job in (push.jobs if push else []) if job.done())):
+            self._warn_once(f"A push during training failed: {error}")
+
+    @contextmanager
+    def _explaining_push(self) -> Iterator[None]:
+        with explaining(self.hub_model_id or self.args.hub_model_id or "the Hub", str(self.args.output_dir)):
+            yield
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        with keeping_card(os.fspath(output_dir or self.args.output_dir or ".")):
+            super()._save(output_dir, state_dict=state_dict)
