@@ -38,8 +38,12 @@ def collect_facts(trainer: Any, predictions: Mapping[str, Evaluation], given: Ma
     """
     args, state, model = trainer.args, trainer.state, unwrap(trainer.model)
     config = getattr(unwrap_adapter(model), "config", None)
-    base = HubSource(given["base_model"], "") if given["base_model"] else base_model_of(model)
-    data = HubSource(_one(given["dataset"]), "") if given["dataset"] else dataset_of(trainer.train_dataset)
+    base = base_model_of(model)
+    if given["base_model"] and (base is None or base.name != given["base_model"]):
+        base = HubSource(given["base_model"], "")
+    data = dataset_of(trainer.train_dataset)
+    if given["dataset"] and (data is None or data.name != _one(given["dataset"])):
+        data = HubSource(_one(given["dataset"]), "")
     best = state.best_global_step if args.load_best_model_at_end else None
     names = getattr(config, "id2label", None) or {}
     problem_type = getattr(config, "problem_type", None)
@@ -64,7 +68,7 @@ def collect_facts(trainer: Any, predictions: Mapping[str, Evaluation], given: Ma
         step=state.global_step,
         progress=_progress(trainer),
         settings=_settings(trainer),
-        hyperparameters=extract_hyperparameters_from_trainer(trainer),
+        hyperparameters=_hyperparameters(trainer),
         versions={name: version(library) for name, library in libraries.items()},
     )
 
@@ -142,6 +146,17 @@ def _settings(trainer: Any) -> dict[str, Any]:
         return {}
     names = [field.name for field in dataclasses.fields(AlignmentArguments) if field.name not in REPORTS]
     return {name: getattr(args, name) for name in names}
+
+
+def _hyperparameters(trainer: Any) -> dict[str, Any]:
+    args = trainer.args
+    found = extract_hyperparameters_from_trainer(trainer)
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    found["optimizer"] = f"{optimizer}, {args.optim_args}" if args.optim_args else optimizer
+    found["weight_decay"] = args.weight_decay
+    if args.bf16 or args.fp16:
+        found["mixed_precision_training"] = "bf16" if args.bf16 else "fp16"
+    return found
 
 
 def _one(value: str | Sequence[str] | None) -> Any:

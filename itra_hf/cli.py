@@ -1,4 +1,4 @@
-"""The command line: `itra-hf train CONFIG.yaml [--field value ...]`."""
+"""The command line: `itra-hf train CONFIG.yaml [--field value ...]` and `itra-hf inspect MODEL [--field value ...]`."""
 
 import argparse
 import difflib
@@ -9,13 +9,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import HfArgumentParser
 
 from .config import ITRAConfig
 from .data import DataArguments
-from .finetune import ModelArguments, build_trainer, finetune
+from .finetune import ModelArguments, build_trainer, card_details, finetune, publish
+from .inspection import InspectionArguments, inspect_model
 
-USAGE = "itra-hf train [CONFIG.yaml] [--field value ...]"
+USAGE = {
+    "train": "itra-hf train [CONFIG.yaml] [--field value ...]",
+    "inspect": "itra-hf inspect MODEL [--field value ...]",
+}
+HELP = """usage: {train}
+       {inspect}
+
+train    fine-tunes a text classifier
+inspect  measures and draws how compact the features of a fine-tuned one are
+
+`itra-hf train --help` and `itra-hf inspect --help` list every field.""".format(**USAGE)
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,16 +49,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] in (["-h"], ["--help"]):
-        print(f"usage: {USAGE}\n\nFine-tunes a text classifier; `itra-hf train --help` lists every field.")
+        print(HELP)
         return
-    if arguments[:1] != ["train"]:
-        _fail(f"usage: {USAGE}")
+    if not arguments or arguments[0] not in USAGE:
+        _fail(HELP)
+    (_train if arguments[0] == "train" else _inspect)(arguments[1:])
+
+
+def _train(arguments: Sequence[str]) -> None:
     try:
-        model_args, data_args, training_args = parse(arguments[1:])
-        job = build_trainer(data_args, model_args, training_args)
+        model_args, data_args, training_args = parse(arguments)
+        card = card_details(data_args, model_args)
+        trainer, splits, task = build_trainer(data_args, model_args, training_args)
     except (ValueError, OSError, RuntimeError) as error:  # files that are not there, heads that don't fit
         _fail(f"error: {error}")
-    finetune(*job)
+    finetune(trainer, splits, task, card)
+    try:
+        publish(trainer, card)
+    except (HfHubHTTPError, ConnectionError) as error:
+        _fail(f"error: {error}")
+
+
+def _inspect(arguments: Sequence[str]) -> None:
+    try:
+        args, data_args = parse_inspection(arguments)
+        table = inspect_model(args, data_args)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        _fail(f"error: {error}")
+    print(table.to_string(float_format="{:.4g}".format))
+    print(f"The table and the pictures are in {args.output_dir}.")
 
 
 def parse(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, ITRAConfig]:
@@ -56,17 +87,29 @@ def parse(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, ITRA
         FileNotFoundError: there is no such file.
         ValueError: the file is no mapping or has an unknown field, or a field has a wrong value.
     """
-    parser = HfArgumentParser(
-        (ModelArguments, DataArguments, ITRAConfig),  # type: ignore[arg-type]
-        prog="itra-hf train",
-        usage=USAGE,
-        allow_abbrev=False,
-    )
+    parser = _parser("train", ModelArguments, DataArguments, ITRAConfig)
     options = list(arguments)
     if options and not options[0].startswith("-"):
         _set_defaults(parser, read_config(options.pop(0)))
     model_args, data_args, training_args = parser.parse_args_into_dataclasses(options)
     return model_args, data_args, training_args
+
+
+def parse_inspection(arguments: Sequence[str]) -> tuple[InspectionArguments, DataArguments]:
+    """Reads the model, which comes first or as `--model_name_or_path`, and the fields after it.
+
+    Raises:
+        ValueError: a field has a wrong value.
+    """
+    options = list(arguments)
+    if options and not options[0].startswith("-"):
+        options.insert(0, "--model_name_or_path")
+    args, data_args = _parser("inspect", InspectionArguments, DataArguments).parse_args_into_dataclasses(options)
+    return args, data_args
+
+
+def _parser(command: str, *classes: type) -> HfArgumentParser:
+    return HfArgumentParser(classes, prog=f"itra-hf {command}", usage=USAGE[command], allow_abbrev=False)  # type: ignore[arg-type]
 
 
 def read_config(path: str) -> dict[str, Any]:

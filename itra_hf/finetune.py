@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.trainer_utils import HubStrategy
 
 from .config import ITRAConfig
 from .data import DataArguments, Task, cut_validation, encode_labels, infer_task, load_splits, subset, tokenize
@@ -35,6 +36,11 @@ class ModelArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
     ignore_mismatched_sizes: bool = field(
         default=False, metadata={"help": "Replace a head that was trained for other labels."}
+    )
+    language: str | None = field(default=None, metadata={"help": "For the model card: the texts' language, like en."})
+    license: str | None = field(
+        default=None,
+        metadata={"help": "For the model card: the model's licence, like apache-2.0; default: the base model's."},
     )
 
 
@@ -137,23 +143,37 @@ def _check_alignment_fits(args: ITRAConfig, task: Task) -> None:
         )
 
 
-def finetune(trainer: ITRATrainer, splits: datasets.DatasetDict, task: Task) -> dict[str, float]:
+def card_details(data_args: DataArguments, model_args: ModelArguments) -> dict[str, Any]:
+    """What only the arguments know of the model card, for `create_model_card`."""
+    name = data_args.dataset_name
+    on_hub = name is not None and not os.path.exists(name)
+    return {
+        "language": model_args.language,
+        "license": model_args.license,
+        "dataset_tags": name if on_hub else None,
+    }
+
+
+def finetune(trainer: ITRATrainer, splits: datasets.DatasetDict, task: Task, card: dict[str, Any]) -> dict[str, float]:
     """Trains, evaluates, tests and saves.
 
-    The output folder gets the model with its tokenizer, `train_results.json`, `eval_results.json` and, with a
-    test split, `test_results.json` and the predictions in `test_predictions.csv`.
+    The output folder gets the model with its tokenizer, `train_results.json`, `eval_results.json` and, with
+    a test split, `test_results.json` and the predictions in `test_predictions.csv`.
 
     Args:
         trainer: from `build_trainer`.
         splits: the tokenised splits.
         task: names the labels in the predictions.
+        card: from `card_details`.
 
     Returns:
         The metrics of the validation split, and of the test split if it has labels.
     """
+    if trainer.args.push_to_hub and trainer.args.hub_strategy != HubStrategy.END:
+        trainer.create_model_card(**card)  # the cards at checkpoints keep what this one knows
     resume = trainer.args.resume_from_checkpoint
     result = trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # without a push, which has to wait for the results
     trainer.save_state()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
@@ -168,9 +188,23 @@ def finetune(trainer: ITRATrainer, splits: datasets.DatasetDict, task: Task) -> 
         if trainer.is_world_process_zero():
             _write_predictions(os.path.join(str(trainer.args.output_dir), PREDICTIONS_NAME), prediction, task)
         metrics |= tested
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
     return metrics
+
+
+def publish(trainer: ITRATrainer, card: dict[str, Any]) -> None:
+    """Writes the model card, and pushes the output folder where `push_to_hub` asks for it.
+
+    Args:
+        trainer: after `finetune`.
+        card: from `card_details`.
+
+    Raises:
+        HfHubHTTPError, ConnectionError: see `ITRATrainer.push_to_hub`.
+    """
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(**card)
+    else:
+        trainer.create_model_card(**card)
 
 
 def _write_predictions(path: str, prediction: Any, task: Task) -> None:

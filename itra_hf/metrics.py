@@ -6,6 +6,7 @@ metrics of different inputs, give them all to `add_batch` and call `compute()` w
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -95,7 +96,7 @@ class MatthewsCorrelation(evaluate.Metric):
     """The correlation of predicted and true classes: -1 to 1, higher is better, 0 for guessing whatever the imbalance.
 
     With two classes `(tp tn - fp fn) / sqrt((tp + fp)(tp + fn)(tn + fp)(tn + fn))`, with more Gorodkin's R_K; multi-
-    label: the mean over the labels.
+    label: the mean over the labels, where one that never or always occurs counts 0.
 
     Example:
         >>> from itra_hf.metrics import MatthewsCorrelation
@@ -108,7 +109,9 @@ class MatthewsCorrelation(evaluate.Metric):
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         truth, guess = (np.asarray(values).reshape(len(values), -1) for values in (references, predictions))
-        each = [sklearn_metrics.matthews_corrcoef(*columns) for columns in zip(truth.T, guess.T, strict=True)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a label that never occurs counts 0, as documented
+            each = [sklearn_metrics.matthews_corrcoef(*columns) for columns in zip(truth.T, guess.T, strict=True)]
         return {"matthews_correlation": float(np.mean(each))}
 
 

@@ -1,17 +1,22 @@
 """Where a model and its data come from and how it did, as far as the objects of a training run know."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 from huggingface_hub import HfApi, is_offline_mode
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.file_download import repo_folder_name
 from transformers.utils import logging
 
 from .features import unwrap_adapter
 
 logger = logging.get_logger(__name__)
 
+HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 PATIENCE = 5.0  # seconds for a question to the Hub that a card can do without
 HUB_DATA = re.compile(r"^hf://datasets/([^@]+)@([0-9a-f]{40})/")
 SPEED = re.compile(r"_(runtime|samples_per_second|steps_per_second|model_preparation_time|jit_compilation_time)$")
@@ -22,7 +27,7 @@ class HubSource(NamedTuple):
 
     Attributes:
         name: such as `distilbert/distilbert-base-uncased`.
-        revision: the commit.
+        revision: the commit; empty if it is not known.
     """
 
     name: str
@@ -44,11 +49,19 @@ class Evaluation(NamedTuple):
 def base_model_of(model: Any) -> HubSource | None:
     """The Hub model that this one was loaded from; `None` for a local folder or one built from a config.
 
-    A commit is recorded only by a load from the Hub, so a name alone, which may be a path, is not enough.
+    A config's name alone may be a path that is gone, so a copy in the Hub's cache has to confirm it; the commit is
+    told only where the cache holds one alone.
     """
     config = getattr(unwrap_adapter(model), "config", None)
-    name, revision = getattr(config, "_name_or_path", None), getattr(config, "_commit_hash", None)
-    return HubSource(name, revision) if name and revision else None
+    name = getattr(config, "_name_or_path", None)
+    if not name or os.path.exists(name) or not HUB_NAME.match(name):
+        return None
+    revision = getattr(config, "_commit_hash", None)  # older versions of transformers keep it
+    if revision is not None:
+        return HubSource(name, revision)
+    snapshots = Path(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "snapshots")
+    commits = [path.name for path in snapshots.glob("*/")]
+    return HubSource(name, commits[0] if len(commits) == 1 else "") if commits else None
 
 
 def dataset_of(data: Any) -> HubSource | None:
