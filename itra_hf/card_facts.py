@@ -56,7 +56,7 @@ def collect_facts(trainer: Any, predictions: Mapping[str, Evaluation], given: Ma
         task=_one(given["task"]) or _task_of(unwrap_adapter(model)),
         problem_type=problem_type,
         labels=[] if problem_type == "regression" else [str(names[index]) for index in sorted(names)],
-        location=repo or folder,
+        location=repo or (folder if os.path.isabs(args.output_dir) else args.output_dir),
         adapter=str(getattr(peft_config.peft_type, "value", peft_config.peft_type)).lower() if peft_config else None,
         base_model=base,
         dataset=data,

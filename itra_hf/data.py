@@ -78,6 +78,15 @@ class DataArguments:
         """The text columns that were named."""
         return [] if self.text_column_names is None else [n.strip() for n in self.text_column_names.split(",")]
 
+    @property
+    def most_samples(self) -> dict[str, int | None]:
+        """The largest size of each split, by its name; `None` for all of it."""
+        return {
+            "train": self.max_train_samples,
+            "validation": self.max_eval_samples,
+            "test": self.max_predict_samples,
+        }
+
 
 @dataclass
 class Task:
@@ -239,7 +248,7 @@ def encode_labels(data: datasets.Dataset, split: str, task: Task, args: DataArgu
         name = names[label] if names is not None and isinstance(label, int) else str(label)
         if name not in ids:
             raise ValueError(
-                f"The {split} data has the label {name!r}, which the training data does not have; it has: "
+                f"The {split} data has the label {name!r}, which is not one of those known: "
                 f"{', '.join(task.label_names)}."
             )
         return ids[name]

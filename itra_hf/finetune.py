@@ -63,12 +63,8 @@ def prepare_data(
     seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
     if "validation" not in splits:
         splits |= cut_validation(splits["train"], task, args.validation_fraction, seed)
-    sizes = {
-        "train": args.max_train_samples,
-        "validation": args.max_eval_samples,
-        "test": args.max_predict_samples,
-    }
-    return datasets.DatasetDict({name: subset(data, sizes[name], seed) for name, data in splits.items()}), task
+    parts = {name: subset(data, args.most_samples[name], seed) for name, data in splits.items()}
+    return datasets.DatasetDict(parts), task
 
 
 def load_model(args: ModelArguments, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

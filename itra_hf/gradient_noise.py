@@ -85,7 +85,9 @@ class GradientNoiseCallback(TrainerCallback):
         if self._pending is not None:
             with torch.random.fork_rng():
                 self._pending["held_out_loss_change"] += self._held_out_loss()
+            due = control.should_log
             self.trainer.log(self._pending)
+            control.should_log = due  # which logging takes back, and the Trainer's own line comes after this
             self._pending = None
 
     def _draw(self, data: Any, count: int, step: int) -> Iterator[Any]:

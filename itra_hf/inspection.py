@@ -11,7 +11,6 @@ import pandas as pd
 from accelerate import PartialState
 from torch.utils.data import DataLoader
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -70,18 +69,13 @@ def inspect_model(args: InspectionArguments, data_args: DataArguments) -> pd.Dat
         ValueError: data that have no class labels, or labels that the model does not know.
     """
     splits = load_splits(data_args, args.cache_dir, args.token)
-    sizes = {
-        "train": data_args.max_train_samples,
-        "validation": data_args.max_eval_samples,
-        "test": data_args.max_predict_samples,
-    }
     task = infer_task(data_args, splits["train"])
     if task.problem_type != "single_label_classification":
         raise ValueError(f"Compactness needs one class a text; these data are {task.problem_type}.")
-    model, tokenizer = _load(args, task)
+    model, tokenizer, names = _load(args, task)
     features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, data in splits.items():
-        data = encode_labels(subset(data, sizes[name], args.seed), name, task, data_args)
+        data = encode_labels(subset(data, data_args.most_samples[name], args.seed), name, task, data_args)
         if "labels" not in data.column_names:
             logger.warning(f"The {name} data have no labels, so they are left out.")
             continue
@@ -92,12 +86,12 @@ def inspect_model(args: InspectionArguments, data_args: DataArguments) -> pd.Dat
     figures = {name: compactness(*pair) for name, pair in features.items()}
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     Path(args.output_dir, RESULTS_NAME).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    _draw(args, features, task)
+    _draw(args, features, names)
     return pd.DataFrame(figures)
 
 
-def _load(args: InspectionArguments, task: Task) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The model, with its own label names in `task` where it has any."""
+def _load(args: InspectionArguments, task: Task) -> tuple[Any, PreTrainedTokenizerBase, list[str]]:
+    """The model, its tokenizer and its label names; `task` gets the names by which the data call its classes."""
     name = args.model_name_or_path
     common: dict[str, Any] = {
         "cache_dir": args.cache_dir,
@@ -106,35 +100,49 @@ def _load(args: InspectionArguments, task: Task) -> tuple[Any, PreTrainedTokeniz
         "trust_remote_code": args.trust_remote_code,
     }
     tokenizer = AutoTokenizer.from_pretrained(name, **common)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    names = task.label_names
     if os.path.isfile(os.path.join(name, ADAPTER_CONFIG)):
         try:
             from peft import AutoPeftModelForSequenceClassification
         except ImportError as error:
             raise ValueError(f"{name} is an adapter; to load it, pip install peft.") from error
-        model = AutoPeftModelForSequenceClassification.from_pretrained(name, num_labels=len(task.label_names), **common)
+        model = AutoPeftModelForSequenceClassification.from_pretrained(name, num_labels=len(names), **common)
     else:
-        config = AutoConfig.from_pretrained(name, **common)
-        known = [config.id2label[index] for index in sorted(config.id2label)]
-        if known != [f"LABEL_{index}" for index in range(len(known))]:
-            task.label_names = known
-        elif len(known) != len(task.label_names):
+        model = AutoModelForSequenceClassification.from_pretrained(name, **common)
+        names = _match_labels(task, model.config.id2label, name)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model.to(PartialState(cpu=args.use_cpu).device), tokenizer, names
+
+
+def _match_labels(task: Task, id2label: dict[int, str], model_name: str) -> list[str]:
+    """Makes `task` call the classes as the data do, in the model's order; returns the names to show.
+
+    The data may name them as the model does, or by its class ids; a model without names takes those of the data.
+
+    Raises:
+        ValueError: the model has another number of classes, and no names to go by.
+    """
+    known, found = [id2label[index] for index in sorted(id2label)], task.label_names
+    if known == [f"LABEL_{index}" for index in range(len(known))] and not set(found) <= set(known):
+        if len(known) != len(found):
             raise ValueError(
-                f"{name} has {len(known)} classes without names, and the data have {len(task.label_names)}: "
-                f"{', '.join(task.label_names)}."
+                f"{model_name} has {len(known)} classes without names, and the data have {len(found)}: "
+                f"{', '.join(found)}."
             )
-        model = AutoModelForSequenceClassification.from_pretrained(name, config=config, **common)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model.to(PartialState(cpu=args.use_cpu).device), tokenizer
+        return found
+    by_id = not set(found) <= set(known) and all(label.isdecimal() for label in found)
+    task.label_names = [str(index) for index in range(len(known))] if by_id else known
+    return known
 
 
-def _draw(args: InspectionArguments, features: dict[str, tuple[np.ndarray, np.ndarray]], task: Task) -> None:
+def _draw(args: InspectionArguments, features: dict[str, tuple[np.ndarray, np.ndarray]], names: list[str]) -> None:
     try:
         from . import plots
     except ImportError as error:
         logger.warning(f"No pictures were drawn: {error}")
         return
-    plots.feature_map(features, task.label_names, args.projection, args.seed).savefig(
-        Path(args.output_dir, "feature_map.png")
-    )
-    plots.class_scatter(features, task.label_names).savefig(Path(args.output_dir, "class_scatter.png"))
+    plots.feature_map(features, names, args.projection, args.seed).savefig(Path(args.output_dir, "feature_map.png"))
+    plots.class_scatter(features, names).savefig(Path(args.output_dir, "class_scatter.png"))

@@ -1,0 +1,315 @@
+"""The metrics of `itra_hf.metrics` against slow re-implementations, alone, combined and in `compute_metrics`."""
+
+import math
+import socket
+
+import datasets
+import evaluate
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, softmax
+from sklearn.metrics import brier_score_loss
+from transformers import EvalPrediction
+
+from itra_hf.compactness import compactness
+from itra_hf.metrics import (
+    F1,
+    Accuracy,
+    BrierScore,
+    CalibrationError,
+    Compactness,
+    MatthewsCorrelation,
+    RegressionErrors,
+    compute_metrics_for,
+)
+
+AVERAGES = ("macro", "micro", "weighted")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """Whatever asks for the network fails."""
+
+    def refuse(*ignored, **also):
+        raise AssertionError("a metric asked for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def compute(metric, **inputs):
+    return metric(keep_in_memory=True).compute(**inputs)
+
+
+def only(figures):
+    (value,) = figures.values()
+    assert type(value) is float
+    return value
+
+
+# ---- Slow re-implementations; labels are `[n]` class ids or `[n, labels]` of 0 and 1 ----
+
+
+def slow_accuracy(guess, truth):
+    return sum(np.array_equal(a, b) for a, b in zip(guess, truth, strict=True)) / len(truth)
+
+
+def slow_f1(guess, truth, average):
+    if np.ndim(truth) == 1:
+        classes = sorted(set(truth) | set(guess))
+        pairs = [([g == c for g in guess], [t == c for t in truth]) for c in classes]
+    else:
+        pairs = list(zip(np.transpose(guess) == 1, np.transpose(truth) == 1, strict=True))
+    counts = [[sum(x and y for x, y in zip(g, t, strict=True)), sum(g), sum(t)] for g, t in pairs]
+    if average == "micro":
+        counts = [[sum(column) for column in zip(*counts, strict=True)]]
+    scores = [2 * both / (guessed + there) if guessed + there else 0.0 for both, guessed, there in counts]
+    weights = [there if average == "weighted" else 1 for _, _, there in counts]
+    return sum(s * w for s, w in zip(scores, weights, strict=True)) / sum(weights) if sum(weights) else 0.0
+
+
+def slow_matthews(guess, truth):
+    """Gorodkin's R_K: the covariance of the one-hot vectors over the root of the two variances."""
+    if np.ndim(truth) == 2:
+        return np.mean([slow_matthews(g, t) for g, t in zip(np.transpose(guess), np.transpose(truth), strict=True)])
+    classes, n = sorted(set(truth) | set(guess)), len(truth)
+
+    def covariance(left, right):
+        means = [(sum(x == c for x in left) / n, sum(y == c for y in right) / n) for c in classes]
+        return sum(x == y for x, y in zip(left, right, strict=True)) / n - sum(p * q for p, q in means)
+
+    spread = covariance(guess, guess) * covariance(truth, truth)
+    return covariance(guess, truth) / math.sqrt(spread) if spread > 1e-15 else 0.0
+
+
+def slow_calibration(scores, truth, bins):
+    if np.ndim(truth) == 2:
+        each = zip(np.ravel(scores), np.ravel(truth), strict=True)
+        pairs = [(p, t == 1) if p > 0.5 else (1 - p, t == 0) for p, t in each]
+    else:
+        pairs = [(max(row), int(np.argmax(row)) == t) for row, t in zip(scores, truth, strict=True)]
+    total = 0.0
+    for b in range(bins):
+        inside = [(p, hit) for p, hit in pairs if b / bins < p <= (b + 1) / bins or (b == 0 and p == 0)]
+        if inside:
+            accuracy, confidence = (sum(entry[i] for entry in inside) / len(inside) for i in (1, 0))
+            total += len(inside) / len(pairs) * abs(accuracy - confidence)
+    return total
+
+
+def slow_brier(scores, truth):
+    if np.ndim(truth) == 2:
+        return np.mean([(p - t) ** 2 for p, t in zip(np.ravel(scores), np.ravel(truth), strict=True)])
+    errors = [sum((p - (k == t)) ** 2 for k, p in enumerate(row)) for row, t in zip(scores, truth, strict=True)]
+    return sum(errors) / len(errors)
+
+
+def slow_regression(guess, truth):
+    errors, centre = np.subtract(guess, truth), sum(truth) / len(truth)
+    squares = sum(e * e for e in errors)
+    r2 = 1 - squares / sum((t - centre) ** 2 for t in truth)
+    return {"mse": squares / len(truth), "mae": sum(abs(e) for e in errors) / len(truth), "r2": r2}
+
+
+def problem(seed, count, classes, several):
+    """Random scores, decisions and labels, some labels of which never occur."""
+    rng = np.random.default_rng(seed)
+    logits = 3 * rng.normal(size=(count, classes))
+    if several:
+        truth = (rng.random((count, classes)) < rng.choice([0.0, 0.3, 1.0], size=classes)).astype(int)
+        return expit(logits), (logits > 0).astype(int), truth
+    return softmax(logits, axis=1), logits.argmax(axis=1), rng.integers(0, max(classes - 1, 1), size=count)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(2, 5), st.booleans(), st.sampled_from([1, 4, 15]))
+def test_every_metric_is_what_loops_give(seed, count, classes, several, bins):
+    scores, guess, truth = problem(seed, count, classes, several)
+    decisions = {"predictions": guess, "references": truth}
+    shares = {"prediction_scores": scores, "references": truth}
+    assert compute(Accuracy, **decisions) == {"accuracy": pytest.approx(slow_accuracy(guess, truth))}
+    for average in AVERAGES:
+        expected = slow_f1(guess, truth, average)
+        assert compute(F1, **decisions, average=average) == {f"f1_{average}": pytest.approx(expected)}
+    correlation = only(compute(MatthewsCorrelation, **decisions))
+    assert correlation == pytest.approx(slow_matthews(guess, truth), abs=1e-9)
+    assert -1 <= correlation <= 1
+    error = only(compute(CalibrationError, **shares, bins=bins))
+    assert error == pytest.approx(slow_calibration(scores, truth, bins))
+    assert 0 <= error <= 1
+    assert compute(BrierScore, **shares) == {"brier_score": pytest.approx(slow_brier(scores, truth))}
+
+
+def test_regression_errors():
+    truth, guess = np.random.default_rng(0).normal(size=(2, 30))
+    assert compute(RegressionErrors, predictions=guess, references=truth) == pytest.approx(
+        slow_regression(guess, truth)
+    )
+    perfect = compute(RegressionErrors, predictions=truth, references=truth)
+    assert perfect == {"mse": 0, "mae": 0, "r2": 1}
+
+
+def test_compactness_is_that_of_the_features():
+    features = np.random.default_rng(0).normal(size=(30, 4))
+    labels = np.arange(30) % 3
+    assert compute(Compactness, features=features, references=labels) == compactness(features, labels)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_best_and_the_worst(several):
+    truth = np.array([[1, 0], [0, 1], [1, 0], [0, 1]]) if several else np.array([0, 1, 0, 1])
+    scores = np.eye(2)[[0, 1, 0, 1]]
+    for guess, share, best, brier in ((truth, scores, 1, 0), (1 - truth, 1 - scores, 0, 1 if several else 2)):
+        assert only(compute(Accuracy, predictions=guess, references=truth)) == best
+        assert only(compute(F1, predictions=guess, references=truth)) == best
+        assert only(compute(MatthewsCorrelation, predictions=guess, references=truth)) == pytest.approx(2 * best - 1)
+        assert only(compute(BrierScore, prediction_scores=share, references=truth)) == brier
+        assert only(compute(CalibrationError, prediction_scores=share, references=truth)) == 1 - best
+
+
+def test_guessing_has_no_correlation_however_unbalanced():
+    assert only(compute(MatthewsCorrelation, predictions=[0] * 9, references=[0] * 8 + [1])) == 0
+
+
+def test_two_classes_have_twice_the_brier_score_of_scikit_learn():
+    scores, _, truth = problem(3, 30, 2, several=False)
+    truth = np.arange(30) % 2
+    expected = 2 * brier_score_loss(truth, scores[:, 1])
+    assert only(compute(BrierScore, prediction_scores=scores, references=truth)) == pytest.approx(expected)
+
+
+# ---- Calibration ----
+
+
+def test_perfectly_calibrated():
+    scores, truth = [], []
+    for tenths in (6, 7, 8, 10):
+        scores += [[tenths / 10, 1 - tenths / 10]] * 10
+        truth += [0] * tenths + [1] * (10 - tenths)
+    assert only(compute(CalibrationError, prediction_scores=scores, references=truth)) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("confidences", "hits", "bins", "expected"),
+    [
+        ([0.5, 0.75], [0, 1], 4, (0.5 + 0.25) / 2),  # 0.5 closes the second bin, 0.75 the third
+        ([0.75, 0.76], [0, 1], 4, (0.75 + 0.24) / 2),
+        ([0.51, 0.75], [0, 1], 4, (1 - 1.26) / -2),  # one bin
+        ([1.0, 1.0], [1, 0], 15, 0.5),
+        ([0.9, 1.0], [1, 0], 1, 0.45),
+        ([0.0, 0.1], [0, 1], 4, 0.45),  # confidence 0 opens the first bin
+        ([0.0, 0.3], [1, 0], 4, (1.0 + 0.3) / 2),
+    ],
+)
+def test_bins_by_hand(confidences, hits, bins, expected):
+    scores = np.array(confidences)[:, None]  # one class: the confidence is what it is
+    references = [0 if hit else 1 for hit in hits]
+    error = only(compute(CalibrationError, prediction_scores=scores, references=references, bins=bins))
+    assert error == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("bins", [0, -3])
+def test_what_is_refused(bins):
+    with pytest.raises(ValueError, match=f"bins={bins} must be at least 1"):
+        compute(CalibrationError, prediction_scores=[[1.0, 0.0]], references=[0], bins=bins)
+    with pytest.raises(ValueError, match="average='samples' is not one of 'macro', 'micro', 'weighted'"):
+        compute(F1, predictions=[0], references=[0], average="samples")
+
+
+@pytest.mark.parametrize("references", [[0, 1], [[0, 1], [1, 1]]])
+@pytest.mark.parametrize("metric", [CalibrationError, BrierScore])
+def test_nan_scores_give_nan(metric, references):
+    scores = [[0.5, 0.5], [math.nan, 1.0]]
+    assert math.isnan(only(compute(metric, prediction_scores=scores, references=references)))
+
+
+# ---- Like metrics from the hub ----
+
+
+class HubMetric(evaluate.Metric):
+    """What a script on the hub looks like."""
+
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("int32"), "references": datasets.Value("int32")})
+        return evaluate.MetricInfo(description="Zeros.", citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references, share=True):
+        return {"zeros": sum(p == 0 for p in predictions) / (len(predictions) if share else 1)}
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_batches_add_up_and_are_forgotten(several, tmp_path):
+    scores, guess, truth = problem(0, 12, 3, several)
+    for metric, name, values in ((F1, "predictions", guess), (CalibrationError, "prediction_scores", scores)):
+        whole, batched = compute(metric, **{name: values}, references=truth), metric(cache_dir=str(tmp_path))
+        for _ in range(2):
+            for part in (slice(0, 5), slice(5, 12)):
+                batched.add_batch(**{name: values[part]}, references=truth[part])
+            assert batched.compute() == whole
+
+
+def combined_inputs():
+    scores, guess, truth = problem(1, 20, 3, several=False)
+    return {"predictions": guess, "prediction_scores": scores, "features": scores - 0.3, "references": truth}
+
+
+def test_metrics_of_the_same_inputs_combine(tmp_path):
+    inputs = {key: value for key, value in combined_inputs().items() if key in ("predictions", "references")}
+    metrics = [metric(cache_dir=str(tmp_path)) for metric in (Accuracy, F1, MatthewsCorrelation, HubMetric)]
+    expected = {name: value for metric in metrics for name, value in metric.compute(**inputs).items()}
+    assert evaluate.combine(metrics).compute(**inputs) == expected
+    assert set(expected) == {"accuracy", "f1_macro", "matthews_correlation", "zeros"}
+
+
+def test_metrics_of_different_inputs_combine_through_batches(tmp_path):
+    inputs = combined_inputs()
+    kinds = {Accuracy: "predictions", BrierScore: "prediction_scores", Compactness: "features"}
+    kinds |= {CalibrationError: "prediction_scores", HubMetric: "predictions"}
+    expected = {}
+    for metric, name in kinds.items():
+        expected |= compute(metric, **{name: inputs[name]}, references=inputs["references"])
+    together = evaluate.combine([metric(cache_dir=str(tmp_path)) for metric in kinds])
+    for part in (slice(0, 3), slice(3, 20)):
+        together.add_batch(**{name: values[part] for name, values in inputs.items()})
+    assert together.compute() == expected
+
+
+# ---- In a Trainer ----
+
+
+def expected_figures(scores, guess, truth):
+    figures = {"accuracy": slow_accuracy(guess, truth), "matthews_correlation": slow_matthews(guess, truth)}
+    figures |= {f"f1_{average}": slow_f1(guess, truth, average) for average in AVERAGES}
+    figures |= {"calibration_error": slow_calibration(scores, truth, 15), "brier_score": slow_brier(scores, truth)}
+    return figures
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", "tuple", "huge", "one"])
+@pytest.mark.parametrize("several", [False, True])
+def test_compute_metrics_of_classifiers(several, kind):
+    logits = 2 * np.random.default_rng(0).normal(size=(24, 3))
+    truth = np.arange(72).reshape(24, 3) % 5 % 2 if several else np.arange(24) % 3
+    logits = logits * 1e4 if kind == "huge" else logits.astype(kind if kind.startswith("float") else np.float32)
+    logits, truth = (logits[:1], truth[:1]) if kind == "one" else (logits, truth)
+    name = "multi_label_classification" if several else "single_label_classification"
+    given_logits = (logits, np.zeros(3)) if kind == "tuple" else logits
+    got = compute_metrics_for(name)(EvalPrediction(given_logits, truth.astype(float) if several else truth))
+    exact = logits.astype(np.float64)
+    scores, guess = (expit(exact), exact > 0) if several else (softmax(exact, axis=1), exact.argmax(axis=1))
+    assert got == pytest.approx(expected_figures(scores, guess.astype(int), truth))
+    assert all(type(value) is float for value in got.values())
+
+
+@pytest.mark.parametrize("shape", [(9,), (9, 1), (9, 2)])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_compute_metrics_of_a_regression(shape, dtype):
+    logits, labels = np.random.default_rng(0).normal(size=(2, *shape)).astype(dtype)
+    got = compute_metrics_for("regression")(EvalPrediction((logits,), labels))
+    assert got == pytest.approx(slow_regression(*(v.astype(np.float64).ravel() for v in (logits, labels))))
+
+
+def test_a_regression_that_diverged_gives_nan():
+    errors = compute_metrics_for("regression")(EvalPrediction(np.full((4, 1), np.nan), np.arange(4.0)))
+    assert all(math.isnan(value) for value in errors.values())
