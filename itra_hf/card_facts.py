@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers.modelcard import TASK_MAPPING, extract_hyperparameters_from_trainer
 
 from .config import AlignmentArguments
@@ -28,12 +29,18 @@ LIBRARIES = {
 REPORTS = ("eval_compactness", "gradient_noise_steps")  # settings that change nothing in training
 
 
-def collect_facts(trainer: Any, predictions: Mapping[str, Evaluation], given: Mapping[str, Any]) -> CardFacts:
+def collect_facts(
+    trainer: Any,
+    predictions: Mapping[str, Evaluation],
+    evaluated_data: Mapping[str, HubSource | None],
+    given: Mapping[str, Any],
+) -> CardFacts:
     """Everything in a card but the pictures.
 
     Args:
         trainer: after training, or in its midst.
         predictions: the metrics of `predict`, by prefix.
+        evaluated_data: the Hub data sets of the evaluations, by prefix.
         given: what the user says: `language`, `license`, `tags`, `name`, `base_model`, `task`, `dataset`.
     """
     args, state, model = trainer.args, trainer.state, unwrap(trainer.model)
@@ -45,6 +52,7 @@ def collect_facts(trainer: Any, predictions: Mapping[str, Evaluation], given: Ma
     if given["dataset"] and (data is None or data.name != _one(given["dataset"])):
         data = HubSource(_one(given["dataset"]), "")
     best = state.best_global_step if args.load_best_model_at_end else None
+    found = {**evaluations(state.log_history, best), **predictions}
     names = getattr(config, "id2label", None) or {}
     problem_type = getattr(config, "problem_type", None)
     peft_config = getattr(model, "active_peft_config", None)
@@ -60,10 +68,12 @@ def collect_facts(trainer: Any, predictions: Mapping[str, Evaluation], given: Ma
         adapter=str(getattr(peft_config.peft_type, "value", peft_config.peft_type)).lower() if peft_config else None,
         base_model=base,
         dataset=data,
-        license=given["license"] or (license_of(base.name, args.hub_token) if base else None),
+        license=given["license"],
+        base_license=license_of(base.name, args.hub_token) if base and not given["license"] else None,
         language=given["language"],
         tags=[*listed(given["tags"]), *(getattr(model, "model_tags", None) or []), "generated_from_trainer"],
-        evaluations={**evaluations(state.log_history, best), **predictions},
+        evaluations=found,
+        evaluated_data={prefix: evaluated_data.get(prefix) or (data if given["dataset"] else None) for prefix in found},
         start_evaluations=_start_evaluations(state.log_history),
         step=state.global_step,
         progress=_progress(trainer),
@@ -104,7 +114,7 @@ def draw_pictures(
     if prefix is not None:
         sets = {"before training": evaluated.before.get(prefix), "after training": evaluated.latest[prefix]}
         samples = {name: each.sample()[:2] for name, each in sets.items() if each is not None}
-        if all(len(sample[0]) for sample in samples.values()):
+        if all(len(points) and np.isfinite(points).all() for points, _ in samples.values()):
             figures["feature_map"] = plots.feature_map(samples, labels)
     if figures:
         Path(folder, PICTURES).mkdir(parents=True, exist_ok=True)

@@ -64,7 +64,7 @@ class ClassStatistics:
 
     def sample(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The features kept, `[m, dim]`, their class ids, `[m]`, and how many examples each stands for, `[m]`."""
-        if len(self._sample) > self.max_samples:
+        if self.counts.sum() > self.max_samples:
             self._thin()
         kept = np.bincount(self._sample_labels, minlength=len(self.counts))
         return self._sample, self._sample_labels, (self.counts / np.maximum(kept, 1))[self._sample_labels]
@@ -87,15 +87,16 @@ class ClassStatistics:
             return dict.fromkeys(FIGURES, math.nan)
         within_each, between_each = self.scatter_by_class()
         within = float(self.counts[seen] @ within_each[seen] / total)
+        size = math.sqrt(within + float((self.means**2).sum(axis=1).max()))
         between = float(self.counts[seen] @ between_each[seen] / total)
         features, labels, weights = self.sample()
         figures = (
             within,
             between,
-            within / between if between > (ROUNDING * np.abs(self.means).max()) ** 2 else math.inf,
+            within / between if between > (ROUNDING * size) ** 2 else math.inf,
             nearest_mean_accuracy(features, labels, weights, np.where(seen[:, None], self.means, np.inf)),
             effective_rank(features, weights),
-            neural_collapse_distance(self.means[seen]),
+            neural_collapse_distance(self.means[seen], ROUNDING * size),
         )
         return dict(zip(FIGURES, figures, strict=True))
 
@@ -216,17 +217,18 @@ def effective_rank(features: np.ndarray, weights: np.ndarray) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def neural_collapse_distance(means: np.ndarray) -> float:
+def neural_collapse_distance(means: np.ndarray, rounding: float = 0.0) -> float:
     """How far class means, seen from their own mean, are from a regular simplex; see `compactness`.
 
     Args:
         means: `[classes, dim]`.
+        rounding: means that lie no farther apart count as one point, which gives NaN.
     """
     classes = len(means)
     centred = means - means.mean(axis=0)
     gram = centred @ centred.T
     norm = np.linalg.norm(gram)
-    if classes < 2 or norm <= (ROUNDING * np.abs(means).max()) ** 2:
+    if classes < 2 or norm <= rounding**2:
         return math.nan
     simplex = (np.eye(classes) - 1 / classes) / math.sqrt(classes - 1)
     return float(np.linalg.norm(gram / norm - simplex))

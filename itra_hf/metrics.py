@@ -188,6 +188,8 @@ class RegressionErrors(evaluate.Metric):
         return _info(description, _PREDICTIONS, {"predictions": _NUMBER, "references": _NUMBER})
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        if not np.isfinite(predictions).all():
+            return dict.fromkeys(("mse", "mae", "r2"), math.nan)
         return {
             "mse": float(sklearn_metrics.mean_squared_error(references, predictions)),
             "mae": float(sklearn_metrics.mean_absolute_error(references, predictions)),

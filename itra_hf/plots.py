@@ -140,10 +140,9 @@ def class_scatter(feature_sets: FeatureSets, label_names: LabelNames | None = No
         ValueError: feature sets of other shapes or not finite.
     """
     sets, classes = _read(feature_sets)
-    shown = classes[:MAX_ROWS]
+    shown, counts = classes[:MAX_ROWS], []
     figure = _figure(1.5 + max(1.2, len(shown) * max(0.22, 0.1 * len(sets))))
     axes = figure.subplots(1, 2, sharey=True)
-    counts = []
     for place, (name, (features, labels)) in enumerate(sets.items()):
         *shares, count = scatter_shares(features, labels, classes)[:, : len(shown)]
         # The sets lie one above the other in a class's row, so that none hides another.
@@ -289,7 +288,7 @@ def _add_legend(figure: Figure, handles: Sequence[Line2D], where: Any) -> float:
     """Puts a legend outside the panels, in as few rows as the figure's width allows; its height in inches."""
     style: dict[str, Any] = {"loc": where, "frameon": False, "fontsize": FONT, "columnspacing": 1.5}
     for rows in range(1, len(handles) + 1):
-        # The labels come later, since matplotlib leaves out those that begin with an underscore.
+        # The labels come later, since older matplotlib leaves out those that begin with an underscore.
         legend = figure.legend(handles, ["-"] * len(handles), ncols=math.ceil(len(handles) / rows), **style)
         for text, handle in zip(legend.get_texts(), handles, strict=True):
             text.set(text=handle.get_label(), parse_math=False)

@@ -22,7 +22,7 @@ from .forward import find_labels
 from .gathering import agree
 from .gradient_noise import GradientNoiseCallback
 from .model_card import write_card
-from .provenance import Evaluation, evaluation_of
+from .provenance import Evaluation, HubSource, dataset_of, evaluation_of
 from .publishing import CARD_NAME, HiddenToken, explaining, keeping_card, read_remote_card
 from .tapping import ModelTap
 
@@ -52,6 +52,7 @@ class ReportingMixin(_TrainerBase):
         self._warned: set[str] = set()
         self._evaluated = EvaluatedFeatures()
         self._predictions: dict[str, Evaluation] = {}
+        self._evaluated_data: dict[str, HubSource | None] = {}
         self._remote_card: str | None = None
         self.add_callback(StartOfTraining(self._start_reports))
         if self.alignment_args.gradient_noise_steps:
@@ -79,6 +80,7 @@ class ReportingMixin(_TrainerBase):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """The stock loop, with `<prefix>_compactness_*` among the metrics where `eval_compactness` asks for it."""
+        self._evaluated_data[metric_key_prefix] = dataset_of(dataloader.dataset)
         run = partial(super().evaluation_loop, dataloader, description, prediction_loss_only, ignore_keys)
         if not self.alignment_args.eval_compactness:
             return run(metric_key_prefix)
@@ -177,7 +179,7 @@ class ReportingMixin(_TrainerBase):
             "task": tasks,
             "dataset": dataset_tags or dataset,
         }
-        facts = collect_facts(self, self._predictions, given)
+        facts = collect_facts(self, self._predictions, self._evaluated_data, given)
         folder = str(self.args.output_dir)
         facts.pictures = draw_pictures(folder, self.state.log_history, self._evaluated, facts.labels, self._warn_once)
         write_card(Path(folder, CARD_NAME), facts, self._remote_card)

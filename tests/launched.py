@@ -153,8 +153,12 @@ def train(
     resume=None,
     family="Bert",
     sharded_at_load=False,
+    evaluated=0,
 ):
-    """Trains and returns the logged steps, the parameters, the number of forward passes and that of processes."""
+    """Trains and returns the logged steps, the parameters, the number of forward passes and that of processes.
+
+    With examples to be `evaluated`, also what evaluation before training and after it gives.
+    """
     os.makedirs(folder, exist_ok=True)
     sharded = [os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED")]
     if any(sharded) and not torch.cuda.is_available():
@@ -168,6 +172,7 @@ def train(
         model,
         args,
         train_dataset=training_set(kind, count),
+        eval_dataset=examples("Bert", evaluated, seed=1) if evaluated else None,
         callbacks=[recorder],
         compute_loss_func=summed_loss if summed else None,
         data_collator=collate_with_length if kind == "collated apart" else None,
@@ -183,6 +188,7 @@ def train(
         "parameters": whole_weights(trainer),
         "passes": len(passes),
         "processes": trainer.accelerator.num_processes,
+        "evaluations": [trainer.state.log_history[0], trainer.evaluate()] if evaluated else [],
     }
 
 

@@ -125,10 +125,11 @@ def test_classes_may_come_one_after_the_other():
     assert_figures(gathered(features[order], labels[order], [5]).compactness(), slow(features, labels))
 
 
-@pytest.mark.parametrize("batch", [3, 60])
-def test_features_far_from_the_origin(batch):
+@pytest.mark.parametrize(("offset", "batch"), [(1e6, 3), (1e6, 60), (1e9, 3)])
+def test_features_far_from_the_origin(offset, batch):
     features, labels = blobs(60)
-    assert_figures(gathered(features + 1e6, labels, [batch]).compactness(), slow(features, labels), rel=1e-7)
+    got = gathered(features + offset, labels, [batch]).compactness()
+    assert_figures(got, slow(features, labels), rel=1e-14 * offset)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -157,7 +158,8 @@ def test_scatter_of_each_class():
 
 
 def test_many_examples_are_sampled_class_by_class():
-    features, labels = blobs(12_000, dim=8, classes=6)
+    features, labels = blobs(12_000, dim=8, classes=6, spread=3.0)
+    features[labels == 0] += 8.0  # the largest class is the one that is easy to tell
     statistics = gathered(features, labels, [500])
     sample, ids, weights = statistics.sample()
     counts = np.bincount(labels)
@@ -167,13 +169,12 @@ def test_many_examples_are_sampled_class_by_class():
     assert [rows[row.tobytes()] for row in sample] == ids.tolist()
     got, expected = statistics.compactness(), slow(features, labels)
     for name in FIGURES:
-        rel = {"class_separation": 0.03, "effective_rank": 0.02}.get(name, 1e-9)
+        rel = {"class_separation": 0.02, "effective_rank": 0.01}.get(name, 1e-9)
         assert got[name] == pytest.approx(expected[name], rel=rel), name
 
 
 def test_sampling_takes_any_example_of_a_class():
     sample = gathered(np.arange(9000.0)[:, None], np.zeros(9000, dtype=int), [64]).sample()[0]
-    assert len(sample) == 2000
     assert abs(sample.mean() / 4499.5 - 1) < 0.03  # neither the first nor the last
 
 
@@ -184,8 +185,9 @@ def test_memory_is_bounded(classes, most):
         statistics.add(rng.normal(size=(200, 4)), rng.integers(classes, size=200))
         assert len(statistics._sample) == len(statistics._sample_labels) == len(statistics._priorities) <= most + 200
     assert statistics.means.shape == (classes, 4)
-    assert len(statistics.sample()[0]) <= max(2000, 2 * classes)
-    assert statistics.counts.sum() == 12_000
+    kept = np.bincount(statistics.sample()[1], minlength=classes)
+    assert kept.sum() <= max(2000, 2 * classes)
+    np.testing.assert_array_equal(np.minimum(kept, 2), np.minimum(statistics.counts, 2))
 
 
 def test_it_is_fast():

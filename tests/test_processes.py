@@ -1,5 +1,6 @@
 """Several processes give what one process with the whole batch gives."""
 
+import itertools
 import os
 
 import pytest
@@ -171,3 +172,16 @@ def test_four_processes_with_few_examples_each(tmp_path):
     ranks = launch(tmp_path, {"four": run}, 4)["four"]
     reference = train(tmp_path, **{**run, "arguments": {**run["arguments"], "per_device_train_batch_size": 8}})
     assert_same(ranks, reference)
+
+
+def test_two_processes_measure_the_compactness_that_one_does(tmp_path):
+    # 33 examples: the last batches are completed with examples that must not count twice
+    arguments = {"learning_rate": 0.0, "max_steps": 2, "eval_compactness": True, "per_device_eval_batch_size": 4}
+    run = whole({"arguments": arguments, "evaluated": 33})
+    ranks = launch(tmp_path, {"evaluated": run}, 2)["evaluated"]
+    reference = train(tmp_path, **run)
+    for rank, (index, expected) in itertools.product(ranks, enumerate(reference["evaluations"])):
+        figures = {name: value for name, value in expected.items() if "compactness" in name}
+        got = {name: value for name, value in rank["evaluations"][index].items() if "compactness" in name}
+        assert len(figures) == 6
+        assert got == pytest.approx(figures, rel=1e-6)
