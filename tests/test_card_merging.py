@@ -10,7 +10,7 @@ from families import build, examples
 from test_model_card import TAGS, card_of, results, tables, trained, trainer_of, with_lora, write
 from transformers import Trainer
 
-from itra_hf.model_card import BEGIN, END
+from itra_hf.card_merging import BEGIN, END
 from itra_hf.provenance import Evaluation, HubSource
 
 HOSTILE = ["a|b", "`c` *d*", "<b>e", "f\ng", "{{ name }} {% if x %}", "été 日本", "'\"\\", "# h: [i](j)", "---"]

@@ -280,13 +280,13 @@ def test_streams_and_shards_are_refused(tmp_path):
             GradientNoiseCallback(trainer)
 
 
-@pytest.mark.parametrize("parameters", ["tail", None])
+@pytest.mark.parametrize("parameters", ["tail", "head", None])
 def test_parameters_that_are_not_there_or_frozen(parameters, tmp_path):
     model = Toy()
-    if parameters is None:
+    if parameters != "tail":
         model.head.requires_grad_(False)
     trainer = toy_trainer(tmp_path, model)
     with pytest.raises(ValueError, match=rf"parameters={parameters!r} names no trainable .*body\.0\.weight") as raised:
         measured(trainer, parameters=parameters)
-    assert ("head.weight" in str(raised.value)) == (parameters is not None)
+    assert ("head.weight" in str(raised.value)) == (parameters == "tail")
     assert trainer.state.global_step == 0
