@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
+from transformers.trainer_utils import default_compute_objective
 
 from .compactness import ClassStatistics
+from .randomness import untouched_randomness
 
 PREFIX = "compactness"
 
@@ -45,6 +46,11 @@ def compactness_metrics(statistics: ClassStatistics, prefix: str) -> dict[str, f
     return {f"{prefix}_{PREFIX}_{name}": value for name, value in statistics.compactness().items()}
 
 
+def objective_without_compactness(metrics: dict[str, float]) -> float:
+    """A search's default objective of the other metrics: their sum, or the loss where there is none."""
+    return default_compute_objective({name: value for name, value in metrics.items() if f"_{PREFIX}_" not in name})
+
+
 class StartOfTraining(TrainerCallback):
     """Calls a method when a training run starts, and leaves the random state alone.
 
@@ -60,5 +66,5 @@ class StartOfTraining(TrainerCallback):
         """Calls it."""
         method = self.method()
         if method is not None:
-            with torch.random.fork_rng():  # iterating a data loader draws from the global generator
+            with untouched_randomness():
                 method(state.global_step == 0)

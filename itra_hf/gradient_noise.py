@@ -1,5 +1,6 @@
 """What alignment is meant to lower: the noise of the mini-batch gradient, and what a step does to other batches."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers.trainer_utils import has_length
 
 from .features import find_head
 from .forward import find_labels, logits_of, run_in_eval_mode, unwrap
+from .randomness import untouched_randomness
 
 
 class GradientNoiseCallback(TrainerCallback):
@@ -68,7 +70,7 @@ class GradientNoiseCallback(TrainerCallback):
         data = self.trainer.eval_dataset
         if isinstance(data, dict) or not has_length(data):
             data = self.trainer.train_dataset
-        with torch.random.fork_rng():
+        with untouched_randomness():
             self._held_out = next(self._draw(data, 1, step=-1))
             self._chosen = self._find_parameters()
         self._pending = None
@@ -76,14 +78,14 @@ class GradientNoiseCallback(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measures the gradients, and the held-out loss before the step."""
         if state.global_step % self.every == 0:
-            with torch.random.fork_rng():
+            with untouched_randomness():
                 self._pending = self._measure_gradients(state.global_step)
                 self._pending["held_out_loss_change"] = -self._held_out_loss()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Completes the measurement and logs it."""
         if self._pending is not None:
-            with torch.random.fork_rng():
+            with untouched_randomness():
                 self._pending["held_out_loss_change"] += self._held_out_loss()
             due = control.should_log
             self.trainer.log(self._pending)
@@ -123,12 +125,14 @@ class GradientNoiseCallback(TrainerCallback):
         return logits_of(outputs, first=0 if labels is None else 1), self._held_out
 
     def _loss(self, batch: Any) -> Tensor:
-        model = unwrap(self.trainer.model)
+        trainer, model = self.trainer, unwrap(self.trainer.model)
+        items = trainer._get_num_items_in_batch([batch], trainer.args.device)
         training = model.training
         model.eval()
         try:
-            with self.trainer.compute_loss_context_manager():
-                loss: Any = self.trainer.compute_loss(model, batch)
+            with trainer.compute_loss_context_manager():
+                # A copy, for label smoothing takes the labels out.
+                loss: Any = trainer.compute_loss(model, copy.copy(batch), num_items_in_batch=items)
                 return loss
         finally:
             model.train(training)
@@ -138,7 +142,8 @@ class GradientNoiseCallback(TrainerCallback):
         for batch in self._draw(self.trainer.train_dataset, count, step):
             with torch.enable_grad():
                 gradients = torch.autograd.grad(self._loss(batch), self._chosen, allow_unused=True)
-            flat = torch.cat([g.detach().float().flatten() for g in gradients if g is not None])
+            pairs = zip(gradients, self._chosen, strict=True)
+            flat = torch.cat([(torch.zeros_like(p) if g is None else g).float().flatten() for g, p in pairs])
             total = total.to(flat.device) + flat
             squares += float(flat.square().sum())
         mean_square = float((total / count).square().sum())

@@ -56,7 +56,7 @@ def learning_curves(log_history: Sequence[Mapping[str, Any]]) -> Figure:
     """
     losses = _curves(log_history, "task_loss", "task loss") or _curves(log_history, "loss", "training loss")
     for key in sorted({key for entry in log_history for key in entry}):
-        if key == "eval_loss" or (key.startswith("eval_") and key.endswith("_loss")):
+        if key.startswith("eval_") and key.endswith("_loss"):
             name = shorten(key[len("eval_") : -len("_loss")], MAX_NAME // 2)
             losses += _curves(log_history, key, f"evaluation loss: {name}" if name else "evaluation loss")
     matching, weight = (_curves(log_history, f"matching_{what}", f"matching {what}") for what in ("loss", "weight"))

@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from .card_facts import collect_facts, draw_pictures
 from .config import AlignmentArguments
-from .evaluation import EvaluatedFeatures, StartOfTraining, compactness_metrics
+from .evaluation import EvaluatedFeatures, StartOfTraining, compactness_metrics, objective_without_compactness
 from .forward import find_labels
 from .gathering import agree
 from .gradient_noise import GradientNoiseCallback
@@ -69,6 +69,12 @@ class ReportingMixin(_TrainerBase):
             self._warned.add(message)
             logger.warning(message)
 
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super()._inner_training_loop(*args, **kwargs)
+        finally:
+            self._tap.remove()
+
     # ---- Evaluation ----
 
     def evaluation_loop(
@@ -116,6 +122,17 @@ class ReportingMixin(_TrainerBase):
         self._predictions |= evaluation_of(output.metrics or {})
         return output
 
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[[Any], dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """The stock search; without `compute_objective`, compactness stays out of what it optimises."""
+        objective = compute_objective or objective_without_compactness
+        return super().hyperparameter_search(hp_space, objective, *args, **kwargs)
+
     def _start_reports(self, fresh: bool) -> None:
         self._evaluated, self._predictions = EvaluatedFeatures(), {}
         if fresh and self.alignment_args.eval_compactness and self.eval_dataset is not None:
@@ -134,7 +151,9 @@ class ReportingMixin(_TrainerBase):
             with self._evaluated.passing_over(prefix, before_training=True) as statistics:
                 for inputs in self.get_eval_dataloader(name):
                     self.prediction_step(model, inputs, prediction_loss_only=True)
-            self.log(compactness_metrics(statistics, prefix))
+            metrics = compactness_metrics(statistics, prefix)
+            if metrics:
+                self.log(metrics)
         model.train(training)
 
     # ---- Publishing ----

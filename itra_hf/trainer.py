@@ -72,10 +72,7 @@ class ITRAMixin(ReportingMixin):
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._start_run()  # here, because a search sets its trial's settings inside `train()`
-        try:
-            return super()._inner_training_loop(*args, **kwargs)
-        finally:
-            self._tap.remove()
+        return super()._inner_training_loop(*args, **kwargs)
 
     # ---- Data ----
 

@@ -192,7 +192,7 @@ def summed_loss(outputs, labels, num_items_in_batch=None):
         {"bf16": True},
         {"label_smoothing_factor": 0.1},
         {"compute_loss_func": summed_loss},
-        {"train_dataset": Noisy(examples("Bert", 24))},
+        {"train_dataset": Noisy(examples("Bert", 24)), "eval_dataset": Noisy(examples("Bert", 9))},
     ],
     ids=lambda settings: ",".join(settings),
 )

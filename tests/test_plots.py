@@ -113,6 +113,8 @@ def test_figures_are_800_pixels_wide_with_nothing_clipped_or_overlapping(name):
         assert min(box.x0, box.y0, 800 - box.x1, height - box.y1) >= 0, text
     for (one, box), (other, other_box) in combinations(found, 2):
         assert not box.overlaps(other_box), (one, other)
+    for each in figure.legends:
+        assert not any(each.get_window_extent().overlaps(axis.get_window_extent()) for axis in figure.axes)
 
 
 # ---- Curves ----
@@ -146,8 +148,11 @@ def test_curves_without_matching_weight_or_without_training():
 def test_curves_of_several_evaluation_sets_have_a_name_each():
     figure = learning_curves(history(4, evals=["eval_mnli_loss", "eval_$x$_loss", "eval_accuracy"]))
     assert legend(figure) == ["task loss", "evaluation loss: $x$", "evaluation loss: mnli"]
-    looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in figure.axes[0].lines}
-    assert len(looks) == 3
+    for look in ("color", "marker", "linestyle"):
+        assert len({getattr(line, f"get_{look}")() for line in figure.axes[0].lines}) == 3
+    names = legend(learning_curves(history(4, evals=[f"eval_{'x' * 30}_{i}_loss" for i in range(2)])))
+    assert len(set(names)) == 3
+    assert max(map(len, names)) == len("evaluation loss: ") + 24
 
 
 def test_curves_are_sorted_by_step():
@@ -358,6 +363,23 @@ def test_tiny_inputs_are_drawn(features, method):
     assert len(np.unique(points.round(6), axis=0)) == len(np.unique(features, axis=0))
     pixels(figure)
     pixels(class_scatter({"a": (features, labels)}))
+
+
+def test_rounding_is_no_variance():
+    features = 0.1 + 1e-16 * np.arange(16.0).reshape(8, 2)
+    assert np.ptp(features) > 0
+    axis = feature_map({"a": (features, np.arange(8) % 2)}).axes[0]
+    assert axis.get_xlabel() == "principal component 1 (0 % of the variance)"
+
+
+def test_the_legend_takes_as_few_rows_as_fit():
+    def rows(names):
+        figure = feature_map({"a": blobs(60, len(names))}, names)
+        figure.draw_without_rendering()
+        return len({round(text.get_window_extent().y0) for text in figure.legends[0].get_texts()})
+
+    assert rows(["name"] * 8) == 1
+    assert rows([f"a longer name {i}" for i in range(8)]) == 2
 
 
 def test_a_missing_direction_is_zero():
