@@ -25,6 +25,7 @@ class ModelTap:
         self.own_loss_is_standard = True
         self._tap: FeatureTap | None = None
         self._model: nn.Module | None = None
+        self._knows_loss = False
 
     def place(
         self, feature: str, model: Any, wrapped: nn.Module, agree: Callable[[bool], bool], inputs: Mapping[str, Any]
@@ -41,7 +42,9 @@ class ModelTap:
         Raises:
             ValueError: see `build_tap`.
         """
-        if self._tap is None or self._model is not model:
+        # A batch without labels, of an evaluation set say, could not tell about the loss.
+        can_learn_loss = not self._knows_loss and find_labels(inputs, self.label_names) is not None
+        if self._tap is None or self._model is not model or can_learn_loss:
             self.remove()
             self._tap = build_tap(unwrap(model), feature, partial(self._probe, wrapped, inputs))
             self._model = model
@@ -52,12 +55,13 @@ class ModelTap:
         """Takes the tap off."""
         if self._tap is not None:
             self._tap.remove()
-        self._tap, self._model = None, None
+        self._tap, self._model, self._knows_loss = None, None, False
 
     def _probe(self, wrapped: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
         outputs = run_in_eval_mode(wrapped, inputs)
         labels = find_labels(inputs, self.label_names)
         logits = logits_of(outputs, first=0 if labels is None else 1)
         if labels is not None:
+            self._knows_loss = True
             self.own_loss_is_standard = has_standard_loss(unwrap(wrapped), outputs, labels)
         return logits, inputs
