@@ -141,13 +141,16 @@ def _check_alignment_fits(args: ITRAConfig, task: Task) -> None:
 
 def card_details(data_args: DataArguments, model_args: ModelArguments) -> dict[str, Any]:
     """What only the arguments know of the model card, for `create_model_card`."""
-    name = data_args.dataset_name
-    on_hub = name is not None and not os.path.exists(name)
     return {
         "language": model_args.language,
         "license": model_args.license,
-        "dataset_tags": name if on_hub else None,
+        "finetuned_from": _on_hub(model_args.model_name_or_path),
+        "dataset_tags": _on_hub(data_args.dataset_name),
     }
+
+
+def _on_hub(name: str | None) -> str | None:
+    return None if name is None or os.path.exists(name) else name
 
 
 def finetune(trainer: ITRATrainer, splits: datasets.DatasetDict, task: Task, card: dict[str, Any]) -> dict[str, float]:

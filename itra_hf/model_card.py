@@ -233,6 +233,8 @@ def _snippet(facts: CardFacts) -> str | None:
     if not facts.adapter:
         return f'from transformers import pipeline\n\nclassify = pipeline("{facts.task}", "{facts.location}")\n{call}'
     labels = f"id2label={dict(enumerate(facts.labels))!r}" if facts.labels else "num_labels=1"
+    if facts.problem_type in options:
+        labels += f', problem_type="{facts.problem_type}"'
     return f"""from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer, pipeline
 

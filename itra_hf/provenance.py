@@ -17,6 +17,7 @@ from .features import unwrap_adapter
 logger = logging.get_logger(__name__)
 
 HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+WEIGHTS = ("*.safetensors", "*.bin")
 PATIENCE = 5.0  # seconds for a question to the Hub that a card can do without
 HUB_DATA = re.compile(r"^hf://datasets/([^@]+)@([0-9a-f]{40})/")
 SPEED = re.compile(r"_(runtime|samples_per_second|steps_per_second|model_preparation_time|jit_compilation_time)$")
@@ -49,19 +50,16 @@ class Evaluation(NamedTuple):
 def base_model_of(model: Any) -> HubSource | None:
     """The Hub model that this one was loaded from; `None` for a local folder or one built from a config.
 
-    A config's name alone may be a path that is gone, so a copy in the Hub's cache has to confirm it; the commit is
-    told only where the cache holds one alone.
+    A config's name alone may be a path that is gone, or that of a config without weights, so weights in the Hub's
+    cache have to confirm it; the commit is told only where the cache holds those of one alone.
     """
     config = getattr(unwrap_adapter(model), "config", None)
     name = getattr(config, "_name_or_path", None)
     if not name or os.path.exists(name) or not HUB_NAME.match(name):
         return None
-    revision = getattr(config, "_commit_hash", None)  # older versions of transformers keep it
-    if revision is not None:
-        return HubSource(name, revision)
     snapshots = Path(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "snapshots")
-    commits = [path.name for path in snapshots.glob("*/")]
-    return HubSource(name, commits[0] if len(commits) == 1 else "") if commits else None
+    commits = {path.parent.name for pattern in WEIGHTS for path in snapshots.glob(f"*/{pattern}")}
+    return HubSource(name, commits.pop() if len(commits) == 1 else "") if commits else None
 
 
 def dataset_of(data: Any) -> HubSource | None:

@@ -1,12 +1,18 @@
 """Guards around a push to the Hub: the token stays out of every file, the user's README and a clear error in."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
 CARD_NAME = "README.md"
 
@@ -43,30 +49,42 @@ def keeping_card(folder: str) -> Iterator[None]:
 
 
 def read_remote_card(repo: str, revision: str | None, token: str | None) -> str | None:
-    """The README of a repository; `None` where there is none yet."""
+    """The README of a repository as it is now; `None` where there is none yet.
+
+    Raises:
+        HfHubHTTPError: the Hub refused, or failed.
+        ConnectionError: the Hub could not be reached.
+    """
     try:
-        path = hf_hub_download(repo, CARD_NAME, revision=revision, token=token)
+        # Not the client's copy, which it would take where the Hub fails.
+        path = hf_hub_download(repo, CARD_NAME, revision=revision, token=token, force_download=True)
+    except LocalEntryNotFoundError as error:
+        raise ConnectionError(f"The card of {repo} can't be read: {error}") from error
     except (EntryNotFoundError, RepositoryNotFoundError):
         return None
     return Path(path).read_text(encoding="utf-8-sig")
 
 
 @contextmanager
-def explaining(repo: str, folder: str) -> Iterator[None]:
+def explaining(repo: Callable[[], str], folder: str) -> Iterator[None]:
     """Tells with the error of a push what is whole and how to go on.
+
+    Args:
+        repo: names the repository; asked only when there is an error, for the Hub completes the name.
+        folder: what was to be pushed.
 
     Raises:
         HfHubHTTPError: the Hub refused, or failed.
         ConnectionError: it could not be reached.
     """
-    advice = (
-        f"The push to {repo} failed, perhaps in part. The model and its card are whole in {folder}; push again with "
-        f"trainer.push_to_hub() or `hf upload {repo} {folder}`."
-    )
     try:
         yield
-    except HfHubHTTPError as error:
-        error.append_to_message(f"\n{advice}")
-        raise
-    except (HTTPError, OSError) as error:
+    except (HTTPError, ConnectionError, TimeoutError) as error:
+        advice = (
+            f"The push to {repo()} failed, perhaps in part. The model and its card are whole in {folder}; push again "
+            f"with trainer.push_to_hub() or `hf upload {repo()} {folder}`."
+        )
+        if isinstance(error, HfHubHTTPError):
+            error.append_to_message(f"\n{advice}")
+            raise
         raise ConnectionError(f"{error}\n{advice}") from error

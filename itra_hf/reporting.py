@@ -54,6 +54,7 @@ class ReportingMixin(_TrainerBase):
         self._predictions: dict[str, Evaluation] = {}
         self._evaluated_data: dict[str, HubSource | None] = {}
         self._remote_card: str | None = None
+        self._has_repo = False
         self.add_callback(StartOfTraining(self._start_reports))
         if self.alignment_args.gradient_noise_steps:
             # A proxy, for the Trainer holds its callbacks.
@@ -218,9 +219,13 @@ class ReportingMixin(_TrainerBase):
             HfHubHTTPError: the Hub refused, or failed; the message says what is whole and how to go on.
             ConnectionError: the Hub could not be reached.
         """
+        if not (self.args.push_to_hub or self._has_repo):
+            self.save_model(_internal_call=True)  # before a Hub that refuses could end the script
+            self.create_model_card(**kwargs)
         with self._explaining_push():
             if self.hub_model_id is None:
                 self.init_hf_repo(token=token, private=private)
+            self._has_repo = True
             self._read_remote_card(token, revision)
             return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
 
@@ -237,18 +242,25 @@ class ReportingMixin(_TrainerBase):
                 self.create_model_card()
             except (HTTPError, OSError) as error:
                 self._warn_once(f"The model card was not renewed at this checkpoint: {error}")
+        self._report_failed_pushes()  # before the list of pushes starts anew
         super()._push_from_checkpoint(checkpoint_folder)
 
     def _finish_current_push(self) -> None:
         super()._finish_current_push()
+        self._report_failed_pushes()
+
+    def _report_failed_pushes(self) -> None:
         push = getattr(self, "push_in_progress", None)
         for error in filter(None, (job.exception() for job in (push.jobs if push else []) if job.done())):
             self._warn_once(f"A push during training failed: {error}")
 
     @contextmanager
     def _explaining_push(self) -> Iterator[None]:
-        with explaining(self.hub_model_id or self.args.hub_model_id or "the Hub", str(self.args.output_dir)):
+        with explaining(self._repo_name, str(self.args.output_dir)):
             yield
+
+    def _repo_name(self) -> str:
+        return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir or ".").absolute().name
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         with keeping_card(os.fspath(output_dir or self.args.output_dir or ".")):

@@ -191,9 +191,9 @@ def test_memory_is_bounded(classes, most):
 
 def test_it_is_fast():
     features, labels = blobs(20_000, dim=128, classes=20)
-    start = time.perf_counter()
+    start = time.process_time()
     gathered(features, labels, [50]).compactness()
-    assert time.perf_counter() - start < 3  # 0.2 s where this was written
+    assert time.process_time() - start < 3  # 0.3 s where this was written
 
 
 # ---- What the figures mean ----

@@ -47,13 +47,14 @@ class Weighing(BertForSequenceClassification):
         return outputs
 
 
+@pytest.mark.parametrize("settings", [{}, {"eval_on_start": True}])
 @pytest.mark.parametrize("rows", [TEST, UNLABELLED])
-def test_a_loss_of_the_models_own_is_kept(rows, tmp_path):
+def test_a_loss_of_the_models_own_is_kept(rows, settings, tmp_path):
     def model_init():
         return Weighing(build("Bert").config)
 
     given = {"model_init": model_init, "eval_dataset": rows, "remove_unused_columns": False}
-    assert_unnoticed(ITRATrainer, tmp_path, MEASURED, **given)
+    assert_unnoticed(ITRATrainer, tmp_path, MEASURED, **EVALUATED, **given, **settings)
 
 
 # ---- With what else a Trainer does ----
