@@ -1,6 +1,7 @@
 """From a Trainer to the facts and pictures of its model card."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -108,14 +109,16 @@ def draw_pictures(
         warn(f"The model card has no pictures: {error}")
         return {}
     figures = {}
-    if any("loss" in entry for entry in log_history):
+    if any(math.isfinite(entry.get("loss", math.nan)) for entry in log_history):
         figures["learning_curves"] = plots.learning_curves(log_history)
     prefix = next(iter(evaluated.latest), None)
     if prefix is not None:
-        sets = {"before training": evaluated.before.get(prefix), "after training": evaluated.latest[prefix]}
-        samples = {name: each.sample()[:2] for name, each in sets.items() if each is not None}
+        found = {"before training": evaluated.before.get(prefix), "after training": evaluated.latest[prefix]}
+        sets = {name: each for name, each in found.items() if each is not None}
+        samples = {name: each.sample()[:2] for name, each in sets.items()}
         if all(len(points) and np.isfinite(points).all() for points, _ in samples.values()):
-            figures["feature_map"] = plots.feature_map(samples, labels)
+            ratios = {name: sets[name].compactness()["scatter_ratio"] for name in samples}
+            figures["feature_map"] = plots.feature_map(samples, labels, ratios=ratios)
     if figures:
         Path(folder, PICTURES).mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():

@@ -79,7 +79,11 @@ def learning_curves(log_history: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def feature_map(
-    feature_sets: FeatureSets, label_names: LabelNames | None = None, method: Method = "pca", seed: int = 0
+    feature_sets: FeatureSets,
+    label_names: LabelNames | None = None,
+    method: Method = "pca",
+    seed: int = 0,
+    ratios: Mapping[str, float] | None = None,
 ) -> Figure:
     """Features in two dimensions, one panel a feature set, each projected by itself since their spaces differ.
 
@@ -91,6 +95,7 @@ def feature_map(
         label_names: of the class ids; drawn as they are, `$` and `_` too.
         method: `"pca"`, `"tsne"`, or `"umap"`, which needs umap-learn.
         seed: of the examples drawn, of t-SNE and of UMAP.
+        ratios: the scatter ratios to show, by the sets' names, where the features are a sample of others.
 
     Raises:
         ValueError: an unknown method, a seed out of range, or feature sets of other shapes or not finite.
@@ -107,7 +112,8 @@ def feature_map(
     figure = _figure(rows * height)
     gap = "\n" if columns > 2 else " "  # three panels in a row have no room for long lines
     for place, (name, (features, labels)) in enumerate(sets.items(), 1):
-        title = f"{shorten(name)}:{gap}within/between{gap}scatter {compactness(features, labels)['scatter_ratio']:.3g}"
+        ratio = ratios[name] if ratios else compactness(features, labels)["scatter_ratio"]
+        title = f"{shorten(name)}:{gap}within/between{gap}scatter {ratio:.3g}"
         if len(features) > MAX_POINTS:
             title += f"\n{MAX_POINTS:,} of {len(features):,} examples"
             kept = np.sort(np.random.default_rng(seed).choice(len(features), MAX_POINTS, replace=False))

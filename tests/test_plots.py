@@ -516,3 +516,9 @@ def test_nothing_else_imports_matplotlib_and_nothing_pyplot():
         if path.name != "plots.py":
             assert not any("matplotlib" in line for line in imports), path
             assert not any("plots" in line and not line.startswith(" ") for line in imports), path
+
+
+def test_ratios_of_all_examples_stand_above_a_sample():
+    sample = np.random.default_rng(0).normal(size=(9, 3)), np.arange(9) % 3
+    figure = plots.feature_map({"a": sample}, ratios={"a": 0.125})
+    assert "scatter 0.125" in figure.axes[0].get_title()
