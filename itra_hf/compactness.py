@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 MAX_SAMPLES = 2000  # features kept for the figures that sums can't give, and for pictures
+CHUNK = 10_000_000  # distances held at one time
 ROUNDING = 1e-12  # of the features' size; what lies nearer together counts as one point
 
 
@@ -46,10 +47,10 @@ class ClassStatistics:
             ValueError: labels that are not one class id an example.
         """
         points, ids = np.asarray(features, dtype=np.float64), np.asarray(labels)
-        if ids.shape != points.shape[:1] or not np.issubdtype(ids.dtype, np.integer):
+        if (points.ndim != 2 and points.size) or ids.shape != points.shape[:1] or not np.issubdtype(ids.dtype, np.integer):
             raise ValueError(
-                f"Compactness needs one class id an example; the labels have shape {list(ids.shape)} and dtype "
-                f"{ids.dtype} for {len(points)} features."
+                f"Compactness needs features [n, dim] and one class id an example; the features have shape "
+                f"{list(points.shape)}, the labels have shape {list(ids.shape)} and dtype {ids.dtype}."
             )
         points, ids = points[ids >= 0], ids[ids >= 0]
         if not len(ids):
@@ -167,7 +168,7 @@ def compactness(features: Sequence | np.ndarray, labels: Sequence | np.ndarray) 
 
     Args:
         features: `[n, dim]`.
-        labels: `[n]` class ids or names.
+        labels: `[n]` class ids or names; examples with a negative id, which the usual losses ignore, are left out.
 
     Returns:
         The figures by name.
@@ -178,8 +179,13 @@ def compactness(features: Sequence | np.ndarray, labels: Sequence | np.ndarray) 
         >>> figures["within_class_scatter"], figures["between_class_scatter"], figures["class_separation"]
         (0.5, 4.0, 1.0)
     """
+    ids = np.asarray(labels)
+    if not np.issubdtype(ids.dtype, np.integer):
+        ids = np.unique(ids, return_inverse=True)[1]
+    elif ids.size:  # ids may be far apart, and memory goes by the largest
+        ids = np.unique(ids.clip(-1), return_inverse=True)[1] - int(ids.min() < 0)
     statistics = ClassStatistics()
-    statistics.add(features, np.unique(np.asarray(labels), return_inverse=True)[1])
+    statistics.add(features, ids)
     return statistics.compactness()
 
 
@@ -195,10 +201,14 @@ def nearest_mean_accuracy(features: np.ndarray, labels: np.ndarray, weights: np.
     present = np.isfinite(means).all(axis=1)
     centre = means[present].mean(axis=0)
     centred, points = means[present] - centre, features - centre
-    # |h|^2 is the same for all means, so it can be left out.
-    distances = np.full((len(features), len(means)), np.inf)
-    distances[:, present] = (centred**2).sum(axis=1) - 2 * points @ centred.T
-    return float(weights @ (distances.argmin(axis=1) == labels) / weights.sum())
+    nearest = np.concatenate(
+        [
+            # |h|^2 is the same for all means, so it can be left out.
+            ((centred**2).sum(axis=1) - 2 * rows @ centred.T).argmin(axis=1)
+            for rows in np.array_split(points, math.ceil(len(points) * len(centred) / CHUNK))
+        ]
+    )
+    return float(weights @ (np.flatnonzero(present)[nearest] == labels) / weights.sum())
 
 
 def effective_rank(features: np.ndarray, weights: np.ndarray) -> float:
@@ -226,9 +236,12 @@ def neural_collapse_distance(means: np.ndarray, rounding: float = 0.0) -> float:
     """
     classes = len(means)
     centred = means - means.mean(axis=0)
-    gram = centred @ centred.T
+    wide = classes <= means.shape[1]
+    gram = centred @ centred.T if wide else centred.T @ centred  # of the same norm and trace
     norm = np.linalg.norm(gram)
     if classes < 2 or norm <= rounding**2:
         return math.nan
-    simplex = (np.eye(classes) - 1 / classes) / math.sqrt(classes - 1)
-    return float(np.linalg.norm(gram / norm - simplex))
+    if wide:
+        return float(np.linalg.norm(gram / norm - (np.eye(classes) - 1 / classes) / math.sqrt(classes - 1)))
+    # The same expanded: the rows of G add up to 0, so <G, E> is its trace.
+    return math.sqrt(2 - 2 * float(np.trace(gram)) / (norm * math.sqrt(classes - 1)))

@@ -26,7 +26,8 @@ class GradientNoiseCallback(TrainerCallback):
     - `gradient_noise_to_signal`, that over an unbiased estimate of the squared norm of the full gradient: 0 and up,
       free of scale; left out where the noise drowns that estimate.
     - `held_out_loss_change`, the loss of a fixed batch after the optimizer step minus before: negative where the
-      step, taken on another batch, helps it. The batch is drawn from the evaluation set, if there is one.
+      step, taken on another batch, helps it. The batch is drawn from the evaluation set (of several, the first), or
+      where there is none with labels and a length, from the training set.
 
     A measurement costs `K` forward passes, the backward pass as far down as the parameters, and two forward passes
     of the held-out batch.
@@ -51,8 +52,8 @@ class GradientNoiseCallback(TrainerCallback):
 
     def __init__(self, trainer: Trainer, every: int = 100, batches: int = 8, parameters: str | None = None) -> None:
         for name, value, least in (("every", every, 1), ("batches", batches, 2)):
-            if value < least:
-                raise ValueError(f"{name}={value!r} must be at least {least}.")
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r} must be an integer >= {least}.")
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise ValueError("The noise of the gradient can't be measured on parameters sharded by FSDP or DeepSpeed.")
         if trainer.train_dataset is not None and not has_length(trainer.train_dataset):
@@ -68,10 +69,13 @@ class GradientNoiseCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Draws the held-out batch and finds the parameters."""
         data = self.trainer.eval_dataset
-        if isinstance(data, dict) or not has_length(data):
-            data = self.trainer.train_dataset
+        if isinstance(data, dict):
+            data = next(iter(data.values()))
         with untouched_randomness():
-            self._held_out = next(self._draw(data, 1, step=-1))
+            batch = next(self._draw(data, 1, step=-1)) if has_length(data) and len(data) else {}
+            if find_labels(batch, self.trainer.label_names) is None:
+                batch = next(self._draw(self.trainer.train_dataset, 1, step=-1))
+            self._held_out = batch
             self._chosen = self._find_parameters()
         self._pending = None
 

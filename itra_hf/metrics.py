@@ -144,7 +144,7 @@ class CalibrationError(evaluate.Metric):
             confidence, right = scores.max(axis=1), scores.argmax(axis=1) == truth
         if not np.isfinite(confidence).all():
             return {"calibration_error": math.nan}
-        group = np.ceil(confidence * bins).clip(1, bins).astype(int) - 1
+        group = np.searchsorted(np.arange(1, bins) / bins, confidence)
         gaps = np.bincount(group, right - confidence, minlength=bins)  # n_b times the gap
         return {"calibration_error": float(np.abs(gaps).sum() / len(confidence))}
 
@@ -235,6 +235,8 @@ def compute_metrics_for(problem_type: ProblemType) -> Callable[[EvalPrediction],
             flat = {"predictions": logits.reshape(-1), "references": references.reshape(-1)}
             return RegressionErrors(keep_in_memory=True).compute(**flat)
         references, logits = references.astype(int), logits.astype(np.float64)
+        if references.ndim == 1:
+            references, logits = references[references >= 0], logits[references >= 0]  # the loss ignores the others
         if problem_type == "multi_label_classification":
             decisions, scores = (logits > 0).astype(int), expit(logits)
         else:

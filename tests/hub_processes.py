@@ -131,8 +131,10 @@ def train(folder, patient=False):
     trainer = TRAINERS[folder]
     if patient:
         trainer.add_callback(Wait())
-    trainer.train()
-    return trainer.evaluate() | {"steps": trainer.state.global_step}
+    with reported() as answer:
+        trainer.train()
+        answer |= trainer.evaluate() | {"steps": trainer.state.global_step}
+    return answer
 
 
 def push(folder, **keywords):

@@ -36,6 +36,8 @@ def test_what_the_user_wrote_stays_around_the_generated_part(tmp_path):
         assert (data.license, data.language, data.custom, data.tags) == ("mit", "de", [1, {"a": "b"}], ["mine", *TAGS])
     by_hand = f"# Mine\n\n{END}\nBy hand."
     assert write(tmp_path, by_hand).text.split(BEGIN)[0].strip() == by_hand  # the marks are not both there
+    for readme in (f"Mine {BEGIN} by hand.\n\nMore.", None):
+        assert re.match(r"\s+Mine .*by hand\.\n\nMore\.\n", write(tmp_path, readme).text)
 
 
 def test_the_remote_card_counts_where_the_local_one_has_nothing_of_the_users(tmp_path):
@@ -60,6 +62,23 @@ def test_a_second_edit_on_the_web_stays_too(tmp_path):
     local = write(tmp_path, remote=remote).content
     card = write(tmp_path, remote=local.replace("First edit.", "Second edit."))
     assert card.text.split(END)[1].strip() == "Second edit."
+
+
+def test_an_edit_here_stays_until_it_is_pushed_and_one_elsewhere_then(tmp_path):
+    remote = write(tmp_path).content
+    write(tmp_path, remote + "\nMine.\n", remote)
+    for _ in range(2):  # the push before this one failed, or is still under way
+        local = write(tmp_path, remote=remote).content
+        assert local.split(END)[1].strip() == "Mine."
+    (tmp_path / "other").mkdir()
+    write(tmp_path / "other", local.replace("Mine.", "Elsewhere."), local)
+    remote = write(tmp_path / "other", remote=local).content
+    assert write(tmp_path, local, remote).text.split(END)[1].strip() == "Elsewhere."
+
+
+def test_a_task_that_only_the_user_knows_stays(tmp_path):
+    card = write(tmp_path, "---\npipeline_tag: zero-shot-classification\n---\nMine.", task=None)
+    assert card.data.pipeline_tag == "zero-shot-classification"
 
 
 def test_the_users_licence_goes_before_the_base_models(tmp_path, monkeypatch):
@@ -127,7 +146,8 @@ def test_line_ends_of_windows(tmp_path):
     generated = write(tmp_path, write(tmp_path, MINE).content + "\n\nAfter.").content
     for where in ("readme", "remote"):
         card = write_afresh(tmp_path, **{where: generated.replace("\n", "\r\n")})
-        assert card.content.replace("\r", "") == generated
+        found, wanted = (re.sub("<!-- [0-9a-f ]+ -->", "", text) for text in (card.content, generated))
+        assert found.replace("\r", "") == wanted
         assert b"\r\r" not in (tmp_path / "README.md").read_bytes()
 
 

@@ -206,7 +206,7 @@ def test_fields_alone_need_no_file(model_folder, tmp_path):
         ({"dataset_name": "both"}, "Give either dataset_name or train_file"),
         ({"text_column_names": "body"}, "no column 'body'; it has: text, label, id"),
         ({"label_column_name": "topic"}, "no column 'topic'; it has: text, label, id"),
-        ({"validation_file": "{folder}/other.csv"}, "the label 'violet', which is not one of those known: blue, green, red"),
+        ({"validation_file": "{folder}/other.csv"}, "the label 'violet', which is not one of those known: blue, green"),
         ({"validation_file": "{folder}/bare.csv"}, "The validation data has no column 'label'; it has: text"),
         ({"train_file": "{folder}/blank.csv"}, "Row 2 of the training data has no label in column 'label'"),
         ({"train_file": "{folder}/hot.jsonl"}, "lists of different label names or ids, not 0/1 vectors"),

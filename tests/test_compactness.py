@@ -2,6 +2,7 @@
 
 import math
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -281,17 +282,41 @@ def test_nothing_gives_nan():
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        ([[0, 1], [1, 0], [1, 1]], r"shape \[3, 2\] and dtype int64 for 3 features"),
+        ([[0, 1], [1, 0], [1, 1]], r"shape \[3, 2\] and dtype int64"),
         ([0.0, 1.0, 2.0], r"shape \[3\] and dtype float64"),
         ([True, False, True], r"dtype bool"),
         (["a", "b", "a"], r"dtype <U1"),
-        ([0, 1], r"shape \[2\] and dtype int64 for 3 features"),
+        ([0, 1], r"shape \[2\] and dtype int64"),
         (1, r"shape \[\]"),
     ],
 )
 def test_labels_that_are_not_one_class_id_an_example(labels, said):
     with pytest.raises(ValueError, match=said):
         ClassStatistics().add(np.ones((3, 2)), labels)
+
+
+def test_features_that_are_not_one_vector_an_example():
+    with pytest.raises(ValueError, match=r"the features have shape \[2\]"):
+        ClassStatistics().add([1.0, 2.0], [0, 1])
+
+
+def test_negative_ids_are_left_out_and_far_ones_cost_nothing():
+    features = [[0.0, 1.0], [0.0, 3.0], [4.0, 2.0], [9.0, 9.0]]
+    assert compactness(features, [0, 0, 10**12, -100]) == compactness(features[:3], ["a", "a", "b"])
+
+
+def test_many_classes_take_little_memory():
+    features, labels = np.random.default_rng(0).normal(size=(6000, 4)), np.arange(6000) % 3000
+    tracemalloc.start()
+    figures = compactness(features, labels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200e6
+    means = (features[:3000] + features[3000:]) / 2
+    gram = (means - means.mean(axis=0)) @ (means - means.mean(axis=0)).T
+    simplex = np.eye(3000) - 1 / 3000
+    distance = np.linalg.norm(gram / np.linalg.norm(gram) - simplex / np.linalg.norm(simplex))
+    assert figures["neural_collapse_distance"] == pytest.approx(distance, rel=1e-6)
 
 
 def test_features_of_other_dimensions():

@@ -129,11 +129,12 @@ def test_examples_that_agree_have_no_noise(tmp_path):
     assert got["held_out_loss_change"] != 0
 
 
-@pytest.mark.parametrize("test", [None, {"here": TEST}, TEST[:3]])
+@pytest.mark.parametrize("test", [None, {"here": TEST}, TEST[:3], tuple({"x": row["x"]} for row in TEST)])
 def test_the_held_out_batch_comes_from_what_there_is(test, tmp_path):
     snapshots = Snapshots()
     got = measured(toy_trainer(tmp_path, test=test, callbacks=[snapshots], max_steps=1))[1]
-    (held_out,) = drawn(TEST[:3], 0, 1, size=3) if isinstance(test, list) else drawn(TRAIN, 0, 1)
+    size, data = (3, TEST[:3]) if isinstance(test, list) else (4, TEST if isinstance(test, dict) else TRAIN)
+    (held_out,) = drawn(data, 0, 1, size)
     before, after = (loss_of(model, held_out).item() for model in snapshots.models)
     assert got["held_out_loss_change"] == pytest.approx(after - before, rel=1e-4)
 
@@ -254,9 +255,9 @@ def test_the_saved_head_of_an_adapted_model(kind, tmp_path):
 # ---- What is refused ----
 
 
-@pytest.mark.parametrize(("name", "value", "least"), [("every", 0, 1), ("batches", 1, 2)])
-def test_numbers_that_are_too_small(name, value, least, tmp_path):
-    with pytest.raises(ValueError, match=f"{name}={value} must be at least {least}"):
+@pytest.mark.parametrize(("name", "value", "least"), [("every", 0, 1), ("every", 1.5, 1), ("batches", 1, 2)])
+def test_numbers_that_do_not_do(name, value, least, tmp_path):
+    with pytest.raises(ValueError, match=f"{name}={value} must be an integer >= {least}"):
         GradientNoiseCallback(toy_trainer(tmp_path), **{name: value})
 
 

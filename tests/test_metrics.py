@@ -297,3 +297,20 @@ def test_compute_metrics_of_a_regression(shape, dtype):
 def test_a_regression_that_diverged_gives_nan():
     errors = compute_metrics_for("regression")(EvalPrediction(np.full((4, 1), np.nan), np.arange(4.0)))
     assert all(math.isnan(value) for value in errors.values())
+
+
+def test_examples_that_the_loss_ignores_are_left_out():
+    logits, labels = np.random.default_rng(0).normal(size=(6, 3)), np.array([0, 1, -100, 2, 0, -100])
+    compute = compute_metrics_for("single_label_classification")
+    assert compute(EvalPrediction(logits, labels)) == compute(EvalPrediction(logits[labels >= 0], labels[labels >= 0]))
+
+
+def test_confidence_on_a_boundary_belongs_below_it():
+    scores = np.array([0.07, 0.14, 0.28, 0.55, 0.56])  # times 100, some are a hair above an integer
+    groups = [
+        CalibrationError(keep_in_memory=True).compute(
+            prediction_scores=[[score, 0.0], [score - 0.005, 0.0]], references=[0, 1], bins=100
+        )["calibration_error"]
+        for score in scores
+    ]
+    assert groups == pytest.approx([abs(1 - 2 * score + 0.005) / 2 for score in scores])

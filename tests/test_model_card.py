@@ -27,7 +27,8 @@ TAGS = ["generated_from_trainer", "itra", "arxiv:2211.13332"]
 PROBLEM, TASK = "single_label_classification", "text-classification"
 FACTS = {"name": "name", "task": TASK, "problem_type": PROBLEM, "labels": ["red"], "location": "user/name", "step": 3}
 FACTS |= dict.fromkeys(("adapter", "base_model", "dataset", "license", "base_license", "language"))
-FACTS |= {"tags": TAGS[:1], "progress": "3 steps.", "start_evaluations": {}, "evaluated_data": {}, "settings": {"matching_weight": 0.1}}
+FACTS |= {"tags": TAGS[:1], "progress": "3 steps.", "settings": {"matching_weight": 0.1}}
+FACTS |= {"start_evaluations": {}, "evaluated_data": {}}
 FACTS |= {"hyperparameters": {"seed": 1}, "evaluations": {"eval": Evaluation({"loss": 0.5, "accuracy": 0.75}, 3)}}
 
 
