@@ -47,7 +47,11 @@ class ClassStatistics:
             ValueError: labels that are not one class id an example.
         """
         points, ids = np.asarray(features, dtype=np.float64), np.asarray(labels)
-        if (points.ndim != 2 and points.size) or ids.shape != points.shape[:1] or not np.issubdtype(ids.dtype, np.integer):
+        if (
+            (points.ndim != 2 and points.size)
+            or ids.shape != points.shape[:1]
+            or not np.issubdtype(ids.dtype, np.integer)
+        ):
             raise ValueError(
                 f"Compactness needs features [n, dim] and one class id an example; the features have shape "
                 f"{list(points.shape)}, the labels have shape {list(ids.shape)} and dtype {ids.dtype}."

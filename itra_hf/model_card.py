@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .card_merging import BEGIN, END, KeptParts, is_edited, seal, split_card
+from .card_merging import BEGIN, END, KeptParts, choose_card, with_history
 from .compactness import FIGURES
 from .evaluation import PREFIX
 from .provenance import Evaluation, HubSource
@@ -96,11 +96,10 @@ def write_card(path: Path, facts: CardFacts, remote: str | None = None) -> None:
     Args:
         path: the README.
         facts: what the card says.
-        remote: the repository's README; where the local one has not been edited since it was written, the user's part
-            is taken from there.
+        remote: the repository's README; `choose_card` says which of the two the user's part is taken from.
     """
     local = path.read_text(encoding="utf-8-sig") if path.is_file() else None
-    kept = split_card(local if remote is None or is_edited(local) else remote)
+    kept = choose_card(local, remote)
     card = ModelCard.from_template(
         metadata(facts, kept),
         template_path=str(TEMPLATE),
@@ -110,9 +109,8 @@ def write_card(path: Path, facts: CardFacts, remote: str | None = None) -> None:
         after=kept.after,
         **contents(facts),
     )
-    text = card.content
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text.replace(BEGIN, f"{BEGIN}\n{seal(text)}", 1), encoding="utf-8", newline="")
+    path.write_text(with_history(card.content, kept.history), encoding="utf-8", newline="")
 
 
 def metadata(facts: CardFacts, kept: KeptParts) -> ModelCardData:
@@ -128,7 +126,7 @@ def metadata(facts: CardFacts, kept: KeptParts) -> ModelCardData:
     tags = [tag for tag in listed(data.get("tags")) if facts.settings or tag not in (TAG, METHOD)]
     data |= {
         "library_name": "peft" if facts.adapter else "transformers",
-        "pipeline_tag": facts.task,
+        "pipeline_tag": facts.task or data.get("pipeline_tag"),
         "base_model": facts.base_model and facts.base_model.name,
         "license": facts.license or data.get("license") or facts.base_license,
         "language": facts.language or data.get("language"),

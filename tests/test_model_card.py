@@ -174,9 +174,10 @@ def test_a_data_set_of_the_hub_is_known_whatever_was_done_to_it():
     stream.info.download_checksums = HUB_FILES
     for one in (data, changed, changed.train_test_split(0.5)["test"].shuffle(), stream.map(lambda one: one)):
         assert dataset_of(one) == known
-    other = hub_data({f"hf://datasets/org/other@{REVISION}/train.parquet": None})
-    urls = ({"https://example.org/train.csv": None}, {"hf://datasets/org/data@main/train.parquet": None}, None)
-    for one in (toy_examples(2), concatenate_datasets([data, other]), *map(hub_data, urls)):
+    other = {f"hf://datasets/org/other@{REVISION}/train.parquet": None}
+    urls = {"https://example.org/train.csv": None}, {"hf://datasets/org/data@main/train.parquet": None}, None
+    both = concatenate_datasets([data, hub_data(other)])
+    for one in (toy_examples(2), both, *map(hub_data, (*urls, {**HUB_FILES, **other}))):
         assert dataset_of(one) is None
 
 
@@ -222,7 +223,7 @@ class Diverge(TrainerCallback):
 @pytest.mark.parametrize("filtered", [True, False])
 def test_a_run_that_diverged_still_gets_its_card(filtered, tmp_path):
     settings = {"matching_weight": 0.0, "eval_compactness": True, "eval_strategy": "steps", "eval_steps": 2}
-    _, card = trained(tmp_path, callbacks=[Diverge()], logging_nan_inf_filter=filtered, **settings)
+    _, card = trained(tmp_path, callbacks=[Diverge()], logging_nan_inf_filter=filtered, logging_steps=3, **settings)
     assert row(card, "Loss") == ["not finite"]
 
 
