@@ -1,5 +1,6 @@
 """Guards around a push to the Hub: the token stays out of every file, the user's README and a clear error in."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,13 +57,14 @@ def read_remote_card(repo: str, revision: str | None, token: str | None) -> str 
         ConnectionError: the Hub could not be reached.
     """
     try:
-        # Not the client's copy, which it would take where the Hub fails.
-        path = hf_hub_download(repo, CARD_NAME, revision=revision, token=token, force_download=True)
+        with tempfile.TemporaryDirectory() as cache:  # else the client would take its copy where the Hub fails
+            path = hf_hub_download(repo, CARD_NAME, revision=revision, token=token, cache_dir=cache)
+            return Path(path).read_text(encoding="utf-8-sig")
     except LocalEntryNotFoundError as error:
-        raise ConnectionError(f"The card of {repo} can't be read: {error}") from error
+        cause = error.__cause__ if isinstance(error.__cause__, HTTPError) else ConnectionError(str(error))
+        raise cause from None
     except (EntryNotFoundError, RepositoryNotFoundError):
         return None
-    return Path(path).read_text(encoding="utf-8-sig")
 
 
 @contextmanager

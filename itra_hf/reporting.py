@@ -53,7 +53,7 @@ class ReportingMixin(_TrainerBase):
         self._evaluated = EvaluatedFeatures()
         self._predictions: dict[str, Evaluation] = {}
         self._evaluated_data: dict[str, HubSource | None] = {}
-        self._remote_card: str | None = None
+        self._remote_from: tuple[str | None, str | None] | None = None
         self._has_repo = False
         self.add_callback(StartOfTraining(self._start_reports))
         if self.alignment_args.gradient_noise_steps:
@@ -202,7 +202,7 @@ class ReportingMixin(_TrainerBase):
         facts = collect_facts(self, self._predictions, self._evaluated_data, given)
         folder = str(self.args.output_dir)
         facts.pictures = draw_pictures(folder, self.state.log_history, self._evaluated, facts.labels, self._warn_once)
-        write_card(Path(folder, CARD_NAME), facts, self._remote_card)
+        write_card(Path(folder, CARD_NAME), facts, self._remote_card())
 
     def push_to_hub(
         self,
@@ -224,22 +224,39 @@ class ReportingMixin(_TrainerBase):
             self.create_model_card(**kwargs)
         with self._explaining_push():
             if self.hub_model_id is None:
-                self.init_hf_repo(token=token, private=private)
+                self._init_repo(token, private)
             self._has_repo = True
-            self._read_remote_card(token, revision)
-            return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
+            with self._merging_remote_card(token, revision):
+                return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
 
-    def _read_remote_card(self, token: str | None = None, revision: str | None = None) -> None:
-        if self.hub_model_id is not None:  # which only the first process knows
-            self._remote_card = read_remote_card(
-                self.hub_model_id, revision or self.args.hub_revision, token or self.args.hub_token
-            )
+    def _init_repo(self, token: str | None, private: bool | None) -> None:
+        asked = self.args.hub_private_repo
+        self.args.hub_private_repo = asked if private is None else private  # older Trainers take it from there only
+        try:
+            self.init_hf_repo(token=token)
+        finally:
+            self.args.hub_private_repo = asked
+
+    @contextmanager
+    def _merging_remote_card(self, token: str | None = None, revision: str | None = None) -> Iterator[None]:
+        """Has `create_model_card`, which a push calls once the model is saved, look at the repository's card too."""
+        self._remote_from = token or self.args.hub_token, revision or self.args.hub_revision
+        try:
+            yield
+        finally:
+            self._remote_from = None
+
+    def _remote_card(self) -> str | None:
+        if self._remote_from is None or self.hub_model_id is None:
+            return None
+        token, revision = self._remote_from
+        return read_remote_card(self.hub_model_id, revision, token)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self.args.hub_strategy != HubStrategy.END:
             try:
-                self._read_remote_card()
-                self.create_model_card()
+                with self._merging_remote_card():
+                    self.create_model_card()
             except (HTTPError, OSError) as error:
                 self._warn_once(f"The model card was not renewed at this checkpoint: {error}")
         self._report_failed_pushes()  # before the list of pushes starts anew

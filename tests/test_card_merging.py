@@ -62,6 +62,10 @@ def test_a_second_edit_on_the_web_stays_too(tmp_path):
     local = write(tmp_path, remote=remote).content
     card = write(tmp_path, remote=local.replace("First edit.", "Second edit."))
     assert card.text.split(END)[1].strip() == "Second edit."
+    for _ in range(2):
+        card = write(tmp_path, remote="# Written anew")
+        assert card.text.strip().startswith("# Written anew\n")
+        assert card.text.strip().endswith(END)
 
 
 def test_an_edit_here_stays_until_it_is_pushed_and_one_elsewhere_then(tmp_path):

@@ -187,12 +187,13 @@ def test_what_the_user_wrote_here_or_on_the_web_stays(hub, here, folder):
     run(here, folder)
     assert here.ask("push", folder) == {}
     repo = repo_of(hub, folder)
-    web = repo.files["README.md"].decode().replace("library_name:", "language: fr\nlibrary_name:") + "\n\nFrom the web."
-    for edit in ("From the web.", "Again."):
-        repo.move_to({**repo.files, "README.md": web.replace("From the web.", edit).encode()})
+    first = "library_name:", "language: fr\nlibrary_name:"
+    for (old, new), edit in ((first, "\n\nFrom the web."), (("From the web.", "Again."), "")):
+        web = repo.files["README.md"].decode().replace(old, new) + edit
+        repo.move_to({**repo.files, "README.md": web.encode()})
         assert here.ask("push", folder) == {}
         card = card_of(hub, repo)
-        assert (card.text.strip().split("-->\n\n")[-1], card.data.language) == (edit, "fr")
+        assert (card.text.strip().split("-->\n\n")[-1], card.data.language) == (web.strip().split("\n\n")[-1], "fr")
     check_users_parts(hub, here, folder)
 
 
