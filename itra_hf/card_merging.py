@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -89,9 +89,10 @@ def choose_card(local: str | None, remote: str | None) -> KeptParts:
     if not mine.generated:
         return mine if mine.before or mine.data else theirs
     untouched = mine.history[-1:] == [fingerprint(mine)]
-    # What is on disk is an ancestor of what is there, or holds nothing to lose.
-    earlier = untouched and mine.history[-1] in theirs.history
-    return theirs if earlier or (untouched and not (mine.before or mine.after)) else mine
+    # What is on disk knows the versions in its history; any other in the repository is news.
+    current = fingerprint(theirs)
+    kept = theirs if untouched and current not in mine.history else mine
+    return replace(kept, history=list(dict.fromkeys([*theirs.history, *mine.history, current])))
 
 
 def with_history(content: str, history: list[str]) -> str:

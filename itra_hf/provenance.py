@@ -114,7 +114,7 @@ def evaluation_of(metrics: Mapping[str, Any]) -> dict[str, Evaluation]:
 
 def _prefix(entry: Mapping[str, Any]) -> str | None:
     names = [key.removesuffix("_runtime") for key in entry if key.endswith("_runtime") and key != "train_runtime"]
-    return names[0] if names else None
+    return next((name for name in names if f"{name}_samples_per_second" in entry), None)
 
 
 def _metrics(entry: Mapping[str, Any], prefix: str) -> dict[str, float]:

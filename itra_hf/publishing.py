@@ -83,8 +83,8 @@ def explaining(repo: Callable[[], str], folder: str) -> Iterator[None]:
         yield
     except (HTTPError, ConnectionError, TimeoutError) as error:
         advice = (
-            f"The push to {repo()} failed, perhaps in part. The model and its card are whole in {folder}; push again "
-            f"with trainer.push_to_hub() or `hf upload {repo()} {folder}`."
+            f"The push to {repo()} failed, perhaps in part. The model is whole in {folder}; push again with "
+            f"trainer.push_to_hub() or `hf upload {repo()} {folder} . --exclude 'checkpoint-*'`."
         )
         if isinstance(error, HfHubHTTPError):
             error.append_to_message(f"\n{advice}")
