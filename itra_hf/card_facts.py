@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from transformers.modelcard import TASK_MAPPING, extract_hyperparameters_from_trainer
 
+from .card_merging import listed
 from .config import AlignmentArguments
 from .evaluation import PREFIX, EvaluatedFeatures
 from .features import unwrap_adapter
 from .forward import unwrap
-from .model_card import KINDS, CardFacts, listed
+from .model_card import KINDS, CardFacts
 from .provenance import Evaluation, HubSource, base_model_of, dataset_of, evaluations, license_of
 
 PICTURES = "figures"
 LIBRARIES = {
-    "itra_hf": "itra_hf",
     "Transformers": "transformers",
     "PyTorch": "torch",
     "Datasets": "datasets",
@@ -44,20 +44,26 @@ def collect_facts(
         evaluated_data: the Hub data sets of the evaluations, by prefix.
         given: what the user says: `language`, `license`, `tags`, `name`, `base_model`, `task`, `dataset`.
     """
+    from . import __version__  # which imports this module
+
     args, state, model = trainer.args, trainer.state, unwrap(trainer.model)
     config = getattr(unwrap_adapter(model), "config", None)
     base = base_model_of(model)
     if given["base_model"] and (base is None or base.name != given["base_model"]):
         base = HubSource(given["base_model"], "")
-    data = dataset_of(trainer.train_dataset)
-    if given["dataset"] and (data is None or data.name != _one(given["dataset"])):
-        data = HubSource(_one(given["dataset"]), "")
+    found_data = dataset_of(trainer.train_dataset)
+    data = [] if found_data is None else [found_data]
+    if given["dataset"]:
+        known = {each.name: each for each in data}
+        data = [known.get(name, HubSource(name)) for name in listed(given["dataset"])]
+    said_data = data[0] if given["dataset"] else None
     best = state.best_global_step if args.load_best_model_at_end else None
     found = {**evaluations(state.log_history, best), **predictions}
     names = getattr(config, "id2label", None) or {}
     problem_type = getattr(config, "problem_type", None)
     peft_config = getattr(model, "active_peft_config", None)
     libraries = LIBRARIES | ({"PEFT": "peft"} if peft_config else {})
+    versions = {"itra_hf": __version__} | {name: version(library) for name, library in libraries.items()}
     folder = os.path.basename(os.path.abspath(args.output_dir))
     repo = trainer.hub_model_id or args.hub_model_id
     return CardFacts(
@@ -68,19 +74,20 @@ def collect_facts(
         location=repo or (folder if os.path.isabs(args.output_dir) else args.output_dir),
         adapter=str(getattr(peft_config.peft_type, "value", peft_config.peft_type)).lower() if peft_config else None,
         base_model=base,
-        dataset=data,
+        datasets=data,
         license=given["license"],
         base_license=license_of(base.name, args.hub_token) if base and not given["license"] else None,
         language=given["language"],
         tags=[*listed(given["tags"]), *(getattr(model, "model_tags", None) or []), "generated_from_trainer"],
         evaluations=found,
-        evaluated_data={prefix: evaluated_data.get(prefix) or (data if given["dataset"] else None) for prefix in found},
+        evaluated_data={prefix: evaluated_data.get(prefix) or said_data for prefix in found},
         start_evaluations=_start_evaluations(state.log_history),
         step=state.global_step,
         progress=_progress(trainer),
         settings=_settings(trainer),
         hyperparameters=_hyperparameters(trainer),
-        versions={name: version(library) for name, library in libraries.items()},
+        versions=versions,
+        given=frozenset(name for name, value in given.items() if value),
     )
 
 
@@ -88,7 +95,7 @@ def draw_pictures(
     folder: str,
     log_history: Sequence[Mapping[str, Any]],
     evaluated: EvaluatedFeatures,
-    labels: Sequence[str],
+    facts: CardFacts,
     warn: Callable[[str], None],
 ) -> dict[str, str]:
     """Draws the learning curves, and the features before and after training where evaluation took them.
@@ -96,8 +103,8 @@ def draw_pictures(
     Args:
         folder: where the card will lie.
         log_history: the Trainer's.
-        evaluated: by evaluation set; the first one is drawn.
-        labels: the label names by id.
+        evaluated: by evaluation set; the first one with labels is drawn, if its pass is the one in the card.
+        facts: of the card.
         warn: told where matplotlib is missing.
 
     Returns:
@@ -111,14 +118,16 @@ def draw_pictures(
     figures = {}
     if any(math.isfinite(entry.get("loss", math.nan)) for entry in log_history):
         figures["learning_curves"] = plots.learning_curves(log_history)
-    prefix = next(iter(evaluated.latest), None)
-    if prefix is not None:
-        found = {"before training": evaluated.before.get(prefix), "after training": evaluated.latest[prefix]}
-        sets = {name: each for name, each in found.items() if each is not None}
+    for prefix, latest in evaluated.latest.items():
+        if prefix not in facts.evaluations or facts.evaluations[prefix].step != evaluated.steps[prefix]:
+            continue
+        found = {"before training": evaluated.before.get(prefix), "this model": latest}
+        sets = {name: each for name, each in found.items() if each is not None and each.counts.sum()}
         samples = {name: each.sample()[:2] for name, each in sets.items()}
-        if all(len(points) and np.isfinite(points).all() for points, _ in samples.values()):
-            ratios = {name: sets[name].compactness()["scatter_ratio"] for name in samples}
-            figures["feature_map"] = plots.feature_map(samples, labels, ratios=ratios)
+        if "this model" in sets and all(np.isfinite(points).all() for points, _ in samples.values()):
+            ratios = {name: each.compactness()["scatter_ratio"] for name, each in sets.items()}
+            figures["feature_map"] = plots.feature_map(samples, facts.labels, ratios=ratios)
+            break
     if figures:
         Path(folder, PICTURES).mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
@@ -155,7 +164,7 @@ def _progress(trainer: Any) -> str:
 
 def _settings(trainer: Any) -> dict[str, Any]:
     args = trainer.alignment_args
-    if not hasattr(trainer, "_aligner") or args.matching_weight == 0:
+    if not hasattr(trainer, "_aligner") or args.matching_weight == 0 or not trainer.state.global_step:
         return {}
     names = [field.name for field in dataclasses.fields(AlignmentArguments) if field.name not in REPORTS]
     return {name: getattr(args, name) for name in names}

@@ -9,7 +9,6 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import default_compute_objective
 
 from .compactness import ClassStatistics
-from .randomness import untouched_randomness
 
 PREFIX = "compactness"
 
@@ -20,16 +19,18 @@ class EvaluatedFeatures:
     Attributes:
         before: by the metrics' prefix (`eval`, or `eval_<name>` with several sets), from before the first step.
         latest: by that prefix, from the last pass.
+        steps: the optimizer steps done by that pass.
         current: of the pass that is running, if any.
     """
 
     def __init__(self) -> None:
         self.before: dict[str, ClassStatistics] = {}
         self.latest: dict[str, ClassStatistics] = {}
+        self.steps: dict[str, int] = {}
         self.current: ClassStatistics | None = None
 
     @contextmanager
-    def passing_over(self, prefix: str, before_training: bool) -> Iterator[ClassStatistics]:
+    def passing_over(self, prefix: str, before_training: bool, step: int = 0) -> Iterator[ClassStatistics]:
         """Makes `current` for one pass and files it under `prefix` afterwards."""
         self.current = statistics = ClassStatistics()
         try:
@@ -37,6 +38,8 @@ class EvaluatedFeatures:
         finally:
             self.current = None
         (self.before if before_training else self.latest)[prefix] = statistics
+        if not before_training:
+            self.steps[prefix] = step
 
 
 def compactness_metrics(statistics: ClassStatistics, prefix: str) -> dict[str, float]:
@@ -52,7 +55,7 @@ def objective_without_compactness(metrics: dict[str, float]) -> float:
 
 
 class StartOfTraining(TrainerCallback):
-    """Calls a method when a training run starts, and leaves the random state alone.
+    """Calls a method when a training run starts.
 
     Args:
         method: told whether the run is a fresh one, not one that resumes another. Of its object only a weak reference
@@ -66,5 +69,4 @@ class StartOfTraining(TrainerCallback):
         """Calls it."""
         method = self.method()
         if method is not None:
-            with untouched_randomness():
-                method(state.global_step == 0)
+            method(state.global_step == 0)

@@ -9,13 +9,14 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .card_merging import BEGIN, END, KeptParts, choose_card, with_history
+from .card_merging import BEGIN, END, KeptParts, choose_card, listed, mark, with_history
 from .compactness import FIGURES
 from .evaluation import PREFIX
 from .provenance import Evaluation, HubSource
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAG, METHOD = "itra", "arxiv:2211.13332"
+REPLACED_KEYS = ("model-index", "metrics", "library_name", "model_name", "eval_results", "ignore_metadata_errors")
 UNKNOWN = "unknown"  # what model-index has for data that are not on the Hub
 MOST_LABELS = 50
 
@@ -51,7 +52,7 @@ class CardFacts:
         location: from where users load the model: a repository, or a folder.
         adapter: the kind of peft adapter, in lower case.
         base_model: what was fine-tuned.
-        dataset: what it was fine-tuned on.
+        datasets: what it was fine-tuned on.
         license: the Hub's id of the licence, as given.
         base_license: the base model's.
         language: the Hub's codes of the languages.
@@ -65,6 +66,7 @@ class CardFacts:
         hyperparameters: the Trainer's.
         pictures: paths in the repository, by name.
         versions: of the libraries.
+        given: which of `base_model`, `dataset` and `task` the user said.
     """
 
     name: str
@@ -74,7 +76,7 @@ class CardFacts:
     location: str
     adapter: str | None
     base_model: HubSource | None
-    dataset: HubSource | None
+    datasets: list[HubSource]
     license: str | None
     base_license: str | None
     language: str | list[str] | None
@@ -88,6 +90,7 @@ class CardFacts:
     hyperparameters: dict[str, Any]
     pictures: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    given: frozenset[str] = frozenset()
 
 
 def write_card(path: Path, facts: CardFacts, remote: str | None = None) -> None:
@@ -100,8 +103,9 @@ def write_card(path: Path, facts: CardFacts, remote: str | None = None) -> None:
     """
     local = path.read_text(encoding="utf-8-sig") if path.is_file() else None
     kept = choose_card(local, remote)
+    data, marks = metadata(facts, kept)
     card = ModelCard.from_template(
-        metadata(facts, kept),
+        data,
         template_path=str(TEMPLATE),
         begin=BEGIN,
         end=END,
@@ -110,38 +114,54 @@ def write_card(path: Path, facts: CardFacts, remote: str | None = None) -> None:
         **contents(facts),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(with_history(card.content, kept.history), encoding="utf-8", newline="")
+    path.write_text(with_history(card.content, kept.history, marks), encoding="utf-8", newline="")
 
 
-def metadata(facts: CardFacts, kept: KeptParts) -> ModelCardData:
-    """The card's metadata: what the run knows, then what the user wrote before.
+def metadata(facts: CardFacts, kept: KeptParts) -> tuple[ModelCardData, list[str]]:
+    """The card's metadata, and the marks of what was found rather than said, which the next run finds anew.
 
-    Results in a README that was generated before are the last run's, so they go, unless they name a source.
+    What the user says, in the arguments or in the README, goes before what the run finds. Results in a README that was
+    generated before are the last run's, so they go, unless they name a source.
     """
-    data = {key: value for key, value in kept.data.items() if key not in ("model-index", "metrics")}
-    old = ModelCardData(**{"model-index": kept.data.get("model-index")}, ignore_metadata_errors=True).eval_results
-    others = [result for result in old or [] if result.source_url or not kept.generated]
-    results = eval_results(facts)
-    own_tags = [TAG, METHOD] if facts.settings else []
-    tags = [tag for tag in listed(data.get("tags")) if facts.settings or tag not in (TAG, METHOD)]
-    data |= {
-        "library_name": "peft" if facts.adapter else "transformers",
-        "pipeline_tag": facts.task or data.get("pipeline_tag"),
-        "base_model": facts.base_model and facts.base_model.name,
-        "license": facts.license or data.get("license") or facts.base_license,
-        "language": facts.language or data.get("language"),
-        "datasets": _together(listed(data.get("datasets")), [facts.dataset.name] if facts.dataset else []) or None,
-        "tags": _together(tags, facts.tags, [facts.adapter] if facts.adapter else [], own_tags),
-        "metrics": _together([result.metric_type for result in results if result.metric_type != "loss"]) or None,
+    said = {
+        "base_model": facts.base_model.name if facts.base_model and "base_model" in facts.given else None,
+        "license": facts.license,
+        "language": facts.language,
+        "pipeline_tag": facts.task if "task" in facts.given else None,
+        "datasets": [each.name for each in facts.datasets] if "dataset" in facts.given else None,
     }
-    unknown = [result for result in others if not any(result.is_equal_except_value(new) for new in results)]
-    shown = [*results, *unknown]
-    return ModelCardData(**data, eval_results=shown or None, model_name=facts.name if shown else None)
+    found = {
+        "base_model": facts.base_model and facts.base_model.name,
+        "license": facts.base_license,
+        "pipeline_tag": facts.task,
+        "datasets": [each.name for each in facts.datasets] or None,
+    }
+    own = {key: value for key, value in kept.data.items() if key not in REPLACED_KEYS}
+    data: dict[str, Any] = {key: said.get(key) or own.get(key) or found.get(key) for key in {**said, **own}}
+    old_tags = [tag for tag in listed(own.get("tags")) if facts.settings or tag not in (TAG, METHOD)]
+    found_tags = [facts.adapter] if facts.adapter else []
+    found_tags += [TAG, METHOD] if facts.settings else []
+    data["tags"] = _together(old_tags, facts.tags, found_tags)
+    data["library_name"] = "peft" if facts.adapter else "transformers"
+    results = eval_results(facts, data["pipeline_tag"])
+    data["metrics"] = _together([result.metric_type for result in results if result.metric_type != "loss"]) or None
+    shown = [*results, *(old for old in _kept_results(kept) if not any(map(old.is_equal_except_value, results)))]
+    known = {key: listed(said.get(key) or own.get(key)) for key in data}
+    known["tags"] = [*old_tags, *facts.tags]
+    marks = [mark(key, item) for key in data for item in listed(data[key]) if item not in known[key]]
+    return ModelCardData(**data, eval_results=shown or None, model_name=facts.name if shown else None), marks
 
 
-def eval_results(facts: CardFacts) -> list[EvalResult]:
-    """The evaluations as the Hub's `model-index` wants them; values that are not finite are left out."""
-    results = []
+def _kept_results(kept: KeptParts) -> list[EvalResult]:
+    old = ModelCardData(**{"model-index": kept.data.get("model-index")}, ignore_metadata_errors=True).eval_results
+    return [result for result in old or [] if result.source_url or not kept.generated]
+
+
+def eval_results(facts: CardFacts, task: str | None) -> list[EvalResult]:
+    """The evaluations as the Hub's `model-index` wants them: none without a task, and no values that are not finite."""
+    results: list[EvalResult] = []
+    if task is None:
+        return results
     for prefix, evaluation in facts.evaluations.items():
         data = facts.evaluated_data.get(prefix)
         for key, value in evaluation.metrics.items():
@@ -150,11 +170,12 @@ def eval_results(facts: CardFacts) -> list[EvalResult]:
             kind, name = METRICS.get(key, (key, key))
             results.append(
                 EvalResult(
-                    task_type=facts.task or "text-classification",
+                    task_type=task,
                     dataset_type=data.name if data else UNKNOWN,
                     dataset_name=data.name if data else UNKNOWN,
+                    dataset_config=(data.config or None) if data else None,
                     dataset_revision=(data.revision or None) if data else None,
-                    dataset_split=prefix,
+                    dataset_split=(data.split if data else "") or prefix,
                     metric_type=kind,
                     metric_name=name,
                     metric_value=value,
@@ -172,8 +193,9 @@ def contents(facts: CardFacts) -> dict[str, Any]:
         "name": _plain(facts.name),
         "kind": KINDS.get(facts.task or "", "A model") + (f" ({facts.adapter} adapter)" if facts.adapter else ""),
         "base": facts.base_model and _link(facts.base_model, ""),
-        "data": facts.dataset and _link(facts.dataset, "datasets/"),
+        "data": " and ".join(_link(each, "datasets/") for each in facts.datasets),
         "aligned": bool(facts.settings),
+        "trained": facts.step > 0,
         "labels": _labels(facts.labels),
         "result_sets": [_set_title(prefix, evaluation.step, facts.step) for prefix, evaluation in shown.items()],
         "result_rows": [
@@ -230,7 +252,8 @@ def _snippet(facts: CardFacts) -> str | None:
     call = f'print(classify("..."{options.get(facts.problem_type or "", "")}))'
     if not facts.adapter:
         return f'from transformers import pipeline\n\nclassify = pipeline("{facts.task}", "{facts.location}")\n{call}'
-    labels = f"id2label={dict(enumerate(facts.labels))!r}" if facts.labels else "num_labels=1"
+    names = repr(dict(enumerate(facts.labels))).replace("<", "\\x3c")  # no comment of HTML may begin within
+    labels = f"id2label={names}" if 0 < len(facts.labels) <= MOST_LABELS else f"num_labels={len(facts.labels) or 1}"
     if facts.problem_type in options:
         labels += f', problem_type="{facts.problem_type}"'
     return f"""from peft import AutoPeftModelForSequenceClassification
@@ -254,8 +277,3 @@ def _plain(value: Any) -> str:
 def _together(*lists: Sequence[str]) -> list[str]:
     """The items of all lists, each once, in order."""
     return list(dict.fromkeys(item for each in lists for item in each))
-
-
-def listed(value: str | Sequence[str] | None) -> list[str]:
-    """One item, several or none, as a list."""
-    return [] if value is None else [value] if isinstance(value, str) else list(value)

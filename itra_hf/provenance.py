@@ -29,10 +29,14 @@ class HubSource(NamedTuple):
     Attributes:
         name: such as `distilbert/distilbert-base-uncased`.
         revision: the commit; empty if it is not known.
+        config: of a data set; empty if it is not known.
+        split: of a data set; empty if it is not known.
     """
 
     name: str
-    revision: str
+    revision: str = ""
+    config: str = ""
+    split: str = ""
 
 
 class Evaluation(NamedTuple):
@@ -40,7 +44,7 @@ class Evaluation(NamedTuple):
 
     Attributes:
         metrics: by name, without the prefix.
-        step: the optimizer steps done by then, if known.
+        step: the optimizer steps done by then.
     """
 
     metrics: dict[str, float]
@@ -67,7 +71,10 @@ def dataset_of(data: Any) -> HubSource | None:
     if not isinstance(data, (datasets.Dataset, datasets.IterableDataset)):
         return None
     found = {match.groups() for path in data.info.download_checksums or {} if (match := HUB_DATA.match(str(path)))}
-    return HubSource(*found.pop()) if len(found) == 1 else None
+    if len(found) != 1:
+        return None
+    (name, revision), config = found.pop(), data.info.config_name
+    return HubSource(name, revision, "" if config in (None, "default") else config, str(data.split or ""))
 
 
 def license_of(model_name: str, token: str | None) -> str | None:
@@ -106,10 +113,10 @@ def evaluations(log_history: Sequence[Mapping[str, Any]], best_step: int | None)
     return found
 
 
-def evaluation_of(metrics: Mapping[str, Any]) -> dict[str, Evaluation]:
-    """The metrics that `predict` returned, by their prefix."""
+def evaluation_of(metrics: Mapping[str, Any], step: int) -> dict[str, Evaluation]:
+    """The metrics that `predict` returned after some steps, by their prefix."""
     prefix = _prefix(metrics)
-    return {} if prefix is None else {prefix: Evaluation(_metrics(metrics, prefix), None)}
+    return {} if prefix is None else {prefix: Evaluation(_metrics(metrics, prefix), step)}
 
 
 def _prefix(entry: Mapping[str, Any]) -> str | None:

@@ -10,13 +10,13 @@ import torch
 
 @contextmanager
 def untouched_randomness() -> Iterator[None]:
-    """Puts the global generators of Python, NumPy and torch (all devices) back as they were.
+    """Puts the global generators of Python, NumPy and torch (CPU and current CUDA device) back as they were.
 
     Iterating a data loader draws from torch's, and examples may draw from any.
     """
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
             yield
     finally:
         random.setstate(python)

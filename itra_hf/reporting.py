@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub.errors import HTTPError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
@@ -24,6 +23,7 @@ from .gradient_noise import GradientNoiseCallback
 from .model_card import write_card
 from .provenance import Evaluation, HubSource, dataset_of, evaluation_of
 from .publishing import CARD_NAME, HiddenToken, explaining, keeping_card, read_remote_card
+from .randomness import untouched_randomness
 from .tapping import ModelTap
 
 logger = logging.get_logger(__name__)
@@ -46,15 +46,14 @@ class ReportingMixin(_TrainerBase):
         super().__init__(*args, **kwargs)
         own = isinstance(self.args, AlignmentArguments)
         self._default_alignment_args = None if own else AlignmentArguments()
-        if self.args.hub_token is not None:
-            self.args.hub_token = HiddenToken(self.args.hub_token)
+        self._hide_token()
         self._tap = ModelTap(self.label_names)
         self._warned: set[str] = set()
         self._evaluated = EvaluatedFeatures()
         self._predictions: dict[str, Evaluation] = {}
         self._evaluated_data: dict[str, HubSource | None] = {}
         self._remote_from: tuple[str | None, str | None] | None = None
-        self._has_repo = False
+        self._is_saved = False
         self.add_callback(StartOfTraining(self._start_reports))
         if self.alignment_args.gradient_noise_steps:
             # A proxy, for the Trainer holds its callbacks.
@@ -93,7 +92,8 @@ class ReportingMixin(_TrainerBase):
             return run(metric_key_prefix)
         before_training = self.is_in_train and self.state.global_step == 0
         try:
-            with self._evaluated.passing_over(metric_key_prefix, before_training) as statistics:
+            step = self.state.global_step
+            with self._evaluated.passing_over(metric_key_prefix, before_training, step) as statistics:
                 output = run(metric_key_prefix)
         finally:
             if not self.is_in_train:
@@ -120,7 +120,7 @@ class ReportingMixin(_TrainerBase):
     def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
         """The stock prediction; its metrics end in the model card."""
         output = super().predict(*args, **kwargs)
-        self._predictions |= evaluation_of(output.metrics or {})
+        self._predictions |= evaluation_of(output.metrics or {}, self.state.global_step)
         return output
 
     def hyperparameter_search(
@@ -137,7 +137,8 @@ class ReportingMixin(_TrainerBase):
     def _start_reports(self, fresh: bool) -> None:
         self._evaluated, self._predictions = EvaluatedFeatures(), {}
         if fresh and self.alignment_args.eval_compactness and self.eval_dataset is not None:
-            self._measure_start()
+            with untouched_randomness():
+                self._measure_start()
 
     def _measure_start(self) -> None:
         """Logs the compactness of the features before the first step."""
@@ -201,7 +202,7 @@ class ReportingMixin(_TrainerBase):
         }
         facts = collect_facts(self, self._predictions, self._evaluated_data, given)
         folder = str(self.args.output_dir)
-        facts.pictures = draw_pictures(folder, self.state.log_history, self._evaluated, facts.labels, self._warn_once)
+        facts.pictures = draw_pictures(folder, self.state.log_history, self._evaluated, facts, self._warn_once)
         write_card(Path(folder, CARD_NAME), facts, self._remote_card())
 
     def push_to_hub(
@@ -219,15 +220,22 @@ class ReportingMixin(_TrainerBase):
             HfHubHTTPError: the Hub refused, or failed; the message says what is whole and how to go on.
             ConnectionError: the Hub could not be reached.
         """
-        if not (self.args.push_to_hub or self._has_repo):
-            self.save_model(_internal_call=True)  # before a Hub that refuses could end the script
-            self.create_model_card(**kwargs)
+        self.save_model(_internal_call=True)  # before a Hub that refuses could end the script
         with self._explaining_push():
             if self.hub_model_id is None:
+                self.create_model_card(**kwargs)
                 self._init_repo(token, private)
-            self._has_repo = True
             with self._merging_remote_card(token, revision):
-                return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
+                self._is_saved = True
+                try:
+                    return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
+                finally:
+                    self._is_saved = False
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The stock saving, which a push that has just saved leaves out."""
+        if not (self._is_saved and _internal_call and output_dir is None):
+            super().save_model(output_dir, _internal_call)
 
     def _init_repo(self, token: str | None, private: bool | None) -> None:
         asked = self.args.hub_private_repo
@@ -253,11 +261,14 @@ class ReportingMixin(_TrainerBase):
         return read_remote_card(self.hub_model_id, revision, token)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self.args.hub_strategy != HubStrategy.END:
+        self._hide_token()
+        push = self.push_in_progress if self.is_world_process_zero() else None
+        waits = push is not None and not push.is_done() and not self.args.hub_always_push  # the stock push is skipped
+        if self.args.hub_strategy != HubStrategy.END and not waits:
             try:
                 with self._merging_remote_card():
                     self.create_model_card()
-            except (HTTPError, OSError) as error:
+            except Exception as error:  # whatever it is, a card must not end a training run
                 self._warn_once(f"The model card was not renewed at this checkpoint: {error}")
         self._report_failed_pushes()  # before the list of pushes starts anew
         super()._push_from_checkpoint(checkpoint_folder)
@@ -280,5 +291,13 @@ class ReportingMixin(_TrainerBase):
         return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir or ".").absolute().name
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        self._hide_token()
+        if not self.args.should_save:  # another process may be writing the card by now
+            super()._save(output_dir, state_dict=state_dict)
+            return
         with keeping_card(os.fspath(output_dir or self.args.output_dir or ".")):
             super()._save(output_dir, state_dict=state_dict)
+
+    def _hide_token(self) -> None:
+        if self.args.hub_token is not None:
+            self.args.hub_token = HiddenToken(self.args.hub_token)

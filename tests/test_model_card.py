@@ -26,9 +26,9 @@ HUB_FILES = {f"hf://datasets/org/data@{REVISION}/train.parquet": None}
 TAGS = ["generated_from_trainer", "itra", "arxiv:2211.13332"]
 PROBLEM, TASK = "single_label_classification", "text-classification"
 FACTS = {"name": "name", "task": TASK, "problem_type": PROBLEM, "labels": ["red"], "location": "user/name", "step": 3}
-FACTS |= dict.fromkeys(("adapter", "base_model", "dataset", "license", "base_license", "language"))
+FACTS |= dict.fromkeys(("adapter", "base_model", "license", "base_license", "language"))
 FACTS |= {"tags": TAGS[:1], "progress": "3 steps.", "settings": {"matching_weight": 0.1}}
-FACTS |= {"start_evaluations": {}, "evaluated_data": {}}
+FACTS |= {"start_evaluations": {}, "evaluated_data": {}, "datasets": []}
 FACTS |= {"hyperparameters": {"seed": 1}, "evaluations": {"eval": Evaluation({"loss": 0.5, "accuracy": 0.75}, 3)}}
 
 
@@ -148,9 +148,11 @@ def test_only_a_run_with_alignment_is_said_to_be_one(kind, tmp_path):
     if kind == "mixin alone":
         trainer_class = type("PlainTrainer", (ReportingMixin, Trainer), {})
     elif kind == "TrainingArguments":
-        args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+        args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, max_steps=1)
     (tmp_path / "README.md").write_text("---\ntags: [itra, 'arxiv:2211.13332', mine]\n---\nMy text", encoding="utf-8")
-    trainer_class(Toy(), args, train_dataset=toy_examples(12)).create_model_card()
+    trainer = trainer_class(Toy(), args, train_dataset=toy_examples(12))
+    trainer.train()
+    trainer.create_model_card()
     card, aligned = card_of(tmp_path), kind == "TrainingArguments"
     assert set(card.data.tags) == {"mine", *(TAGS if aligned else TAGS[:1])}
     for part in ("## Citation", "2211.13332", "`matching_weight` | 0.1", "aligned the features of two mini-batches"):
@@ -234,7 +236,7 @@ def test_figures_are_those_of_the_weights_that_are_published(tmp_path):
     scores = iter([0.1, 0.2, 0.9, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
     keywords = {"eval_dataset": dict.fromkeys("ab", toy_examples(6)), "compute_metrics": lambda _: {"x": next(scores)}}
     best["metric_for_best_model"] = "eval_a_x"
-    trainer, card = trained(tmp_path, **keywords, **best, **steps)
+    trainer, card = trained(tmp_path, card={"tasks": TASK}, **keywords, **best, **steps)
     assert {split: value for (split, name), value in results(card).items() if name == "x"} == {
         "eval_a": 0.9,
         "eval_b": 0.3,
