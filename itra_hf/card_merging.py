@@ -93,6 +93,14 @@ def _is_untouched_form(text: str) -> bool:
     return "[More Information Needed]" in text and all(re.match(r"- PEFT \S+$", line) for line in own)
 
 
+def decode_card(content: bytes) -> str:
+    """A README as text; one that is not UTF-8 is taken for Latin-1, which reads every file."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
 def choose_card(local: str | None, remote: str | None) -> KeptParts:
     """The user's part of the README on disk, or of the one in the repository where that is the later one.
 

@@ -31,9 +31,8 @@ class ClassStatistics:
         self.counts = np.zeros(0)
         self.means = np.zeros((0, 0))
         self.scatters = np.zeros(0)
-        self._sample = np.zeros((0, 0))
-        self._sample_labels = np.zeros(0, dtype=np.int64)
-        self._priorities = np.zeros(0)
+        self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # features, labels and priorities, by batch
+        self._held = self._least = 0
         self._random = np.random.default_rng(0)
 
     def add(self, features: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> None:
@@ -61,18 +60,18 @@ class ClassStatistics:
             return
         self._grow(int(ids.max()) + 1, points.shape[1])
         self._merge(points, ids)
-        self._sample = np.concatenate([self._sample, points])
-        self._sample_labels = np.concatenate([self._sample_labels, ids])
-        self._priorities = np.concatenate([self._priorities, self._random.random(len(ids))])
-        if len(self._sample) > 2 * self.max_samples:
+        self._kept.append((points, ids, self._random.random(len(ids))))
+        self._held += len(ids)
+        if self._held > 2 * max(self.max_samples, self._least):
             self._thin()
 
     def sample(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The features kept, `[m, dim]`, their class ids, `[m]`, and how many examples each stands for, `[m]`."""
         if self.counts.sum() > self.max_samples:
             self._thin()
-        kept = np.bincount(self._sample_labels, minlength=len(self.counts))
-        return self._sample, self._sample_labels, (self.counts / np.maximum(kept, 1))[self._sample_labels]
+        features, labels, _ = self._join()
+        kept = np.bincount(labels, minlength=len(self.counts))
+        return features, labels, (self.counts / np.maximum(kept, 1))[labels]
 
     def scatter_by_class(self) -> tuple[np.ndarray, np.ndarray]:
         """For each class the mean squared distance of its features from its mean, and that mean's from the overall one.
@@ -109,7 +108,7 @@ class ClassStatistics:
         if self.means.shape[1] != dim:
             if len(self.counts):
                 raise ValueError(f"Features of {dim} dimensions came after features of {self.means.shape[1]}.")
-            self.means, self._sample = np.zeros((0, dim)), np.zeros((0, dim))
+            self.means = np.zeros((0, dim))
         more = max(classes - len(self.counts), 0)
         self.counts = np.pad(self.counts, (0, more))
         self.scatters = np.pad(self.scatters, (0, more))
@@ -131,12 +130,21 @@ class ClassStatistics:
     def _thin(self) -> None:
         """Keeps the examples of lowest priority of each class, so that what is kept never depends on the batches."""
         each = max(2, self.max_samples // int(np.count_nonzero(self.counts)))
-        order = np.lexsort((self._priorities, self._sample_labels))
-        _, starts, sizes = np.unique(self._sample_labels[order], return_index=True, return_counts=True)
+        features, labels, priorities = self._join()
+        order = np.lexsort((priorities, labels))
+        _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
         ranks = np.arange(len(order)) - np.repeat(starts, sizes)
         kept = np.sort(order[ranks < each])
-        self._sample, self._sample_labels = self._sample[kept], self._sample_labels[kept]
-        self._priorities = self._priorities[kept]
+        self._kept = [(features[kept], labels[kept], priorities[kept])]
+        self._held = self._least = len(kept)
+
+    def _join(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if not self._kept:
+            return np.zeros((0, self.means.shape[1])), np.zeros(0, dtype=np.int64), np.zeros(0)
+        if len(self._kept) > 1:
+            features, labels, priorities = zip(*self._kept, strict=True)
+            self._kept = [(np.concatenate(features), np.concatenate(labels), np.concatenate(priorities))]
+        return self._kept[0]
 
 
 FIGURES = (

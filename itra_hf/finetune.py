@@ -125,7 +125,11 @@ def build_trainer(
 
 
 def _check_alignment_fits(args: ITRAConfig, task: Task) -> None:
-    if args.matching_weight == 0 or task.problem_type == "single_label_classification":
+    if task.problem_type == "single_label_classification":
+        return
+    if args.eval_compactness:
+        raise ValueError(f"eval_compactness=True needs one class a text, and this is {task.problem_type}.")
+    if args.matching_weight == 0:
         return
     if args.alignment == "conditional":
         raise ValueError(

@@ -1,6 +1,7 @@
 """The job behind `itra-hf inspect`: how compact the features of any fine-tuned classifier are, and their picture."""
 
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +86,11 @@ def inspect_model(args: InspectionArguments, data_args: DataArguments) -> pd.Dat
         features[name] = extract_features(model, loader, args.feature)
     figures = {name: compactness(*pair) for name, pair in features.items()}
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    Path(args.output_dir, RESULTS_NAME).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    finite = {
+        name: {key: value if math.isfinite(value) else None for key, value in each.items()}
+        for name, each in figures.items()
+    }
+    Path(args.output_dir, RESULTS_NAME).write_text(json.dumps(finite, indent=2) + "\n", encoding="utf-8")
     _draw(args, features, names)
     return pd.DataFrame(figures)
 

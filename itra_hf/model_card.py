@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .card_merging import BEGIN, END, KeptParts, choose_card, listed, mark, with_history
+from .card_merging import BEGIN, END, KeptParts, choose_card, decode_card, listed, mark, with_history
 from .compactness import FIGURES
 from .evaluation import PREFIX
 from .provenance import Evaluation, HubSource
@@ -101,7 +101,7 @@ def write_card(path: Path, facts: CardFacts, remote: str | None = None) -> None:
         facts: what the card says.
         remote: the repository's README; `choose_card` says which of the two the user's part is taken from.
     """
-    local = path.read_text(encoding="utf-8-sig") if path.is_file() else None
+    local = decode_card(path.read_bytes()) if path.is_file() else None
     kept = choose_card(local, remote)
     data, marks = metadata(facts, kept)
     card = ModelCard.from_template(

@@ -39,6 +39,7 @@ WIDTH, DPI, FONT, TITLE_FONT = 8.0, 100, 9, 10  # inches, dots an inch, and poin
 MAX_POINTS = 2000  # drawn in a panel
 MAX_COLOURED, MAX_ROWS = 20, 30  # classes of a feature map, and of a scatter figure
 MAX_NAME, FEW_POINTS = 24, 40  # characters; points of a curve, up to which each is marked
+MOST_EXACT = 1000  # examples and dimensions, up to which all principal components are computed
 MIN_EMBEDDED = 5  # different points, below which t-SNE and UMAP have nothing to arrange
 
 
@@ -189,7 +190,8 @@ def project(features: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, l
     """Features on a plane, `[n, 2]`, by PCA where too few of them differ for `method`; and the units of the axes."""
     points, shares = np.zeros((len(features), 2)), np.zeros(2)
     if np.ptp(features, axis=0).max() > ROUNDING * np.abs(features).max():
-        pca = PCA(min(2, *features.shape), svd_solver="full").fit(features)
+        solver = "arpack" if min(features.shape) > MOST_EXACT else "full"  # which takes minutes for wide features
+        pca = PCA(min(2, *features.shape), svd_solver=solver, random_state=seed).fit(features)
         points[:, : pca.n_components_] = pca.transform(features)
         shares[: pca.n_components_] = pca.explained_variance_ratio_
     if method == "pca":

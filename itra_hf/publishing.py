@@ -15,6 +15,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from .card_merging import decode_card
+
 CARD_NAME = "README.md"
 
 
@@ -59,7 +61,7 @@ def read_remote_card(repo: str, revision: str | None, token: str | None) -> str 
     try:
         with tempfile.TemporaryDirectory() as cache:  # else the client would take its copy where the Hub fails
             path = hf_hub_download(repo, CARD_NAME, revision=revision, token=token, cache_dir=cache)
-            return Path(path).read_text(encoding="utf-8-sig")
+            return decode_card(Path(path).read_bytes())
     except LocalEntryNotFoundError as error:
         cause = error.__cause__ if isinstance(error.__cause__, HTTPError) else ConnectionError(str(error))
         raise cause from None

@@ -24,7 +24,8 @@ try:
 except ImportError:  # Python 3.10; pip brings its own
     from pip._vendor import tomli as tomllib
 with open("pyproject.toml", "rb") as file:
-    dependencies = tomllib.load(file)["project"]["dependencies"]
+    project = tomllib.load(file)["project"]
+dependencies = project["dependencies"] + project["optional-dependencies"]["plots"]
 for dependency in dependencies:
     name, found, version = dependency.partition(">=")
     if not found or set(version) - set("0123456789."):

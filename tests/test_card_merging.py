@@ -193,3 +193,39 @@ def test_text_and_metadata_of_any_characters_stay(tmp_path):
     card = write(tmp_path)
     assert card.text.split(BEGIN)[0].strip() == text
     assert {key: card.data.get(key) for key in data} == {**data, "tags": [*data["tags"], *TAGS]}
+
+
+def test_keys_that_the_client_takes_for_its_own_do_not_stop_a_card(tmp_path):
+    card = write(
+        tmp_path, "---\nmodel_name: theirs\neval_results: []\nmine: 1\n---\nMine."
+    )
+    assert card.data.get("mine") == 1
+    assert "Mine." in card.text
+
+
+def test_a_readme_of_another_encoding_is_kept(tmp_path):
+    (tmp_path / "README.md").write_bytes("Größe".encode("latin-1"))
+    assert "Größe" in write(tmp_path).text
+
+
+def test_what_an_earlier_run_found_is_not_taken_for_the_users(tmp_path):
+    first = {
+        "base_model": HubSource("org/a"),
+        "base_license": "mit",
+        "datasets": [HubSource("org/one")],
+        "adapter": "lora",
+    }
+    write(tmp_path, "---\ntags: [mine]\nlanguage: de\n---\n", **first)
+    found = {"base_model": HubSource("org/b"), "base_license": "bsd", "datasets": [HubSource("org/two")]}
+    data = write(tmp_path, **found).data
+    assert (data.base_model, data.license, data.datasets) == ("org/b", "bsd", ["org/two"])
+    assert (data.language, data.tags) == ("de", ["mine", *TAGS])
+    data = write(tmp_path).data
+    assert data.base_model is data.license is data.datasets is None
+
+
+def test_what_the_user_said_in_one_card_stays_in_the_next(tmp_path):
+    said = {"base_model": HubSource("org/mine"), "license": "mit", "language": "de", "datasets": [HubSource("org/one")]}
+    write(tmp_path, given=frozenset({"base_model", "dataset"}), **said)
+    data = write(tmp_path, base_model=HubSource("org/other"), base_license="bsd").data
+    assert (data.base_model, data.license, data.language, data.datasets) == ("org/mine", "mit", "de", ["org/one"])

@@ -285,3 +285,21 @@ def test_without_matplotlib_a_warning_takes_the_pictures_place(tmp_path, monkeyp
     assert "![" not in card.text
     assert not (tmp_path / "figures").exists()
     assert caplog.text.count("The model card has no pictures: itra_hf.plots needs matplotlib") == 1
+
+
+def test_the_map_is_of_the_features_that_the_table_is_of(tmp_path):
+    settings = {
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "eval_compactness": True,
+    }
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_x", "greater_is_better": True}
+    scores = iter([0.9, 0.2, 0.1, 0.9])
+    keywords = {"compute_metrics": lambda _: {"x": next(scores)}}
+    trainer, card = trained(tmp_path, **keywords, **settings, **best)
+    assert "feature_map" not in card.text  # the last features seen are not those of the weights that were kept
+    trainer.evaluate()
+    trainer.create_model_card()
+    assert "feature_map" in card_of(tmp_path).text
