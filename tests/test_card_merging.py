@@ -196,9 +196,7 @@ def test_text_and_metadata_of_any_characters_stay(tmp_path):
 
 
 def test_keys_that_the_client_takes_for_its_own_do_not_stop_a_card(tmp_path):
-    card = write(
-        tmp_path, "---\nmodel_name: theirs\neval_results: []\nmine: 1\n---\nMine."
-    )
+    card = write(tmp_path, "---\nmodel_name: theirs\neval_results: []\nmine: 1\n---\nMine.")
     assert card.data.get("mine") == 1
     assert "Mine." in card.text
 
