@@ -249,7 +249,7 @@ def _snippet(facts: CardFacts) -> str | None:
     if facts.task != "text-classification":
         return None
     options = {"regression": ', function_to_apply="none"', "multi_label_classification": ", top_k=None"}
-    call = f'print(classify("..."{options.get(facts.problem_type or "", "")}))'
+    call = f'print(classify("...", truncation=True{options.get(facts.problem_type or "", "")}))'
     if not facts.adapter:
         return f'from transformers import pipeline\n\nclassify = pipeline("{facts.task}", "{facts.location}")\n{call}'
     names = repr(dict(enumerate(facts.labels))).replace("<", "\\x3c")  # no comment of HTML may begin within

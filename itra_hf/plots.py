@@ -162,7 +162,7 @@ def class_scatter(feature_sets: FeatureSets, label_names: LabelNames | None = No
     rows = [f"{name} ({a:,.0f})" if a == b else f"{name} ({a:,.0f} to {b:,.0f})" for name, a, b in sizes]
     axes[0].set_yticks(range(len(rows)), rows, parse_math=False)
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    unit = "(share of the total scatter)"
+    unit = "(relative to the total scatter)"
     _decorate(axes[0], "within the class", f"mean squared distance\nto the class's mean\n{unit}", "class (examples)")
     _decorate(axes[1], "between the classes", f"squared distance of its\nmean to the overall mean\n{unit}")
     for axis in axes:

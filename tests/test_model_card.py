@@ -119,8 +119,8 @@ def test_what_the_user_says_of_the_model(tmp_path):
 KINDS = {
     "Toy": (None, "A model", None),
     "ViT": ("image-classification", "An image classifier", None),
-    "regression": (TASK, "A text classifier", 'classify("...", function_to_apply="none")'),
-    "multi_label_classification": (TASK, "A text classifier", 'classify("...", top_k=None)'),
+    "regression": (TASK, "A text classifier", 'classify("...", truncation=True, function_to_apply="none")'),
+    "multi_label_classification": (TASK, "A text classifier", 'classify("...", truncation=True, top_k=None)'),
     "lora": (TASK, "A text classifier (lora adapter)", "AutoPeftModelForSequenceClassification"),
 }
 

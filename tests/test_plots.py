@@ -409,7 +409,7 @@ def test_shares_of_the_scatter_by_hand():
     assert within.get_xlim()[0] == between.get_xlim()[0] == 0
     assert legend(figure) == ["a", "scaled"]
     assert [axis.get_title() for axis in figure.axes] == ["within the class", "between the classes"]
-    assert all(axis.get_xlabel().endswith("(share of the total scatter)") for axis in figure.axes)
+    assert all(axis.get_xlabel().endswith("(relative to the total scatter)") for axis in figure.axes)
     assert len({(line.get_color(), line.get_marker()) for line in within.lines}) == 2
 
 
