@@ -38,6 +38,8 @@ GOOD = {
     "companion_buffer_size": (1, 1000),
     "gather_features": (True, False),
     "feature": ("auto",),
+    "eval_compactness": (False, True),
+    "gradient_noise_steps": (0, 2),
 }
 BAD = {
     "matching_weight": (-0.1, math.nan, math.inf, "much", None, True),
@@ -51,6 +53,8 @@ BAD = {
     "companion": ("random",),
     "companion_buffer_size": (0, 2.5),
     "feature": ("nowhere", "", "head.weight", 3),
+    "eval_compactness": ("yes", 1),
+    "gradient_noise_steps": (-1, 1.5, True),
 }
 # The last two are how the stock Trainer says that there is no example, and that no batch is full.
 NAMED = re.compile("|".join([*GOOD, "training set", "label", "num_samples", "max_steps"]))
