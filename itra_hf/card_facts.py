@@ -48,14 +48,7 @@ def collect_facts(
 
     args, state, model = trainer.args, trainer.state, unwrap(trainer.model)
     config = getattr(unwrap_adapter(model), "config", None)
-    base = base_model_of(model)
-    if given["base_model"] and (base is None or base.name != given["base_model"]):
-        base = HubSource(given["base_model"], "")
-    found_data = dataset_of(trainer.train_dataset)
-    data = [] if found_data is None else [found_data]
-    if given["dataset"]:
-        known = {each.name: each for each in data}
-        data = [known.get(name, HubSource(name)) for name in listed(given["dataset"])]
+    base, data = _sources(trainer, model, given)
     said_data = data[0] if given["dataset"] else None
     best = state.best_global_step if args.load_best_model_at_end else None
     found = {**evaluations(state.log_history, best), **predictions}
@@ -89,6 +82,16 @@ def collect_facts(
         versions=versions,
         given=frozenset(name for name, value in given.items() if value),
     )
+
+
+def _sources(trainer: Any, model: Any, given: Mapping[str, Any]) -> tuple[HubSource | None, list[HubSource]]:
+    """The base model and the data sets: those given, with what else is known of them, or those found."""
+    base, data = base_model_of(model), dataset_of(trainer.train_dataset)
+    if given["base_model"] and (base is None or base.name != given["base_model"]):
+        base = HubSource(given["base_model"])
+    if not given["dataset"]:
+        return base, [] if data is None else [data]
+    return base, [data if data and data.name == name else HubSource(name) for name in listed(given["dataset"])]
 
 
 def draw_pictures(
