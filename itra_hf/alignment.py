@@ -8,10 +8,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from .config import AlignmentArguments
+from .config import AlignmentArguments, Companion, build_matching_loss
 from .forward import find_labels
 from .gathering import average, gather_counts, gather_rows
-from .matching import Alignment, MatchingLoss
+from .kernels import drop_column
+from .known_gradient import with_gradient
+from .matching import MatchingLoss
+from .memory import FeatureMemory
+from .mmd import Alignment
+from .splitting import split_halves
 from .weighting import MatchingWeight, depends_on, watch_pulls
 
 
@@ -21,14 +26,28 @@ class FeatureBatch(NamedTuple):
     Attributes:
         features: `[n, dim]`.
         labels: `[n, ...]`, or `None`.
-        companion_features: `[m, dim]`.
+        companion_features: `[m, dim]`, or `None` where the companion is yet to come from the primary batch or memory.
         companion_labels: `[m, ...]`, or `None`.
     """
 
     features: Tensor
     labels: Tensor | None
-    companion_features: Tensor
-    companion_labels: Tensor | None
+    companion_features: Tensor | None = None
+    companion_labels: Tensor | None = None
+
+
+class Match(NamedTuple):
+    """The matching loss of two batches and its gradients, apart from the graph that the features come from.
+
+    Attributes:
+        value: a scalar.
+        gradient: `[n, dim]`, at the primary features.
+        companion_gradient: `[m, dim]`, at the companion features; `None` where none is wanted.
+    """
+
+    value: Tensor
+    gradient: Tensor
+    companion_gradient: Tensor | None
 
 
 class AlignedLoss(NamedTuple):
@@ -36,13 +55,13 @@ class AlignedLoss(NamedTuple):
 
     Attributes:
         total: the task loss plus the weighted matching loss, a scalar in the model's graph.
-        matching_loss: a scalar without gradient.
+        matching_loss: a scalar without gradient; `None` where there is no companion yet.
         weight: a scalar without gradient.
-        features: `[rows, dim]`, all features that were aligned, without gradient.
+        features: `[rows, dim]`, all features that this step's batches have, without gradient.
     """
 
     total: Tensor
-    matching_loss: Tensor
+    matching_loss: Tensor | None
     weight: Tensor
     features: Tensor
 
@@ -71,7 +90,7 @@ def needed_labels(batch: Mapping[str, Any], alignment: Alignment, label_names: S
             f"{alignment} alignment needs labels in a tensor, but the collator returns {type(labels).__name__}; "
             "alignment='marginal' works with any."
         )
-    return labels
+    return drop_column(labels)
 
 
 class Aligner:
@@ -86,18 +105,31 @@ class Aligner:
         matching_weight: of each step.
         accelerator: knows the processes.
         gather: whether to align the batches of all processes together.
+        companion: where the companion batch comes from.
+        every: how many optimizer steps there are to each that aligns, which gets as many times the weight.
+        memory: past features, for companion `"memory"`.
 
     Raises:
         ValueError: `gather` where some processes share their batch (tensor, context or sequence parallelism).
     """
 
     def __init__(
-        self, matching_loss: MatchingLoss, matching_weight: MatchingWeight, accelerator: Accelerator, gather: bool
+        self,
+        matching_loss: MatchingLoss,
+        matching_weight: MatchingWeight,
+        accelerator: Accelerator,
+        gather: bool,
+        companion: Companion = "sample",
+        every: int = 1,
+        memory: FeatureMemory | None = None,
     ) -> None:
         self.matching_loss = matching_loss
         self.matching_weight = matching_weight
         self.accelerator = accelerator
         self.gather = gather and accelerator.num_processes > 1
+        self.companion = companion
+        self.every = every
+        self.memory = memory
         self._checked = False
         parallelism = getattr(accelerator, "parallelism_config", None)
         if self.gather and parallelism is not None and parallelism.non_data_parallel_size > 1:
@@ -109,9 +141,6 @@ class Aligner:
     @classmethod
     def from_arguments(cls, args: AlignmentArguments, accelerator: Accelerator) -> "Aligner":
         """For a training run with these settings."""
-        matching_loss = MatchingLoss(
-            args.alignment, args.kernel, args.bandwidth, args.bandwidth_multipliers, args.estimator
-        )
         matching_weight = MatchingWeight(
             args.matching_weight,
             args.weight_mode,
@@ -119,7 +148,22 @@ class Aligner:
             accelerator.device,
             partial(average, accelerator),
         )
-        return cls(matching_loss, matching_weight, accelerator, args.gather_features)
+        memory = None
+        if args.companion == "memory":
+            memory = FeatureMemory(args.memory_size, args.memory_warmup_steps, args.memory_correction)
+        return cls(
+            build_matching_loss(args),
+            matching_weight,
+            accelerator,
+            args.gather_features,
+            args.companion,
+            args.companion_every,
+            memory,
+        )
+
+    def is_due(self, step: int) -> bool:
+        """Whether an optimizer step is one that aligns."""
+        return step % self.every == 0
 
     def __call__(
         self, task_loss: Tensor, batch: FeatureBatch, captured: Tensor, step: int, total_steps: int
@@ -138,25 +182,42 @@ class Aligner:
                 or labels that the matching loss can't use.
         """
         everything, counts = self._gather(batch)
-        value, *gradients = loss_and_gradients(self.matching_loss, everything)
-        weight = self.matching_weight(step, total_steps)
-        seen = torch.cat([everything.features, everything.companion_features]).detach()
+        match = self._match(everything, step)
+        weight = self.matching_weight(step, total_steps) * self.every
+        halves = (everything.features, everything.companion_features)
+        seen = torch.cat([half.detach() for half in halves if half is not None])
+        if match is None:
+            return AlignedLoss(task_loss, None, torch.zeros_like(weight), seen)
         if not captured.requires_grad:
-            return AlignedLoss(task_loss, value, torch.zeros_like(weight), seen)
+            return AlignedLoss(task_loss, match.value, torch.zeros_like(weight), seen)
         if counts is not None:
-            # Every process holds the whole matching loss, and the mean over processes is what backward gives.
-            gradients = [self._own(g, rows) * len(rows) for g, rows in zip(gradients, counts, strict=True)]
-        features, companion_features = batch.features, batch.companion_features
-        attached: Tensor = AttachGradients.apply(value, features, gradients[0], companion_features, gradients[1])
+            match = self._own(match, counts)
+        attached = with_gradient(match.value, batch.features, match.gradient)
+        if batch.companion_features is not None and match.companion_gradient is not None:
+            attached = with_gradient(attached, batch.companion_features, match.companion_gradient)
         total = task_loss + weight * attached
         if self.matching_weight.weight_mode == "balanced" and total.requires_grad:
-            self._watch(task_loss, total, captured, features, gradients[0], weight)
-        return AlignedLoss(total, value, weight, seen)
+            self._watch(task_loss, total, captured, batch.features, match.gradient, weight)
+        return AlignedLoss(total, match.value, weight, seen)
+
+    def _match(self, batch: FeatureBatch, step: int) -> Match | None:
+        """Matches a batch with its companion; `None` while there is none."""
+        if self.companion == "split":
+            return match_halves(self.matching_loss, batch)
+        if self.memory is None:
+            return match_batches(self.matching_loss, batch)
+        recalled = self.memory.recall(batch.features.detach(), step)
+        self.memory.take_in(batch.features.detach(), batch.labels)
+        if recalled is None:
+            return None
+        paired = FeatureBatch(batch.features, batch.labels, *recalled)
+        return match_batches(self.matching_loss, paired, companion_learns=False)
 
     def _gather(self, batch: FeatureBatch) -> tuple[FeatureBatch, tuple[list[int], list[int]] | None]:
         if not self.gather:
             return batch, None
-        counts, companion_counts = gather_counts(self.accelerator, len(batch.features), len(batch.companion_features))
+        companions = 0 if batch.companion_features is None else len(batch.companion_features)
+        counts, companion_counts = gather_counts(self.accelerator, len(batch.features), companions)
         rows = (counts, counts, companion_counts, companion_counts)
         gathered = (
             None if tensor is None else gather_rows(self.accelerator, tensor, count)
@@ -164,8 +225,14 @@ class Aligner:
         )
         return FeatureBatch(*gathered), (counts, companion_counts)  # type: ignore[arg-type]
 
-    def _own(self, rows: Tensor, counts: list[int]) -> Tensor:
-        return rows.split(counts)[self.accelerator.process_index]
+    def _own(self, match: Match, counts: tuple[list[int], list[int]]) -> Match:
+        """This process's rows of the gradients."""
+        # Every process holds the whole matching loss, and the mean over processes is what backward gives.
+        gradients = (
+            None if gradient is None else gradient.split(rows)[self.accelerator.process_index] * len(rows)
+            for gradient, rows in zip(match[1:], counts, strict=True)
+        )
+        return Match(match.value, *gradients)  # type: ignore[arg-type]
 
     def _watch(
         self, task_loss: Tensor, total: Tensor, captured: Tensor, features: Tensor, gradient: Tensor, weight: Tensor
@@ -182,43 +249,41 @@ class Aligner:
         watch_pulls(total, captured, pull[: len(features)].float() * size, weight, self.matching_weight.note)
 
 
-def loss_and_gradients(matching_loss: MatchingLoss, batch: FeatureBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """The matching loss and its gradients at both batches' features, apart from the graph that they come from.
+def match_batches(matching_loss: MatchingLoss, batch: FeatureBatch, companion_learns: bool = True) -> Match:
+    """Matches a primary with a companion batch.
 
     Args:
         matching_loss: of features and labels.
-        batch: features of any floating dtype.
+        batch: features of any floating dtype, of both batches.
+        companion_learns: whether the gradient at the companion features is wanted.
 
     Returns:
-        A scalar, `[n, dim]` and `[m, dim]`, in float32 (float64 for float64 features), without gradient.
+        Value and gradients in float32 (float64 for float64 features), without gradient.
     """
+    assert batch.companion_features is not None
     dtype = torch.promote_types(batch.features.dtype, torch.float32)
     with torch.enable_grad():
         features = batch.features.detach().to(dtype).requires_grad_()
-        companion_features = batch.companion_features.detach().to(dtype).requires_grad_()
+        companion_features = batch.companion_features.detach().to(dtype).requires_grad_(companion_learns)
         loss = matching_loss(features, batch.labels, companion_features, batch.companion_labels)
-        gradients = torch.autograd.grad(loss, (features, companion_features))
-    return loss.detach(), *gradients
+        wanted = (features, companion_features) if companion_learns else (features,)
+        gradients = torch.autograd.grad(loss, wanted)
+    return Match(loss.detach(), gradients[0], gradients[1] if companion_learns else None)
 
 
-class AttachGradients(torch.autograd.Function):
-    """A loss whose gradients are known already: its value forward, those gradients backward."""
+def match_halves(matching_loss: MatchingLoss, batch: FeatureBatch) -> Match:
+    """Matches the two halves of a primary batch, see `split_halves`.
 
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        loss: Tensor,
-        features: Tensor,
-        gradient: Tensor,
-        companion_features: Tensor,
-        companion_gradient: Tensor,
-    ) -> Tensor:
-        """Returns `loss`; the gradients have the shapes of the features that they belong to."""
-        ctx.save_for_backward(gradient, companion_gradient)
-        return loss.clone()
+    Args:
+        matching_loss: of features and labels.
+        batch: without companion features.
 
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, outer: Tensor) -> tuple[Tensor | None, ...]:
-        """Scales the known gradients; autograd casts them to the features' dtypes."""
-        gradient, companion_gradient = ctx.saved_tensors  # type: ignore[attr-defined]
-        return None, outer * gradient, None, outer * companion_gradient, None
+    Returns:
+        As `match_batches`, with the gradient at all rows of the batch.
+    """
+    halves = split_halves(len(batch.features), batch.labels, batch.features.device)
+    parts = [None if tensor is None else tensor[rows] for rows in halves for tensor in (batch.features, batch.labels)]
+    match = match_batches(matching_loss, FeatureBatch(*parts))  # type: ignore[arg-type]
+    assert match.companion_gradient is not None
+    gradient = torch.cat([match.gradient, match.companion_gradient])[torch.cat(halves).argsort()]
+    return Match(match.value, gradient, None)

@@ -5,11 +5,14 @@ from typing import Literal, get_args
 
 from transformers import TrainingArguments
 
-from .kernels import Kernel, check_multipliers, parse_bandwidth
-from .matching import Alignment, Estimator
+from .kernels import Kernel
+from .matching import Distance, MatchingLoss
+from .memory import Correction
+from .mmd import Alignment, Estimator
 
 WeightMode = Literal["balanced", "constant"]
-Companion = Literal["sample", "class_matched"]
+Companion = Literal["sample", "class_matched", "split", "memory"]
+PAIRED_COMPANIONS = ("sample", "class_matched")  # a second batch from the training set
 
 # Beyond, the task loss's pull drowns in the rounding of the matching loss's (balanced), or gradients overflow.
 MOST_WEIGHT = {"balanced": 100.0, "constant": 1e6}
@@ -54,14 +57,26 @@ class AlignmentArguments:
             "multi-label targets too, 'marginal' aligns the features whatever their labels."
         },
     )
+    matching_loss: Distance = field(
+        default="mmd",
+        metadata={
+            "help": "The distance of the two batches' features: 'mmd' (maximum mean discrepancy), 'sinkhorn' (optimal "
+            "transport; needs the extra 'transport'), 'coral' (covariances) or 'central_moments' (means and central "
+            "moments up to the fifth). All but 'mmd' want estimator 'biased' and no 'joint' alignment."
+        },
+    )
     estimator: Estimator = field(
         default="biased",
-        metadata={"help": "'biased' (V-statistic) makes features compact, 'unbiased' (U-statistic) has expectation 0."},
+        metadata={
+            "help": "Of the MMD: 'biased' (V-statistic) makes features compact, 'unbiased' (U-statistic) has "
+            "expectation 0."
+        },
     )
     kernel: Kernel = field(
         default="gaussian",
         metadata={
-            "help": "'gaussian', 'laplacian' (sharper near 0) or 'inverse_multiquadric' (its pull reaches far modes)."
+            "help": "Of the MMD: 'gaussian', 'laplacian' (sharper near 0) or 'inverse_multiquadric' (its pull reaches "
+            "far modes)."
         },
     )
     bandwidth: str = field(
@@ -75,11 +90,46 @@ class AlignmentArguments:
         default_factory=lambda: [1.0],
         metadata={"help": "The bandwidth times each of these positive numbers, the kernels averaged."},
     )
+    chunk_size: int = field(
+        default=0,
+        metadata={
+            "help": "Of the MMD: how many examples' pairs are in memory at one time, >= 1; 0: all. For batches of "
+            "thousands. Not with bandwidth 'median'."
+        },
+    )
+    random_features: int = field(
+        default=0,
+        metadata={
+            "help": "Of the MMD: how many random Fourier features estimate it, in time and memory that grow with the "
+            "batch, not with its square, >= 1; 0: exact. Not with bandwidth 'median'."
+        },
+    )
     companion: Companion = field(
         default="sample",
         metadata={
             "help": "Where the companion batch comes from: 'sample' draws it independently from the training set, "
-            "'class_matched' draws for each example one of its class."
+            "'class_matched' draws for each example one of its class; 'split' halves the primary batch, and 'memory' "
+            "keeps the features of past batches, both without a second forward pass."
+        },
+    )
+    companion_every: int = field(
+        default=1,
+        metadata={"help": "Align in every k-th optimizer step only, >= 1, with k times the weight."},
+    )
+    memory_size: int = field(
+        default=256,
+        metadata={"help": "companion 'memory': how many past features it holds, of all processes together, >= 2."},
+    )
+    memory_warmup_steps: int = field(
+        default=10,
+        metadata={"help": "companion 'memory': how many aligned steps only fill it before it is used, >= 1."},
+    )
+    memory_correction: Correction = field(
+        default="mean",
+        metadata={
+            "help": "companion 'memory': what makes up for the features' drift since they were stored: 'mean' moves them "
+            "by the change of the features' mean, 'moments' also scales them by the change of standard deviations, "
+            "'none' takes them as they were."
         },
     )
     companion_buffer_size: int = field(
@@ -95,7 +145,10 @@ class AlignmentArguments:
     )
     companion_gradient: bool = field(
         default=True,
-        metadata={"help": "Whether gradients flow through the companion batch. False is faster, and aligns less."},
+        metadata={
+            "help": "companion 'sample' and 'class_matched': whether gradients flow through the companion batch. False "
+            "is faster and aligns less; the companion then runs without dropout."
+        },
     )
     gather_features: bool = field(
         default=True,
@@ -159,10 +212,8 @@ def check_alignment_arguments(args: AlignmentArguments) -> None:
     """
     for name, allowed in (
         ("weight_mode", WeightMode),
-        ("alignment", Alignment),
-        ("estimator", Estimator),
-        ("kernel", Kernel),
         ("companion", Companion),
+        ("memory_correction", Correction),
     ):
         if getattr(args, name) not in get_args(allowed):
             choices = ", ".join(map(repr, get_args(allowed)))
@@ -178,15 +229,54 @@ def check_alignment_arguments(args: AlignmentArguments) -> None:
             raise ValueError(f"{name}={getattr(args, name)!r} must be True or False.")
     if not 0 <= _number(args, "matching_warmup_ratio") <= 1:
         raise ValueError(f"matching_warmup_ratio={args.matching_warmup_ratio!r} must be from 0 to 1.")
-    for name, least in (("companion_buffer_size", 1), ("gradient_noise_steps", 0)):
+    for name, least in (
+        ("companion_buffer_size", 1),
+        ("companion_every", 1),
+        ("memory_size", 2),
+        ("memory_warmup_steps", 1),
+        ("gradient_noise_steps", 0),
+    ):
         value = getattr(args, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}={value!r} must be an integer >= {least}.")
-    parse_bandwidth(args.bandwidth)
-    check_multipliers(args.bandwidth_multipliers)
+    build_matching_loss(args)
     if not isinstance(args.feature, str) or not args.feature:
         raise ValueError(f"feature={args.feature!r} must be 'auto', 'cls', 'mean', 'last' or a module's name.")
-    if args.companion_task_loss and not args.companion_gradient:
+    _check_companion(args)
+
+
+def build_matching_loss(args: AlignmentArguments) -> MatchingLoss:
+    """The matching loss of these settings.
+
+    Raises:
+        ValueError: see `MatchingLoss`.
+    """
+    return MatchingLoss(
+        args.alignment,
+        args.kernel,
+        args.bandwidth,
+        args.bandwidth_multipliers,
+        args.estimator,
+        args.matching_loss,
+        args.chunk_size,
+        args.random_features,
+    )
+
+
+def _check_companion(args: AlignmentArguments) -> None:
+    if args.companion == "split" and not args.companion_gradient:
+        raise ValueError(
+            "companion_gradient=False does not go with companion='split', whose halves both belong to the primary "
+            "batch; it goes with 'sample' and 'class_matched'."
+        )
+    if not args.companion_task_loss:
+        return
+    if args.companion not in PAIRED_COMPANIONS or args.companion_every > 1:
+        raise ValueError(
+            f"companion_task_loss=True needs a second batch in every step, but companion={args.companion!r} and "
+            f"companion_every={args.companion_every}; it goes with 'sample' and 'class_matched' and 1."
+        )
+    if not args.companion_gradient:
         raise ValueError(
             "companion_task_loss=True needs companion_gradient=True: without gradient the companion's labels "
             "teach nothing."

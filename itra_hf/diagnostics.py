@@ -18,25 +18,44 @@ class TrainingWatch:
         device: where the losses live.
 
     Attributes:
-        sums: `[4]`: the sums of `SERIES` since the last log line, and the number of optimizer steps.
+        sums: `[5]`: the sums of `SERIES` since the last log line, and the numbers of optimizer steps in all and of
+            those that aligned.
         spread: `[3]`: the mean spread of the first `START_STEPS` steps, the running spread, the steps seen.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(len(SERIES) + 1, device=device)
+        self.sums = torch.zeros(len(SERIES) + 2, device=device)
         self.spread = torch.zeros(3, device=device)
         self.warned = False
 
-    def add(self, losses: Sequence[Tensor], features: Tensor, share: float = 1.0) -> None:
-        """Adds one micro-batch.
+    def add_step(self, task_loss: Tensor, share: float = 1.0) -> None:
+        """Counts one micro-batch.
 
         Args:
-            losses: its scalars, in the order of `SERIES`.
-            features: `[n, dim]`.
+            task_loss: a scalar.
             share: its part of an optimizer step.
         """
-        values = [*(value.detach().float() for value in losses), self.sums.new_ones(())]
-        self.sums += share * torch.stack(values)
+        zero, one = self.sums.new_zeros(()), self.sums.new_ones(())
+        self.sums += share * torch.stack([task_loss.detach().float(), zero, zero, one, zero])
+
+    def add_alignment(self, matching_loss: Tensor, weight: Tensor, share: float = 1.0) -> None:
+        """Adds what aligned a micro-batch that `add_step` counted.
+
+        Args:
+            matching_loss: a scalar.
+            weight: a scalar.
+            share: as there.
+        """
+        zero, one = self.sums.new_zeros(()), self.sums.new_ones(())
+        self.sums += share * torch.stack([zero, matching_loss.detach().float(), weight.detach().float(), zero, one])
+
+    def add_features(self, features: Tensor, share: float = 1.0) -> None:
+        """Follows the spread of the features.
+
+        Args:
+            features: `[n, dim]`.
+            share: the part of an optimizer step that they are.
+        """
         start, running, steps = self.spread
         current = feature_spread(features.detach())
         starting = steps < START_STEPS
@@ -70,11 +89,14 @@ class TrainingWatch:
             sums: `self.sums`, added up over processes.
 
         Returns:
-            The mean of each series; nothing if no step was added.
+            The mean of each series over steps, the matching loss's over those that aligned; without those that no
+            step has.
         """
-        *totals, count = sums.tolist()
+        task_loss, matching_loss, weight, steps, aligned = sums.tolist()
         self.sums.zero_()
-        return {name: total / count for name, total in zip(SERIES, totals, strict=True)} if count else {}
+        counts = (steps, aligned, steps)
+        means = zip(SERIES, (task_loss, matching_loss, weight), counts, strict=True)
+        return {name: total / count for name, total, count in means if count}
 
     def collapse_warning(self) -> str | None:
         """What to say where the spread has fallen below the threshold; `None` otherwise, and after the first time."""

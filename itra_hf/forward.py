@@ -2,7 +2,8 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ class PairedForward:
     mix the examples of a batch, such as batch normalisation, see both batches.)
 
     The two batches run as one, unless the companion needs no gradient, the batches can't be concatenated, or
-    the model's own loss is not the standard one: then as two passes.
+    the model's own loss is not the standard one: then as two passes. A companion without gradient runs in eval mode.
 
     Args:
         model: the model as the Trainer wrapped it.
@@ -92,7 +93,9 @@ class PairedForward:
         wanted = set(inputs) if labelled else set(inputs) - set(self.label_names)
         companion = {name: value for name, value in (self.companion or {}).items() if name in wanted}
         companion |= {name: inputs[name] for name in wanted - set(companion) if not isinstance(inputs[name], Tensor)}
-        with torch.set_grad_enabled(self.companion_gradient and torch.is_grad_enabled()):
+        learning = self.companion_gradient and torch.is_grad_enabled()
+        # Dropout's noise helps only what learns, and takes almost half of a forward pass on a CPU.
+        with torch.set_grad_enabled(learning), nullcontext() if self.companion_gradient else eval_mode(self.model):
             _, self.companion_features, _ = _record(self.model, tap, companion)
         outputs, self.features, self.captured = _record(self.model, tap, inputs)
         return outputs
@@ -204,15 +207,22 @@ def find_labels(batch: Mapping[str, Any], label_names: Sequence[str]) -> Any:
     return next((batch[name] for name in label_names if batch.get(name) is not None), None)
 
 
-@torch.no_grad()
 def run_in_eval_mode(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-    """The model's outputs without dropout and without gradient; the mode it was in is restored."""
-    training = model.training
+    """The model's outputs without dropout and without gradient; the modes that its modules were in are restored."""
+    with eval_mode(model), torch.no_grad():
+        return model(**inputs)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Takes dropout off; each module gets back the mode that it was in, for some may be frozen in eval mode."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        return model(**inputs)
+        yield
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def _with_loss(outputs: Any, loss: Tensor) -> Any:

@@ -1,14 +1,18 @@
 """From a training set to a loader of pairs: what the Trainer layer needs around the stock data loader."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import datasets
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainerCallback
+from transformers.trainer_utils import has_length
 
-from .config import AlignmentArguments
-from .sampling import CompanionSampler, PairedDataset, check_size, read_class_ids
+from .config import PAIRED_COMPANIONS, AlignmentArguments
+from .gathering import gather_counts
+from .reporting import ReportingMixin
+from .sampling import CompanionSampler, PairCollator, PairedDataset, check_size, read_class_ids
 from .streaming import PairedStream
 
 
@@ -71,3 +75,64 @@ class ShortenedLoader:
 
     def __len__(self) -> int:
         return self._length
+
+
+class PairedLoadingMixin(ReportingMixin):
+    """The part of `ITRAMixin` that loads the training set as pairs, where the companion is a second batch of it."""
+
+    _companion_epoch: CompanionEpoch
+
+    def _get_dataloader(  # type: ignore[override]
+        self,
+        dataset: Any,
+        description: str,
+        batch_size: int,
+        sampler_fn: Callable[[Any], Any] | None = None,
+        is_training: bool = False,
+        **kwargs: Any,
+    ) -> DataLoader:
+        if is_training:
+            self._companion_epoch.paired = None
+        if is_training and self._pairs_examples():
+            original = dataset
+            dataset = self._pair(dataset, description)
+            # Samplers that look into the data, such as length grouping, must see single examples.
+            sampler_fn = None if sampler_fn is None else partial(_call_with, sampler_fn, original)
+        return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
+
+    def _get_collator_with_removed_columns(self, data_collator: Callable, description: str | None = None) -> Callable:
+        paired = self._companion_epoch.paired
+        if description != "Training" or paired is None:
+            return super()._get_collator_with_removed_columns(data_collator, description=description)
+        if isinstance(paired.dataset, datasets.Dataset):
+            return PairCollator(data_collator)  # its columns are gone already
+        return PairCollator(super()._get_collator_with_removed_columns(data_collator, description=description))
+
+    def _pair(self, dataset: Any, description: str) -> PairedDataset | PairedStream:
+        drop = partial(self._remove_unused_columns, description=description)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        paired = pair_examples(
+            dataset, self.alignment_args, seed, self.label_names, drop if self.args.remove_unused_columns else None
+        )
+        self._companion_epoch.paired = paired
+        return paired
+
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
+        """The stock values, for the least number of batches that any process has."""
+        if self.accelerator.num_processes > 1 and has_length(dataloader):
+            (batches,) = gather_counts(self.accelerator, len(dataloader))
+            if min(batches) < max(batches):
+                self._warn_once(
+                    f"The processes have {batches} batches an epoch; each stops after {min(batches)}, for all of them "
+                    "have to take each step together."
+                )
+                dataloader = ShortenedLoader(dataloader, min(batches))
+        return super().set_initial_training_values(args, dataloader)
+
+    def _pairs_examples(self) -> bool:
+        args = self.alignment_args
+        return args.matching_weight > 0 and args.companion in PAIRED_COMPANIONS
+
+
+def _call_with(function: Callable[[Any], Any], argument: Any, _paired: Any) -> Any:
+    return function(argument)

@@ -1,101 +1,53 @@
-"""Matching losses: the squared maximum mean discrepancy (MMD) between two batches of features.
+"""`MatchingLoss`: the distance between the feature distributions of two batches, of a kind and by rules of choice."""
 
-Pure functions on kernel values, and `MatchingLoss`, the module that strings kernels and these together.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from .kernels import (
+    UNLABELLED,
     Kernel,
-    PairBlocks,
     check_multipliers,
+    drop_column,
     is_class_ids,
-    kernel_values,
-    label_kernel,
     parse_bandwidth,
     resolve_bandwidth,
-    same_class,
-    squared_distances,
 )
+from .mmd import Alignment, Estimator, squared_mmd
+from .moments import central_moments, coral
+from .random_features import draw_frequencies, random_feature_squared_mmd
+from .transport import sinkhorn_divergence
 
-Alignment = Literal["conditional", "joint", "marginal"]
-Estimator = Literal["biased", "unbiased"]
-
-
-def squared_mmd(kernel: PairBlocks, estimator: Estimator) -> Tensor:
-    """Squared MMD of two batches, given the kernel of all pairs.
-
-    `biased` is the V-statistic `mean(k(x, x')) + mean(k(y, y')) - 2 mean(k(x, y))` over all pairs, a row with
-    itself included; it is >= 0 and contracts features. `unbiased` is the U-statistic, which leaves a row with
-    itself out and has expectation 0 for two batches of one distribution; it is 0 where a batch holds
-    fewer than two rows.
-
-    Args:
-        kernel: the kernel of each pair of rows.
-        estimator: `"biased"` or `"unbiased"`.
-
-    Returns:
-        A scalar.
-    """
-    return class_mean_squared_mmd(kernel, kernel.map(torch.ones_like), estimator)
-
-
-def class_mean_squared_mmd(kernel: PairBlocks, members: PairBlocks, estimator: Estimator) -> Tensor:
-    """The mean over classes of the squared MMD of the rows of one class.
-
-    A class counts if both batches hold it, with `unbiased` if both hold at least two rows of it. The mean
-    over no class is 0. Written with row counts instead of a loop over classes: a row of a class of size
-    `n` enters that class's mean over pairs with weight `1 / n`.
-
-    Args:
-        kernel: the kernel of each pair of rows.
-        members: 1.0 for each pair of rows of one class, else 0.0.
-        estimator: `"biased"` or `"unbiased"`, see `squared_mmd`.
-
-    Returns:
-        A scalar.
-    """
-    own_x, own_y = members.primary.sum(1), members.companion.sum(1)
-    other_x, other_y = members.across.sum(1), members.across.sum(0)
-    excluded = 1 if estimator == "unbiased" else 0
-    valid_x = ((own_x > excluded) & (other_x > excluded)).to(own_x.dtype)
-    valid_y = ((own_y > excluded) & (other_y > excluded)).to(own_y.dtype)
-    weighted = kernel.map(torch.mul, members)
-    if excluded:
-        weighted = PairBlocks(_off_diagonal(weighted.primary), _off_diagonal(weighted.companion), weighted.across)
-
-    def mean_over_pairs(values: Tensor, valid: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        return (valid * values.sum(1) / (rows.clamp(min=1) * columns.clamp(min=1))).sum()
-
-    within_x = mean_over_pairs(weighted.primary, valid_x, own_x, own_x - excluded)
-    within_y = mean_over_pairs(weighted.companion, valid_y, own_y, own_y - excluded)
-    across = mean_over_pairs(weighted.across, valid_x, own_x, other_x)
-    classes = (valid_x / own_x.clamp(min=1)).sum().round()
-    return (within_x + within_y - 2 * across) / classes.clamp(min=1)
+Distance = Literal["mmd", "sinkhorn", "coral", "central_moments"]
 
 
 class MatchingLoss(nn.Module):
     """The distance between the feature distributions of a primary and a companion batch.
 
-    The squared maximum mean discrepancy (Gretton et al., JMLR 2012) as used for in-training representation
+    By default the squared maximum mean discrepancy (Gretton et al., JMLR 2012) as used for in-training representation
     alignment (Li et al., AAAI 2023, arXiv 2211.13332).
 
     Args:
         alignment: `"marginal"` compares the features whatever their labels; `"conditional"` is the mean, over
-            the classes that both batches hold, of the MMD of that class's features; `"joint"` compares
-            (feature, label) pairs, with the product of the feature kernel and `label_kernel`.
-        kernel: see `kernel_values`.
-        bandwidth: the kernel's squared length scale, a positive number or the `"mean"` or `"median"` squared
-            distance of the two batches pooled, see `resolve_bandwidth`.
-        bandwidth_multipliers: the bandwidth times each of these, the kernels averaged.
-        estimator: `"biased"` or `"unbiased"`, see `squared_mmd`.
+            the classes that both batches hold, of the distance of that class's features; `"joint"` compares
+            (feature, label) pairs, with the product of the feature kernel and `label_kernel`; MMD only.
+        kernel: see `kernel_and_slopes`; MMD only.
+        bandwidth: the unit of squared distances and the kernel's squared length scale, a positive number or the
+            `"mean"` or `"median"` squared distance of the two batches pooled, see `resolve_bandwidth`.
+        bandwidth_multipliers: the bandwidth times each of these, the kernels averaged; MMD only.
+        estimator: `"biased"` or `"unbiased"`, see `squared_mmd`; MMD only.
+        matching_loss: `"mmd"`, `"sinkhorn"` (see `sinkhorn_divergence`), `"coral"` (see `coral`) or
+            `"central_moments"` (see `central_moments`).
+        chunk_size: rows whose pairs the MMD holds in memory at one time, see `squared_mmd`; 0 takes all.
+        random_features: how many random Fourier features estimate the MMD in time and memory of order `n`, see
+            `random_feature_squared_mmd`; 0 computes all pairs.
 
     Raises:
-        ValueError: an argument is not one of the above.
+        ValueError: an argument is not one of the above, or two of them don't go together.
 
     Example:
         >>> import torch
@@ -112,20 +64,32 @@ class MatchingLoss(nn.Module):
         bandwidth: float | str = "mean",
         bandwidth_multipliers: Sequence[float] = (1.0,),
         estimator: Estimator = "biased",
+        matching_loss: Distance = "mmd",
+        chunk_size: int = 0,
+        random_features: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, allowed in (
-            ("alignment", alignment, get_args(Alignment)),
-            ("kernel", kernel, get_args(Kernel)),
-            ("estimator", estimator, get_args(Estimator)),
+        for name, choice, allowed in (
+            ("alignment", alignment, Alignment),
+            ("kernel", kernel, Kernel),
+            ("estimator", estimator, Estimator),
+            ("matching_loss", matching_loss, Distance),
         ):
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}.")
+            if choice not in get_args(allowed):
+                raise ValueError(f"{name}={choice!r} is not one of {', '.join(map(repr, get_args(allowed)))}.")
+        for name, number in (("chunk_size", chunk_size), ("random_features", random_features)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+                raise ValueError(f"{name}={number!r} must be an integer >= 0.")
         self.alignment = alignment
         self.kernel = kernel
         self.bandwidth = parse_bandwidth(bandwidth)
         self.bandwidth_multipliers = check_multipliers(bandwidth_multipliers)
         self.estimator = estimator
+        self.matching_loss = matching_loss
+        self.chunk_size = chunk_size
+        self.random_features = random_features
+        self._frequencies: Tensor | None = None
+        self._check_together()
 
     def forward(
         self,
@@ -144,33 +108,93 @@ class MatchingLoss(nn.Module):
             companion_labels: the companion batch's labels.
 
         Returns:
-            A float32 scalar (float64 if the features are float64, so that gradients can be checked).
+            A float32 scalar (float64 if the features are float64, so that gradients can be checked). It can't be
+            differentiated twice.
 
         Raises:
             ValueError: shapes that do not fit, or labels that the alignment can't use.
         """
         if self.alignment == "marginal":
             labels, companion_labels = None, None
-        labels, companion_labels = _drop_column(labels), _drop_column(companion_labels)
+        labels, companion_labels = drop_column(labels), drop_column(companion_labels)
         self._check(features, labels, companion_features, companion_labels)
         dtype = torch.promote_types(features.dtype, torch.float32)
         with torch.autocast(device_type=features.device.type, enabled=False):
-            distances = squared_distances(features.to(dtype), companion_features.to(dtype))
-            bandwidth = resolve_bandwidth(distances, self.bandwidth)
-            scales = torch.stack([bandwidth * multiplier for multiplier in self.bandwidth_multipliers])
-            kernel = distances.map(lambda block: kernel_values(block, self.kernel, scales))
-            if labels is None or companion_labels is None:
-                return squared_mmd(kernel, self.estimator)
-            if self.alignment == "joint":
-                labels_kernel = label_kernel(labels, companion_labels)
-                return squared_mmd(kernel.map(torch.mul, labels_kernel), self.estimator)
-            members = same_class(labels, companion_labels).map(lambda block: block.to(dtype))
-            return class_mean_squared_mmd(kernel, members, self.estimator)
+            batches = features.to(dtype), labels, companion_features.to(dtype), companion_labels
+            if self.matching_loss != "mmd":
+                return self._other_distance(*batches)
+            if self.random_features:
+                return self._random_feature_mmd(*batches)
+            return squared_mmd(
+                *batches,
+                self.alignment,
+                self.estimator,
+                self.kernel,
+                self.bandwidth,
+                self.bandwidth_multipliers,
+                self.chunk_size,
+            )
 
     def extra_repr(self) -> str:
         """The settings, for `print(loss)`."""
-        names = ("alignment", "kernel", "bandwidth", "bandwidth_multipliers", "estimator")
+        names = ["matching_loss", "alignment", "bandwidth"]
+        if self.matching_loss == "mmd":
+            names += ["kernel", "bandwidth_multipliers", "estimator", "chunk_size", "random_features"]
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def _random_feature_mmd(
+        self, features: Tensor, labels: Tensor | None, other: Tensor, others: Tensor | None
+    ) -> Tensor:
+        dim = features.shape[1]
+        if self._frequencies is None or len(self._frequencies) != dim:
+            self._frequencies = draw_frequencies(dim, self.random_features, self.kernel, self.bandwidth_multipliers)
+        self._frequencies = self._frequencies.to(features)
+        bandwidth = self._pooled_bandwidth(features, other)
+        return random_feature_squared_mmd(
+            features, labels, other, others, self._frequencies, bandwidth, self.alignment, self.estimator
+        )
+
+    def _other_distance(self, features: Tensor, labels: Tensor | None, other: Tensor, others: Tensor | None) -> Tensor:
+        functions: dict[str, Callable[..., Tensor]] = {
+            "sinkhorn": sinkhorn_divergence,
+            "coral": coral,
+            "central_moments": central_moments,
+        }
+        distance = partial(functions[self.matching_loss], scale=self._pooled_bandwidth(features, other))
+        if labels is None or others is None:
+            return distance(features, other)
+        return class_mean(distance, features, labels, other, others)
+
+    def _pooled_bandwidth(self, features: Tensor, other: Tensor) -> Tensor:
+        with torch.no_grad():
+            centre = torch.cat([features, other]).mean(dim=0)
+            return resolve_bandwidth(features - centre, other - centre, self.bandwidth)
+
+    def _check_together(self) -> None:
+        if self.matching_loss != "mmd":
+            for name, wanted in (("estimator", "biased"), ("chunk_size", 0), ("random_features", 0)):
+                if getattr(self, name) != wanted:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)!r} belongs to matching_loss='mmd'; "
+                        f"{self.matching_loss!r} needs {name}={wanted!r}."
+                    )
+            if self.alignment == "joint":
+                raise ValueError(
+                    f"alignment='joint' needs matching_loss='mmd', whose kernel also compares labels; "
+                    f"{self.matching_loss!r} works with 'conditional' and 'marginal'."
+                )
+        if self.matching_loss == "sinkhorn" and find_spec("geomloss") is None:
+            raise ValueError("matching_loss='sinkhorn' needs GeomLoss: pip install \"itra_hf[transport]\"")
+        if self.chunk_size and self.random_features:
+            raise ValueError(
+                f"chunk_size={self.chunk_size} and random_features={self.random_features} are two ways of saving "
+                "memory; set one of them to 0."
+            )
+        if self.bandwidth == "median" and (self.chunk_size or self.random_features):
+            raise ValueError(
+                "bandwidth='median' sorts the distances of all pairs, which chunk_size and random_features are there "
+                "to avoid; use 'mean' or a number."
+            )
 
     def _check(self, features: Tensor, labels: Tensor | None, other: Tensor, other_labels: Tensor | None) -> None:
         if features.dim() != 2 or other.dim() != 2 or features.shape[1] != other.shape[1]:
@@ -194,12 +218,21 @@ class MatchingLoss(nn.Module):
             )
 
 
-def _drop_column(labels: Tensor | None) -> Tensor | None:
-    # transformers takes class ids as [n, 1] too
-    if labels is not None and labels.dim() == 2 and labels.shape[1] == 1:
-        return labels[:, 0]
-    return labels
+def class_mean(
+    distance: Callable[[Tensor, Tensor], Tensor], features: Tensor, labels: Tensor, other: Tensor, other_labels: Tensor
+) -> Tensor:
+    """The mean of a distance over the classes that both batches hold; 0, without gradient to speak of, over none.
 
-
-def _off_diagonal(block: Tensor) -> Tensor:
-    return block - torch.diag(block.diagonal())
+    Args:
+        distance: of `[n, dim]` and `[m, dim]` features, a scalar.
+        features: `[n, dim]`.
+        labels: `[n]` class ids; the id -100 is no class.
+        other: `[m, dim]`.
+        other_labels: `[m]` class ids.
+    """
+    values = [
+        distance(features[labels == label], other[other_labels == label])
+        for label in labels.unique().tolist()
+        if label != UNLABELLED and bool((other_labels == label).any())
+    ]
+    return torch.stack(values).mean() if values else 0.0 * (features.sum() + other.sum())

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+COMPANION = "companion"  # the key of the companion batch in a batch of pairs
 LABEL_COLUMNS = ("labels", "label", "label_ids")  # the names that transformers' collators take for labels
 
 
@@ -148,7 +149,7 @@ class PairCollator:
         else:
             first, second = dict(self.collator(primary)), CollatedApart(self.collator(companion))
         # The Trainer rebuilds batches the same way, so a BatchEncoding stays one.
-        return type(both)({**first, "companion": second})  # type: ignore[call-arg]
+        return type(both)({**first, COMPANION: second})  # type: ignore[call-arg]
 
 
 def _has_rows(value: Any, rows: int) -> bool:

@@ -1,33 +1,24 @@
 """The Trainer layer: in-training representation alignment for any `Trainer` subclass."""
 
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import datasets
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer_utils import has_length
 
 from .alignment import AlignedLoss, Aligner, FeatureBatch, needed_labels
-from .config import check_alignment_arguments
+from .checkpoints import load_alignment, save_alignment
+from .config import PAIRED_COMPANIONS, check_alignment_arguments
 from .diagnostics import TrainingWatch
 from .forward import PairedForward, batch_rows, concatenate, unwrap
-from .gathering import agree, agree_on_rows, average, gather_counts
-from .loading import CompanionEpoch, ShortenedLoader, pair_examples
-from .reporting import ReportingMixin
-from .sampling import PairCollator, PairedDataset
-from .streaming import PairedStream
-
-STATE_NAME = "itra_state.json"
-COMPANION = "companion"
+from .gathering import agree, agree_on_rows
+from .loading import CompanionEpoch, PairedLoadingMixin
+from .sampling import COMPANION
 
 
-class ITRAMixin(ReportingMixin):
+class ITRAMixin(PairedLoadingMixin):
     """Adds in-training representation alignment to a `Trainer` subclass; goes first among the bases.
 
     The subclass's own `compute_loss` gives the task loss: it is called with the primary batch and a model
@@ -55,7 +46,7 @@ class ITRAMixin(ReportingMixin):
             # the Trainer skips the division by the accumulation steps.
             self.model_accepts_loss_kwargs = False
         self._mean_rows: float | None
-        self._ran_aligned = self._reports = False
+        self._ran_aligned = self._in_step = self._reports = False
         self._companion_epoch = CompanionEpoch()
         self.add_callback(self._companion_epoch)
         self._start_run()
@@ -74,54 +65,7 @@ class ITRAMixin(ReportingMixin):
         self._start_run()  # here, because a search sets its trial's settings inside `train()`
         return super()._inner_training_loop(*args, **kwargs)
 
-    # ---- Data ----
-
-    def _get_dataloader(  # type: ignore[override]
-        self,
-        dataset: Any,
-        description: str,
-        batch_size: int,
-        sampler_fn: Callable[[Any], Any] | None = None,
-        is_training: bool = False,
-        **kwargs: Any,
-    ) -> DataLoader:
-        if is_training:
-            self._companion_epoch.paired = None
-        if is_training and self.alignment_args.matching_weight > 0:
-            original = dataset
-            dataset = self._pair(dataset, description)
-            # Samplers that look into the data, such as length grouping, must see single examples.
-            sampler_fn = None if sampler_fn is None else partial(_call_with, sampler_fn, original)
-        return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
-
-    def _get_collator_with_removed_columns(self, data_collator: Callable, description: str | None = None) -> Callable:
-        paired = self._companion_epoch.paired
-        if description != "Training" or paired is None:
-            return super()._get_collator_with_removed_columns(data_collator, description=description)
-        if isinstance(paired.dataset, datasets.Dataset):
-            return PairCollator(data_collator)  # its columns are gone already
-        return PairCollator(super()._get_collator_with_removed_columns(data_collator, description=description))
-
-    def _pair(self, dataset: Any, description: str) -> PairedDataset | PairedStream:
-        drop = partial(self._remove_unused_columns, description=description)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        paired = pair_examples(
-            dataset, self.alignment_args, seed, self.label_names, drop if self.args.remove_unused_columns else None
-        )
-        self._companion_epoch.paired = paired
-        return paired
-
-    def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
-        """The stock values, for the least number of batches that any process has."""
-        if self.accelerator.num_processes > 1 and has_length(dataloader):
-            (batches,) = gather_counts(self.accelerator, len(dataloader))
-            if min(batches) < max(batches):
-                self._warn_once(
-                    f"The processes have {batches} batches an epoch; each stops after {min(batches)}, for all of them "
-                    "have to take each step together."
-                )
-                dataloader = ShortenedLoader(dataloader, min(batches))
-        return super().set_initial_training_values(args, dataloader)
+    # ---- Steps ----
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Collects the micro-batches of one optimizer step, as the Trainer does, and notes their mean size.
@@ -146,7 +90,11 @@ class ITRAMixin(ReportingMixin):
             ValueError: the subclass's `compute_loss` hides the one that aligns.
         """
         self._ran_aligned = self.alignment_args.matching_weight == 0
-        loss = super().training_step(*args, **kwargs)
+        self._in_step = True
+        try:
+            loss = super().training_step(*args, **kwargs)
+        finally:
+            self._in_step = False
         if not self._ran_aligned:
             raise ValueError(
                 f"{type(self).__name__}.compute_loss hides the one that aligns. Move it into a Trainer subclass of its "
@@ -184,37 +132,57 @@ class ITRAMixin(ReportingMixin):
             FloatingPointError: the matching loss is not finite.
         """
         companion = inputs.get(COMPANION) if isinstance(inputs, Mapping) else None
-        if not isinstance(companion, Mapping):
+        paired = isinstance(companion, Mapping)
+        if not (paired or self._takes_companion_from_within(model)):
             return self._plain_loss(model, inputs, return_outputs, num_items_in_batch)
         primary = type(inputs)({name: value for name, value in inputs.items() if name != COMPANION})
-        alignment = self.alignment_args.alignment
-        labels, companion_labels = (needed_labels(half, alignment, self.label_names) for half in (primary, companion))
-        run = self._paired_forward(model, primary, companion, num_items_in_batch)
-        task_loss, outputs, features, companion_features, captured = run
-        accumulated = self._accumulation_steps() if self._task_loss_is_scaled() else 1
-        task_loss = self._weigh_rows(task_loss, model, inputs) * accumulated
-        batch = FeatureBatch(features, labels, companion_features, companion_labels)
-        aligned = self._aligner(task_loss, batch, captured, self.state.global_step, self.state.max_steps)
-        self._observe(task_loss.detach(), aligned, features.requires_grad)
         self._ran_aligned = True
-        loss = aligned.total / accumulated
+        if not self._aligner.is_due(self.state.global_step):
+            result = self._plain_loss(model, primary, True, num_items_in_batch)
+            self._observe(result[0].detach() * self._scale(), None)
+            return result if return_outputs else result[0]
+        loss, outputs = self._aligned_loss(model, primary, companion if paired else None, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
-    def _plain_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, items: Any) -> Any:
-        if self.is_in_train and model.training and self.alignment_args.matching_weight > 0:
+    def _takes_companion_from_within(self, model: nn.Module) -> bool:
+        """Whether a batch without companion is one to align; if it must have one, that is an error."""
+        if not (self.is_in_train and model.training and self.alignment_args.matching_weight > 0):
+            return False
+        if self.alignment_args.companion in PAIRED_COMPANIONS:
             raise ValueError(
                 "A training batch came without its companion: a data loader or collator of your own dropped it. Build "
                 "the loader with super().get_train_dataloader(), or set matching_weight=0."
             )
+        return self._in_step
+
+    def _aligned_loss(self, model: nn.Module, primary: Any, companion: Any, items: Any) -> tuple[Tensor, Any]:
+        alignment = self.alignment_args.alignment
+        labels, companion_labels = (
+            None if half is None else needed_labels(half, alignment, self.label_names) for half in (primary, companion)
+        )
+        run = self._forward(model, primary, companion, items)
+        task_loss, outputs, features, companion_features, captured = run
+        accumulated = self._scale()
+        task_loss = self._weigh_rows(task_loss, model, primary) * accumulated
+        batch = FeatureBatch(features, labels, companion_features, companion_labels)
+        aligned = self._aligner(task_loss, batch, captured, self.state.global_step, self.state.max_steps)
+        self._observe(task_loss.detach(), aligned)
+        if not features.requires_grad and torch.is_grad_enabled():
+            self._warn_once(
+                "The features need no gradient (frozen backbone, or taken inside a checkpointed layer), so they stay."
+            )
+        return aligned.total / accumulated, outputs
+
+    def _plain_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, items: Any) -> Any:
         result: Any = super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=items)
         if not return_outputs:
             return self._weigh_rows(result, model, inputs)
         return self._weigh_rows(result[0], model, inputs), result[1]
 
-    def _paired_forward(
+    def _forward(
         self, model: nn.Module, primary: Any, companion: Any, items: Any
-    ) -> tuple[Tensor, Any, Tensor, Tensor, Tensor]:
-        """Task loss, outputs, features, companion features and the tapped tensor."""
+    ) -> tuple[Tensor, Any, Tensor, Tensor | None, Tensor]:
+        """Task loss, outputs, features, companion features (if there is a companion) and the tapped tensor."""
         args, rows = self.alignment_args, batch_rows(primary, self.label_names)
         prepare = partial(self._tap.place, args.feature, self.model, model, partial(agree, self.accelerator))
         if args.companion_task_loss:
@@ -228,7 +196,7 @@ class ITRAMixin(ReportingMixin):
         paired = PairedForward(model, companion, prepare, self.label_names, rows, args.companion_gradient)
         model_of_both: Any = paired
         result: Any = super().compute_loss(model_of_both, primary, return_outputs=True, num_items_in_batch=items)
-        if not self._tap.own_loss_is_standard and not args.companion_task_loss:
+        if not self._tap.own_loss_is_standard and companion is not None:
             self._warn_once(
                 f"{type(unwrap(model)).__name__} may compute a loss of its own, so primary and companion batch run "
                 "through it one after the other, which is slower than together."
@@ -237,7 +205,7 @@ class ITRAMixin(ReportingMixin):
         features, companion_features, captured = paired.features, paired.companion_features, paired.captured
         if features is None or captured is None:
             raise ValueError("compute_loss did not call the model that it was given, so no features can be aligned.")
-        if companion_features is None:
+        if args.companion_task_loss:
             features, companion_features = features[:rows], features[rows:]
         return loss, outputs, features, companion_features, captured
 
@@ -256,6 +224,10 @@ class ITRAMixin(ReportingMixin):
     def _accumulation_steps(self) -> int:
         return getattr(self, "current_gradient_accumulation_steps", 1)  # unknown outside training
 
+    def _scale(self) -> int:
+        """What makes the task loss that of a whole step: the base class may have divided it already."""
+        return self._accumulation_steps() if self._task_loss_is_scaled() else 1
+
     def _task_loss_is_scaled(self) -> bool:
         """Whether `training_step` takes the loss as already divided by the gradient accumulation steps."""
         declared = getattr(self, "loss_is_scaled_for_ga", None)  # older Trainers don't have it
@@ -263,13 +235,14 @@ class ITRAMixin(ReportingMixin):
 
     # ---- Observation ----
 
-    def _observe(self, task_loss: Tensor, aligned: AlignedLoss, moves: bool) -> None:
-        losses = task_loss, aligned.matching_loss, aligned.weight
-        self._watch.add(losses, aligned.features, 1 / self._accumulation_steps())
-        if not moves and torch.is_grad_enabled():
-            self._warn_once(
-                "The features need no gradient (frozen backbone, or taken inside a checkpointed layer), so they stay."
-            )
+    def _observe(self, task_loss: Tensor, aligned: AlignedLoss | None) -> None:
+        share = 1 / self._accumulation_steps()
+        self._watch.add_step(task_loss, share)
+        if aligned is None:
+            return
+        self._watch.add_features(aligned.features, share)
+        if aligned.matching_loss is not None:
+            self._watch.add_alignment(aligned.matching_loss, aligned.weight, share)
         if aligned.features.device.type == "cpu":
             self._check_finite()  # free here; elsewhere it would wait for the device, so at logs and saves
 
@@ -308,25 +281,13 @@ class ITRAMixin(ReportingMixin):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.alignment_args.matching_weight == 0:
-            return
-        weight = self._aligner.matching_weight
-        weight.settle()
-        watch = self._watch.state_dict(average(self.accelerator, self._watch.sums.clone()))
-        if self.args.should_save:
-            state = {"balance": weight.balance.tolist(), "watch": watch}
-            with open(os.path.join(output_dir, STATE_NAME), "w", encoding="utf-8") as file:
-                json.dump(state, file)
+        if self.alignment_args.matching_weight > 0:
+            save_alignment(output_dir, self._aligner, self._watch, self.args.should_save)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        path = None if checkpoint is None else os.path.join(checkpoint, STATE_NAME)
-        if path is not None and os.path.isfile(path):
-            with open(path, encoding="utf-8") as file:
-                state = json.load(file)
-            weight = self._aligner.matching_weight
-            weight.balance = weight.balance.new_tensor(state["balance"])
-            self._watch.load_state_dict(state["watch"])
+        if checkpoint is not None and self.alignment_args.matching_weight > 0:
+            load_alignment(checkpoint, self._aligner, self._watch)
 
 
 class ITRATrainer(ITRAMixin, Trainer):
@@ -342,7 +303,3 @@ class ITRATrainer(ITRAMixin, Trainer):
         trainer.train()
         ```
     """
-
-
-def _call_with(function: Callable[[Any], Any], argument: Any, _paired: Any) -> Any:
-    return function(argument)

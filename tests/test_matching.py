@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from itra_hf import MatchingLoss
-from itra_hf.kernels import PairBlocks, squared_distances
-from itra_hf.matching import squared_mmd
+from itra_hf.kernels import kernel_and_slopes, squared_distances
 
 ALIGNMENTS = ["conditional", "joint", "marginal"]
 KERNELS = ["gaussian", "laplacian", "inverse_multiquadric"]
@@ -260,13 +259,6 @@ def test_no_memory_of_order_pairs_times_dim():
     with Watch():
         MatchingLoss("marginal")(x, None, y, None).backward()
     assert 0 < biggest <= 2 * 256 * 2048  # the two batches themselves; pairs times dim would be 256 times that
-
-
-def test_blocks_of_pairs_have_their_shapes():
-    blocks = squared_distances(torch.randn(3, 5), torch.randn(4, 5))
-    assert [tuple(block.shape) for block in blocks] == [(3, 3), (4, 4), (3, 4)]
-    ones = PairBlocks(torch.ones(3, 3), torch.ones(4, 4), torch.zeros(3, 4))
-    assert squared_mmd(ones, "biased").item() == 2.0
 
 
 @pytest.mark.parametrize(

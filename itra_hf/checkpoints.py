@@ -1,0 +1,60 @@
+"""What a checkpoint keeps of the alignment, so that a resumed run is bit for bit the undisturbed one's."""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from .alignment import Aligner
+from .diagnostics import TrainingWatch
+from .gathering import average
+
+STATE_NAME = "itra_state.json"
+
+
+def save_alignment(folder: str, aligner: Aligner, watch: TrainingWatch, should_save: bool) -> None:
+    """Writes weight, averages and memory into a checkpoint; every process has to call it.
+
+    Args:
+        folder: the checkpoint's.
+        aligner: of the run.
+        watch: of the run.
+        should_save: whether this process writes what all of them share.
+    """
+    weight = aligner.matching_weight
+    weight.settle()
+    state = watch.state_dict(average(aligner.accelerator, watch.sums.clone()))
+    if should_save:
+        content = {"balance": weight.balance.tolist(), "watch": state}
+        (Path(folder) / STATE_NAME).write_text(json.dumps(content), encoding="utf-8")
+    if aligner.memory is not None and (should_save or _is_own(aligner)):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_file(aligner.memory.state_dict(), _memory_path(folder, aligner))
+
+
+def load_alignment(folder: str, aligner: Aligner, watch: TrainingWatch) -> None:
+    """Restores what `save_alignment` wrote; a checkpoint of a plain run has none of it, and changes nothing.
+
+    Args:
+        folder: the checkpoint's.
+        aligner: of the run.
+        watch: of the run.
+    """
+    path = Path(folder) / STATE_NAME
+    if path.is_file():
+        state = json.loads(path.read_text(encoding="utf-8"))
+        weight = aligner.matching_weight
+        weight.balance = weight.balance.new_tensor(state["balance"])
+        watch.load_state_dict(state["watch"])
+    if aligner.memory is not None and _memory_path(folder, aligner).is_file():
+        aligner.memory.load_state_dict(load_file(_memory_path(folder, aligner), str(aligner.accelerator.device)))
+
+
+def _memory_path(folder: str, aligner: Aligner) -> Path:
+    """One file for all processes where they share the memory, else one each."""
+    process = f"_{aligner.accelerator.process_index}" if _is_own(aligner) else ""
+    return Path(folder) / f"itra_memory{process}.safetensors"
+
+
+def _is_own(aligner: Aligner) -> bool:
+    return aligner.accelerator.num_processes > 1 and not aligner.gather

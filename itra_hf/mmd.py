@@ -1,0 +1,194 @@
+"""The squared maximum mean discrepancy (MMD) over all pairs of rows, with its gradient, in one pass.
+
+Pairs are taken block by block (primary with primary, companion with companion, primary with companion) and each
+block, if asked, a chunk of rows at a time. A chunk's kernel is turned into its part of the value and of the gradient
+at once, so nothing of order pairs outlives it.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .kernels import BandwidthRule, Kernel, kernel_and_slopes, label_kernel, resolve_bandwidth, target_rows
+from .known_gradient import with_gradient
+
+Alignment = Literal["conditional", "joint", "marginal"]
+Estimator = Literal["biased", "unbiased"]
+
+
+class Side(NamedTuple):
+    """One of two batches, prepared for sums over pairs.
+
+    Attributes:
+        features: `[n, dim]`, centred, and in units of the square root of the bandwidth.
+        norms: `[n]`, their squared norms.
+        labels: `[n, ...]` as `label_kernel` takes them; `None` where labels don't count.
+        learns: whether the gradient at the features is wanted.
+    """
+
+    features: Tensor
+    norms: Tensor
+    labels: Tensor | None
+    learns: bool
+
+
+class PairKernel(NamedTuple):
+    """The kernel of a pair of rows, and how to sum it.
+
+    Attributes:
+        kernel: see `kernel_and_slopes`.
+        multipliers: of the bandwidth.
+        label_scale: see `label_kernel`.
+        leave_out: whether pairs of a row with itself are left out, as `unbiased` does.
+        chunk_size: rows whose pairs are in memory at one time; 0 takes all.
+    """
+
+    kernel: Kernel
+    multipliers: Sequence[float]
+    label_scale: Tensor | None
+    leave_out: bool
+    chunk_size: int
+
+
+class PairFactors(NamedTuple):
+    """How much a pair of rows counts, read off its first row.
+
+    Attributes:
+        primary: `[n]`, for pairs within the primary batch.
+        companion: `[m]`, for pairs within the companion batch.
+        across: `[n]`, for a row of the primary batch with one of the companion batch; these count -2 times.
+    """
+
+    primary: Tensor
+    companion: Tensor
+    across: Tensor
+
+
+def squared_mmd(
+    features: Tensor,
+    labels: Tensor | None,
+    companion_features: Tensor,
+    companion_labels: Tensor | None,
+    alignment: Alignment = "marginal",
+    estimator: Estimator = "biased",
+    kernel: Kernel = "gaussian",
+    bandwidth: float | BandwidthRule = "mean",
+    multipliers: Sequence[float] = (1.0,),
+    chunk_size: int = 0,
+) -> Tensor:
+    """Squared MMD of two batches (Gretton et al., JMLR 2012).
+
+    `biased` is the V-statistic `mean(k(x, x')) + mean(k(y, y')) - 2 mean(k(x, y))` over all pairs, a row with
+    itself included; it is >= 0 and contracts features. `unbiased` is the U-statistic, which leaves a row with
+    itself out and has expectation 0 for two batches of one distribution; it is 0 where a batch holds
+    fewer than two rows. `conditional` alignment is the mean of this over the classes that both batches hold (with
+    `unbiased` two rows of), and 0 without any; `joint` multiplies `k` with `label_kernel`.
+
+    Args:
+        features: `[n, dim]`, float32 or float64.
+        labels: `[n, ...]`, see `MatchingLoss`; `None` for marginal alignment.
+        companion_features: `[m, dim]`, of the same dtype.
+        companion_labels: `[m, ...]`.
+        alignment: `"marginal"`, `"conditional"` or `"joint"`.
+        estimator: `"biased"` or `"unbiased"`.
+        kernel: see `kernel_and_slopes`.
+        bandwidth: see `resolve_bandwidth`.
+        multipliers: of the bandwidth.
+        chunk_size: rows whose pairs are in memory at one time, of order `chunk_size * (n + m)`; 0 takes all.
+
+    Returns:
+        A scalar in the graph of both features; it can't be differentiated twice.
+    """
+    both = features, companion_features
+    learns = [torch.is_grad_enabled() and rows.requires_grad for rows in both]
+    with torch.no_grad():
+        centre = torch.cat(both).mean(dim=0)
+        x, y = (rows - centre for rows in both)
+        unit = resolve_bandwidth(x, y, bandwidth).sqrt()
+        row_labels, column_labels, scale = None, None, None
+        if labels is not None and companion_labels is not None and alignment != "marginal":
+            row_labels, column_labels, scale = target_rows(labels, companion_labels)
+        pairs = PairKernel(kernel, multipliers, scale, estimator == "unbiased", chunk_size)
+        primary, companion, grams = _sides(x / unit, y / unit, row_labels, column_labels, learns, chunk_size)
+        factors = _pair_factors(primary, companion, alignment == "conditional", pairs)
+        value, *gradients = _sum_over_pairs(primary, companion, factors, pairs, grams)
+    for rows, gradient, needed in zip(both, gradients, learns, strict=True):
+        if needed:
+            value = with_gradient(value, rows, gradient / unit)
+    return value
+
+
+def _sides(
+    x: Tensor, y: Tensor, labels: Tensor | None, other_labels: Tensor | None, learns: Sequence[bool], chunk_size: int
+) -> tuple[Side, Side, Sequence[Tensor | None]]:
+    """Both sides, and the Gram matrices of the three blocks, `None` where they are made chunk by chunk."""
+    grams: Sequence[Tensor | None] = (None, None, None)
+    norms = [x.square().sum(1), y.square().sum(1)]
+    if not 0 < chunk_size < max(len(x), len(y)):
+        whole = x @ x.T, y @ y.T, x @ y.T
+        # Norms off the Gram matrices' diagonals make equal rows exactly 0 apart.
+        norms, grams = [gram.diagonal().clone() for gram in whole[:2]], whole
+    return Side(x, norms[0], labels, learns[0]), Side(y, norms[1], other_labels, learns[1]), grams
+
+
+def _pair_factors(primary: Side, companion: Side, by_class: bool, pairs: PairKernel) -> PairFactors:
+    """Makes the sum over pairs a difference of means, or the mean of such differences over classes."""
+
+    def members(rows: Side, columns: Side) -> Tensor:
+        if not by_class or rows.labels is None or columns.labels is None:
+            return rows.norms.new_full((len(rows.norms),), len(columns.norms))
+        chunks = rows.labels.split(pairs.chunk_size or max(len(rows.labels), 1))
+        return torch.cat([label_kernel(chunk, columns.labels, None).sum(1) for chunk in chunks]).to(rows.norms.dtype)
+
+    own_x, other_x = members(primary, primary), members(primary, companion)
+    own_y, other_y = members(companion, companion), members(companion, primary)
+    fewest = 1 if pairs.leave_out else 0
+    valid_x = ((own_x > fewest) & (other_x > fewest)).to(own_x.dtype)
+    valid_y = ((own_y > fewest) & (other_y > fewest)).to(own_y.dtype)
+    classes = (valid_x / own_x.clamp(min=1)).sum().round().clamp(min=1)
+    return PairFactors(
+        valid_x / (own_x * (own_x - fewest)).clamp(min=1) / classes,
+        valid_y / (own_y * (own_y - fewest)).clamp(min=1) / classes,
+        valid_x / (own_x * other_x).clamp(min=1) / classes,
+    )
+
+
+def _sum_over_pairs(
+    primary: Side, companion: Side, factors: PairFactors, pairs: PairKernel, grams: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The squared MMD and its gradients at both features, 0 where a side does not learn."""
+    within_x, x_pull, _ = _sum_over_block(primary, primary, factors.primary, pairs, grams[0])
+    within_y, y_pull, _ = _sum_over_block(companion, companion, factors.companion, pairs, grams[1])
+    across, x_push, y_push = _sum_over_block(primary, companion, factors.across, pairs, grams[2])
+    # A squared distance's gradient has the factor 2; a pair counts twice, within a block or by the -2 across.
+    return within_x + within_y - 2 * across, 4 * (x_pull - x_push), 4 * (y_pull - y_push)
+
+
+def _sum_over_block(
+    rows: Side, columns: Side, factors: Tensor, pairs: PairKernel, products: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum over one block, with `sum_j slope_ij (x_i - y_j)` at each row and its counterpart at each column."""
+    value, within = factors.new_zeros(()), rows is columns
+    row_pull, column_pull = torch.zeros_like(rows.features), torch.zeros_like(columns.features)
+    size = len(factors) if products is not None else pairs.chunk_size
+    for start in range(0, len(factors), max(size, 1)):
+        part = slice(start, start + size)
+        x, factor = rows.features[part], factors[part, None]
+        gram = x @ columns.features.T if products is None else products
+        distances = gram.mul_(-2).add_(columns.norms).add_(rows.norms[part, None]).clamp_(min=0)
+        if within:
+            distances.diagonal(start).zero_()
+        values, slopes = kernel_and_slopes(distances, pairs.kernel, pairs.multipliers)
+        if within and pairs.leave_out:
+            values.diagonal(start).zero_()
+        if rows.labels is not None and columns.labels is not None:
+            same = label_kernel(rows.labels[part], columns.labels, pairs.label_scale).to(values.dtype)
+            values, slopes = values.mul_(same), slopes.mul_(same)
+        value = value + (values.sum(1, keepdim=True) * factor).sum()
+        if rows.learns:
+            row_pull[part] = factor * (slopes.sum(1, keepdim=True) * x - slopes @ columns.features)
+        if columns.learns and not within:
+            column_pull += (slopes.T @ factor) * columns.features - slopes.T @ (factor * x)
+    return value, row_pull, column_pull
