@@ -101,7 +101,8 @@ class AlignmentArguments:
         default=0,
         metadata={
             "help": "Of the MMD: how many random Fourier features estimate it, in time and memory that grow with the "
-            "batch, not with its square, >= 1; 0: exact. Not with bandwidth 'median'."
+            "batch, not with its square; 0: exact. Good gradients take twice the features' dimension or more. Not with "
+            "bandwidth 'median' or kernel 'laplacian'."
         },
     )
     companion: Companion = field(
@@ -122,14 +123,14 @@ class AlignmentArguments:
     )
     memory_warmup_steps: int = field(
         default=10,
-        metadata={"help": "companion 'memory': how many aligned steps only fill it before it is used, >= 1."},
+        metadata={"help": "companion 'memory': how many optimizer steps only fill it, >= 1."},
     )
     memory_correction: Correction = field(
         default="mean",
         metadata={
-            "help": "companion 'memory': what makes up for the features' drift since they were stored: 'mean' moves them "
-            "by the change of the features' mean, 'moments' also scales them by the change of standard deviations, "
-            "'none' takes them as they were."
+            "help": "companion 'memory': what makes up for the drift of features since they were stored: 'mean' moves "
+            "them by the change of the estimated mean, 'moments' also scales them by the change of standard "
+            "deviations, 'none' takes them as they were."
         },
     )
     companion_buffer_size: int = field(

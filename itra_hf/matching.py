@@ -44,7 +44,8 @@ class MatchingLoss(nn.Module):
             `"central_moments"` (see `central_moments`).
         chunk_size: rows whose pairs the MMD holds in memory at one time, see `squared_mmd`; 0 takes all.
         random_features: how many random Fourier features estimate the MMD in time and memory of order `n`, see
-            `random_feature_squared_mmd`; 0 computes all pairs.
+            `random_feature_squared_mmd`, twice `dim` or more for good gradients; 0 computes all pairs. They are
+            drawn once, with a fixed seed.
 
     Raises:
         ValueError: an argument is not one of the above, or two of them don't go together.
@@ -189,6 +190,16 @@ class MatchingLoss(nn.Module):
             raise ValueError(
                 f"chunk_size={self.chunk_size} and random_features={self.random_features} are two ways of saving "
                 "memory; set one of them to 0."
+            )
+        if 0 < self.random_features < len(self.bandwidth_multipliers):
+            raise ValueError(
+                f"random_features={self.random_features} must be 0 or at least one for each of the "
+                f"{len(self.bandwidth_multipliers)} bandwidth_multipliers."
+            )
+        if self.random_features and self.kernel == "laplacian":
+            raise ValueError(
+                "random_features does not go with kernel='laplacian', whose gradients would take hundreds of thousands "
+                "of them; use 'gaussian' or 'inverse_multiquadric', or chunk_size."
             )
         if self.bandwidth == "median" and (self.chunk_size or self.random_features):
             raise ValueError(

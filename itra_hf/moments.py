@@ -54,8 +54,7 @@ def central_moments(x: Tensor, y: Tensor, scale: Tensor, orders: int = 5) -> Ten
     if not len(x) or not len(y):
         return _nothing(x, y)
     width = 4 * (scale / (2 * x.shape[1])).sqrt()
-    centre = torch.cat([x, y]).detach().mean(dim=0)  # keeps float32's digits for features far from the origin
-    x, y = (x - centre) / width, (y - centre) / width
+    x, y = x / width, y / width
     mean_x, mean_y = x.mean(dim=0), y.mean(dim=0)
     total = torch.linalg.vector_norm(mean_x - mean_y)  # its gradient at 0 is 0
     x, y = x - mean_x, y - mean_y

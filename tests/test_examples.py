@@ -54,7 +54,7 @@ def test_step_time_benchmark_prints_its_table(capsys):
     arguments = ["--batch_size", "2", "--length", "8", "--steps", "2", "--rounds", "1"]
     ratios = load("benchmarks/step_time.py").main(arguments)
     assert all(ratio > 0 for _, ratio, _, _ in ratios)
-    assert "share of a plain step" in capsys.readouterr().out
+    assert "of a plain forward and backward pass" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["ten_lines.py"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from itra_hf import MatchingLoss
-from itra_hf.kernels import kernel_and_slopes, squared_distances
+from itra_hf.kernels import kernel_and_slopes
 
 ALIGNMENTS = ["conditional", "joint", "marginal"]
 KERNELS = ["gaussian", "laplacian", "inverse_multiquadric"]
@@ -89,6 +89,84 @@ def test_agrees_with_brute_force(alignment, name, estimator, bandwidth):
         y, other = batch(7, seed=seed + 100)
         expected = brute_force(x, labels, y, other, alignment, name, bandwidth, estimator)
         assert loss(x, labels, y, other).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 8])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_chunks_change_neither_value_nor_gradient(alignment, estimator, chunk_size):
+    (x, labels), (y, other) = batch(8), batch(7, seed=1)
+    x.requires_grad_()
+    y.requires_grad_()
+    results = []
+    for size in (0, chunk_size):
+        loss = MatchingLoss(alignment, "gaussian", "mean", MULTIPLIERS, estimator, chunk_size=size)
+        value = loss(x, labels, y, other)
+        results.append([value, *torch.autograd.grad(value, (x, y))])
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("targets", [torch.randn(8), (torch.randn(8, 3) > 0).float()])
+def test_chunks_with_float_and_multi_label_targets(targets):
+    (x, _), (y, _) = batch(8), batch(8, seed=1)
+    whole, chunked = (MatchingLoss("joint", chunk_size=size)(x, targets, y, targets.flip(0)) for size in (0, 3))
+    assert chunked.item() == pytest.approx(whole.item(), rel=1e-6)
+
+
+def peak_numbers(loss, x, y, labels=None):
+    biggest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal biggest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                biggest = max(biggest, result.numel())
+            return result
+
+    with Watch():
+        loss(x, labels, y, labels).backward()
+    return biggest
+
+
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_chunks_and_random_features_hold_no_numbers_for_all_pairs(alignment):
+    x, y = (torch.randn(512, 4, requires_grad=True) for _ in range(2))
+    labels = torch.arange(512) % 3
+    assert peak_numbers(MatchingLoss(alignment), x, y, labels) == 512 * 512
+    assert peak_numbers(MatchingLoss(alignment, chunk_size=16), x, y, labels) <= 16 * 512
+    assert peak_numbers(MatchingLoss(alignment, random_features=8), x, y, labels) <= 16 * 512 * 2
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "exponentials"),
+    [((1.0,), 1), ((0.25, 0.5, 1.0, 2.0, 4.0), 1), ((3.0, 0.75, 1.5), 1), ((1.0, 3.0, 2.0, 6.0), 2), ((1e-3, 1.0), 2)],
+)
+def test_one_exponential_for_bandwidths_in_powers_of_two(multipliers, exponentials):
+    distances, count = torch.linspace(0, 50, 200, dtype=torch.float64), 0
+
+    class Count(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal count
+            count += function._schema.name in ("aten::exp", "aten::exp_")
+            return function(*args, **(kwargs or {}))
+
+    with Count():
+        values, slopes = kernel_and_slopes(distances.clone(), "gaussian", multipliers)
+    assert count == exponentials
+    exact = torch.stack([torch.exp(-distances / (2 * m)) for m in multipliers])
+    torch.testing.assert_close(values, exact.mean(0))
+    torch.testing.assert_close(slopes, (exact / -2 / torch.tensor(multipliers)[:, None]).mean(0))
+    single, _ = kernel_and_slopes(distances.float(), "gaussian", multipliers)
+    torch.testing.assert_close(single.double(), exact.mean(0), rtol=2e-5, atol=1e-7)
+
+
+def test_only_the_gradients_outlive_the_forward_pass():
+    x, y = (torch.randn(64, 3, requires_grad=True) for _ in range(2))
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        MatchingLoss("marginal", bandwidth_multipliers=(0.5, 1.0, 2.0))(x, None, y, None)
+    assert saved == [64 * 3] * 2
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -244,21 +322,9 @@ def test_half_precision_features_are_compared_in_float32(dtype):
 
 
 def test_no_memory_of_order_pairs_times_dim():
-    x, y = torch.randn(256, 2048), torch.randn(256, 2048)
-    biggest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal biggest
-            result = function(*args, **(kwargs or {}))
-            if isinstance(result, torch.Tensor):
-                biggest = max(biggest, result.numel())
-            return result
-
-    x.requires_grad_()
-    with Watch():
-        MatchingLoss("marginal")(x, None, y, None).backward()
-    assert 0 < biggest <= 2 * 256 * 2048  # the two batches themselves; pairs times dim would be 256 times that
+    x, y = (torch.randn(256, 2048, requires_grad=True) for _ in range(2))
+    # The two batches themselves; pairs times dim would be 256 times that.
+    assert 0 < peak_numbers(MatchingLoss("marginal"), x, y) <= 2 * 256 * 2048
 
 
 @pytest.mark.parametrize(
@@ -272,6 +338,16 @@ def test_no_memory_of_order_pairs_times_dim():
         ({"bandwidth": "max"}, "bandwidth='max' is neither"),
         ({"bandwidth_multipliers": ()}, "one or more positive numbers"),
         ({"bandwidth_multipliers": (1.0, 0.0)}, "one or more positive numbers"),
+        ({"matching_loss": "wasserstein"}, "matching_loss='wasserstein' is not one of 'mmd', 'sinkhorn', 'coral'"),
+        ({"chunk_size": -1}, "chunk_size=-1 must be an integer >= 0"),
+        ({"random_features": 2.5}, "random_features=2.5 must be an integer >= 0"),
+        ({"matching_loss": "coral", "estimator": "unbiased"}, "estimator='unbiased' belongs to matching_loss='mmd'"),
+        ({"matching_loss": "sinkhorn", "chunk_size": 8}, "'sinkhorn' needs chunk_size=0"),
+        ({"matching_loss": "coral", "alignment": "joint"}, "alignment='joint' needs matching_loss='mmd'"),
+        ({"chunk_size": 8, "random_features": 8}, "two ways of saving memory"),
+        ({"chunk_size": 8, "bandwidth": "median"}, "bandwidth='median' sorts the distances of all pairs"),
+        ({"random_features": 1, "bandwidth_multipliers": (1.0, 2.0)}, "at least one for each of the 2"),
+        ({"random_features": 64, "kernel": "laplacian"}, "does not go with kernel='laplacian'"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

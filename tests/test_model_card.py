@@ -155,7 +155,7 @@ def test_only_a_run_with_alignment_is_said_to_be_one(kind, tmp_path):
     trainer.create_model_card()
     card, aligned = card_of(tmp_path), kind == "TrainingArguments"
     assert set(card.data.tags) == {"mine", *(TAGS if aligned else TAGS[:1])}
-    for part in ("## Citation", "2211.13332", "`matching_weight` | 0.1", "aligned the features of two mini-batches"):
+    for part in ("## Citation", "2211.13332", "`matching_weight` | 0.1", "aligned the features of mini-batches"):
         assert (part in card.text) == aligned
     assert ("without alignment" in card.text) != aligned
 

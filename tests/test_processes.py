@@ -13,6 +13,7 @@ TWO = {"per_device_train_batch_size": 4, "matching_weight": 1.0}
 EPOCHS = {"max_steps": -1, "num_train_epochs": 3}
 ADAM = {"optim": "adamw_torch", "learning_rate": 1e-3}  # plain SGD has no state, which a sharded resume can't load
 UNEVEN = {"accelerator_config": {"even_batches": False}}
+MEMORY = {"companion": "memory", "memory_size": 30, "memory_warmup_steps": 3}
 # 61 examples: 7 whole steps of 8, then 4 on one process and 1 on the other
 SAME = {
     "balanced": {"arguments": {"dataloader_drop_last": True}},
@@ -31,6 +32,9 @@ SAME = {
     "class_matched": {"arguments": {**UNEVEN, "companion": "class_matched"}},
     "companion_without_gradient": {"arguments": {**UNEVEN, "companion_gradient": False}},
     "companion_task_loss": {"arguments": {**UNEVEN, "companion_task_loss": True}},
+    "split": {"arguments": {**UNEVEN, "companion": "split"}},
+    "memory": {"arguments": {**UNEVEN, **MEMORY, "memory_correction": "moments"}},
+    "memory_now_and_then": {"arguments": {**UNEVEN, **MEMORY, "companion_every": 2, "weight_mode": "constant"}},
     "own_loss": {"arguments": UNEVEN, "kind": "own loss"},
     "collated_apart": {"arguments": UNEVEN, "kind": "collated apart"},
     # the Trainer does not pass `dataloader_drop_last` on to streams, and completes their last batch
@@ -70,15 +74,18 @@ ONLY_TWO = {  # the order of the examples in one process that gives the same bat
     ),
 }
 
+MEMORIES = {"_with_one_memory": True, "_with_a_memory_each": False}
+
 
 def whole(run):
     """The run with the defaults of this file."""
     return {**run, "arguments": {**TWO, **run["arguments"]}}
 
 
-def saved_and_resumed(folder, arguments):
+def saved_and_resumed(folder, arguments, suffix=""):
     run = {"arguments": {**arguments, "save_strategy": "steps", "save_steps": 3, "max_steps": 12}}
-    return {"saved": run, "resumed": {**run, "resume": str(folder / "saved" / "checkpoint-9")}}
+    checkpoint = folder / f"saved{suffix}" / "checkpoint-9"
+    return {f"saved{suffix}": run, f"resumed{suffix}": {**run, "resume": str(checkpoint)}}
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +96,8 @@ def two_processes(tmp_path_factory):
     runs["uneven_streams"] = {"arguments": each_reads, "kind": "uneven stream", "count": 64}
     runs["reported_by_one"] = {"arguments": UNEVEN, "kind": "reported by one"}
     runs |= saved_and_resumed(folder, {**UNEVEN, "logging_steps": 2})  # the checkpoint is between two log lines
+    for suffix, gathers in MEMORIES.items():
+        runs |= saved_and_resumed(folder, {**UNEVEN, **MEMORY, "logging_steps": 2, "gather_features": gathers}, suffix)
     return launch(folder, {name: whole(run) for name, run in runs.items()}, 2)
 
 
@@ -130,8 +139,8 @@ def test_a_callback_may_log_from_one_process(two_processes):
     assert sum(step == {"loss": 0.5} for step in first["steps"]) == 20
 
 
-def check_resumed(results):
-    saved, resumed = results["saved"][0], results["resumed"][0]
+def check_resumed(results, suffix=""):
+    saved, resumed = results[f"saved{suffix}"][0], results[f"resumed{suffix}"][0]
     assert len(resumed["steps"]) == 2
     assert resumed["steps"][-1] == saved["steps"][-1]
     for key in ("task_loss", "matching_loss", "matching_weight"):  # the Trainer's own `loss` starts anew
@@ -140,8 +149,17 @@ def check_resumed(results):
     assert resumed["parameters"] == saved["parameters"]
 
 
-def test_two_processes_resume_bit_for_bit(two_processes):
-    check_resumed(two_processes)
+@pytest.mark.parametrize("suffix", ["", *MEMORIES])
+def test_two_processes_resume_bit_for_bit(suffix, two_processes):
+    check_resumed(two_processes, suffix)
+
+
+@pytest.mark.parametrize("suffix", MEMORIES)
+def test_two_processes_share_a_memory_where_they_gather_features(suffix, two_processes):
+    saved, resumed = ([rank["memory"] for rank in two_processes[f"{run}{suffix}"]] for run in ("saved", "resumed"))
+    assert saved == resumed
+    assert [len(memory["labels"]) for memory in saved] == [30, 30]
+    assert (saved[0] == saved[1]) is MEMORIES[suffix]
 
 
 SHARDED = [

@@ -27,6 +27,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, default_da
 from itra_hf import ITRAMixin, ITRATrainer
 
 ROWS, STEPS = 26, 12  # batches of 4: 7 steps an epoch
+MEMORY = {"companion": "memory", "memory_size": 14, "memory_warmup_steps": 2}
 PATIENCE = 240  # seconds; a process that takes longer hangs
 # Loader workers of a spawned process would be spawned as well, and import everything again.
 FORK = {"dataloader_multiprocessing_context": "fork"} if "fork" in multiprocessing.get_all_start_methods() else {}
@@ -156,6 +157,10 @@ def assert_only_older_checkpoint_resumes(folder, undisturbed):
         (24, {"save_steps": 6}),  # at an epoch's end
         (24, {"save_strategy": "epoch"}),
         (26, {"save_steps": 3, "gradient_accumulation_steps": 2}),  # epochs of 4 steps, the last of one batch
+        (26, {**MEMORY, "save_steps": 3, "gradient_accumulation_steps": 2}),
+        (26, {**MEMORY, "save_steps": 3, "bf16": True, "memory_correction": "moments"}),
+        # aligns in the 6th step and in the 11th
+        (26, {**MEMORY, "save_steps": 6, "companion_every": 5, "logging_steps": 3, "weight_mode": "constant"}),
     ],
 )
 def test_resume_continues_bit_for_bit(rows, settings, tmp_path):

@@ -1,6 +1,6 @@
 """What the reports cost: compactness in evaluation, and a measurement of the gradient's noise.
 
-    python examples/benchmarks/reporting.py [MODEL_FOLDER]
+    python -m examples.benchmarks reporting [--model FOLDER|minilm|bert-base]
 
 Both runs of a pair take turns in one process. The first ratio is the median over rounds of an evaluation pass with
 compactness over one without; the second is what a measurement adds to a training step, in plain steps.
@@ -49,7 +49,7 @@ def noise_steps(options, folder: str) -> list[float]:
 
 def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", help="a model folder; default: MiniLM's size with random weights")
+    parser.add_argument("--model", default="minilm", help="a folder, or a size: minilm, bert-base")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--classes", type=int, default=8)

@@ -1,15 +1,20 @@
-"""Step time and peak memory of ITRATrainer as ratios to Trainer, and the matching loss's share of a step.
+"""Step time and peak memory of ITRATrainer over Trainer, for every companion source.
 
-    python examples/benchmarks/step_time.py [MODEL_FOLDER]
+    python -m examples.benchmarks step_time [--model FOLDER|minilm|bert-base] [--batch_size 8 32] [--length 32 128]
+        [--dtype float32 bfloat16] [--memory]
 
-Each variant trains on the same batches, in turns with the plain Trainer in one process, so that a machine whose
-speed drifts slows both alike. A ratio is the median over rounds of (variant's median step / Trainer's median step in
-the same round); the spread is the largest less the smallest. Without a folder the model is MiniLM-sized (6 layers,
-384 wide) with random weights, which take as long.
+One table for each batch size, length and dtype. The variants train on the same batches, in turns with the plain Trainer
+in one process, so that a machine whose speed drifts slows all alike. A time ratio is the median over rounds of
+(variant's median step / Trainer's median step in the same round); the spread is the largest less the smallest. The
+memory ratio compares peaks above what was there before training: on a GPU in the same runs, on a CPU (`--memory`) each
+in a fresh process. Models named by size have random weights, which take as long.
 """
 
 import argparse
+import gc
 import itertools
+import multiprocessing
+import resource
 import statistics
 import tempfile
 import time
@@ -26,20 +31,27 @@ from transformers import (
 
 from itra_hf import ITRAConfig, ITRATrainer, MatchingLoss
 
+PLAIN = "Trainer"
 VARIANTS = {
-    "weight 0": {"matching_weight": 0.0},
-    "companion with gradient": {},
-    "companion without gradient": {"companion_gradient": False},
-    "class-matched companion": {"companion": "class_matched"},
-    "companion's task loss too": {"companion_task_loss": True},
+    "matching_weight=0": {"matching_weight": 0.0},
+    "sample": {},
+    "class_matched": {"companion": "class_matched"},
+    "sample, companion_task_loss": {"companion_task_loss": True},
+    "sample, no companion gradient": {"companion_gradient": False},
+    "sample, companion_every=4": {"companion_every": 4},
+    "split": {"companion": "split"},
+    "memory": {"companion": "memory", "memory_warmup_steps": 1},
+}
+SIZES = {
+    "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
+    "bert-base": {},  # the default of its config
 }
 
 
-def build_model(folder: str | None, classes: int):
-    if folder is not None:
-        return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=classes)
-    size = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-    return BertForSequenceClassification(BertConfig(vocab_size=30522, num_labels=classes, **size))
+def build_model(name: str, classes: int):
+    if name not in SIZES:
+        return AutoModelForSequenceClassification.from_pretrained(name, num_labels=classes)
+    return BertForSequenceClassification(BertConfig(vocab_size=30522, num_labels=classes, **SIZES[name]))
 
 
 def examples(count: int, length: int, classes: int) -> list[dict]:
@@ -65,24 +77,28 @@ class StepTimes(TrainerCallback):
 
 
 def seconds_per_step(trainer: Trainer) -> float:
-    """The median step of one run; its first step, which pays for the start, is left out."""
+    """The median step of one run, or the mean where only every k-th aligns; its first, which pays the start, is out."""
     times = StepTimes()
     trainer.add_callback(times)
     trainer.train()
     trainer.remove_callback(times)
-    return statistics.median(b - a for a, b in itertools.pairwise(times.ends))
+    trainer.optimizer = trainer.lr_scheduler = None  # or each variant would keep one
+    steps = [b - a for a, b in itertools.pairwise(times.ends)]
+    every = getattr(trainer.args, "companion_every", 1)
+    if every == 1:
+        return statistics.median(steps)
+    aligned = statistics.median(steps[every - 1 :: every])
+    plain = statistics.median(step for index, step in enumerate(steps) if index % every != every - 1)
+    return (aligned + (every - 1) * plain) / every
 
 
-def peak_bytes() -> int | None:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-
-
-def build_trainer(trainer_class, options, settings, folder: str) -> Trainer:
+def build_trainer(trainer_class, options, settings, folder: str, model=None) -> Trainer:
     args = ITRAConfig(
         output_dir=folder,
         per_device_train_batch_size=options.batch_size,
         max_steps=options.steps,
         bf16=options.bf16,
+        use_cpu=not torch.cuda.is_available(),  # which bf16 on a CPU asks for
         logging_strategy="no",
         save_strategy="no",
         report_to="none",
@@ -92,33 +108,51 @@ def build_trainer(trainer_class, options, settings, folder: str) -> Trainer:
     )
     data = examples(options.batch_size * 16, options.length, options.classes)
     torch.manual_seed(0)
-    trainer = trainer_class(model=build_model(options.model, options.classes), args=args, train_dataset=data)
+    model = build_model(options.model, options.classes) if model is None else model
+    trainer = trainer_class(model=model, args=args, train_dataset=data)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def measure(options) -> list[tuple[str, float, float, float | None]]:
-    """For each variant: name, median ratio, spread of the ratios, ratio of peak memory (GPU only)."""
-    rows = []
+def measure_times(options, folder: str) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """For each variant the ratios of its step time, and on a GPU of its peak memory, to Trainer's, a round each."""
+    model = build_model(options.model, options.classes)
+    trainers = {PLAIN: build_trainer(Trainer, options, {"matching_weight": 0.0}, folder, model)}
+    for name in options.variants:
+        trainers[name] = build_trainer(ITRATrainer, options, VARIANTS[name], folder, model)
+    times: dict[str, list[float]] = {name: [] for name in trainers}
+    peaks: dict[str, list[float]] = {name: [] for name in trainers}
+    for index in range(options.rounds + options.warmup_rounds):
+        for name in list(trainers) if index % 2 else reversed(trainers):
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            seconds = seconds_per_step(trainers[name])
+            if index >= options.warmup_rounds:
+                times[name].append(seconds)
+                if torch.cuda.is_available():
+                    peaks[name].append(torch.cuda.max_memory_allocated())
+    ratios = (
+        {n: [a / b for a, b in zip(v, table[PLAIN], strict=True)] for n, v in table.items()} for table in (times, peaks)
+    )
+    print(f"Trainer: {statistics.median(times[PLAIN]):.3f} s a step")
+    return tuple(ratios)
+
+
+def peak_of_fresh_process(options, name: str) -> float:
+    """Bytes that a short training run has at its peak, above what is there before it."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_in_process, (options, name))
+
+
+def _peak_in_process(options, name: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        plain = build_trainer(Trainer, options, {"matching_weight": 0.0}, folder)
-        for name, settings in VARIANTS.items():
-            trainer = build_trainer(ITRATrainer, options, settings, folder)
-            ratios, memory = [], []
-            for index in range(options.rounds + 1):
-                seconds, peaks = [], []
-                for one in (trainer, plain):
-                    if torch.cuda.is_available():
-                        torch.cuda.reset_peak_memory_stats()
-                    seconds.append(seconds_per_step(one))
-                    peaks.append(peak_bytes())
-                if index > 0:  # the first round warms up
-                    ratios.append(seconds[0] / seconds[1])
-                    if peaks[0] and peaks[1]:
-                        memory.append(peaks[0] / peaks[1])
-            spread = max(ratios) - min(ratios)
-            rows.append((name, statistics.median(ratios), spread, statistics.median(memory) if memory else None))
-    return rows
+        trainer_class = Trainer if name == PLAIN else ITRATrainer
+        settings = {"matching_weight": 0.0} if name == PLAIN else VARIANTS[name]
+        trainer = build_trainer(trainer_class, options, settings, folder)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        trainer.train()
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def matching_share(options, repeats: int = 50) -> float:
@@ -140,26 +174,56 @@ def matching_share(options, repeats: int = 50) -> float:
             times.append(time.perf_counter() - start)
         return statistics.median(times)
 
-    step = timed(lambda: model(**batch).loss.backward(), 5)
+    step = timed(lambda: model(**batch).loss.backward(), 3)
     labels = batch["labels"]
     return timed(lambda: loss(features[0], labels, features[1], labels).backward(), repeats) / step
 
 
-def main(arguments: list[str] | None = None) -> list[tuple[str, float, float, float | None]]:
+def measure(options) -> list[tuple[str, float, float, float | None]]:
+    """For each variant: name, median ratio of time, spread of the ratios, ratio of peak memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        ratios, memory = measure_times(options, folder)
+    if options.memory and not torch.cuda.is_available():
+        plain = peak_of_fresh_process(options, PLAIN)
+        memory = {name: [peak_of_fresh_process(options, name) / plain] for name in options.variants}
+    return [
+        (
+            name,
+            statistics.median(ratios[name]),
+            max(ratios[name]) - min(ratios[name]),
+            statistics.median(memory[name]) if memory.get(name) else None,
+        )
+        for name in options.variants
+    ]
+
+
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", help="a model folder; default: MiniLM's size with random weights")
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--model", default="minilm", help="a folder, or a size: minilm, bert-base")
+    parser.add_argument("--batch_size", type=int, nargs="+", default=[16], dest="batch_sizes")
+    parser.add_argument("--length", type=int, nargs="+", default=[64], dest="lengths")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], nargs="+", default=["float32"], dest="dtypes")
+    parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=list(VARIANTS))
     parser.add_argument("--classes", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--bf16", action="store_true")
-    options = parser.parse_args(arguments)
-    rows = measure(options)
-    print(f"{'variant':30} {'time':>6} {'spread':>7} {'memory':>7}   (ratios to Trainer)")
-    for name, ratio, spread, memory in rows:
-        print(f"{name:30} {ratio:6.2f} {spread:7.2f} {'-' if memory is None else f'{memory:.2f}':>7}")
-    print(f"matching loss, share of a plain step: {matching_share(options):.2%}")
+    parser.add_argument("--warmup_rounds", type=int, default=1)
+    parser.add_argument("--memory", action="store_true", help="peak memory on a CPU too, a process each")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> list[tuple[str, float, float, float | None]]:
+    options = build_parser().parse_args(arguments)
+    rows = []
+    for dtype, batch_size, length in itertools.product(options.dtypes, options.batch_sizes, options.lengths):
+        options.bf16, options.batch_size, options.length = dtype == "bfloat16", batch_size, length
+        print(f"\n{options.model}, batch {batch_size} x {length} tokens, {dtype}")
+        table = measure(options)
+        print(f"{'':30} {'time':>6} {'spread':>7} {'memory':>7}   (ratios to Trainer)")
+        for name, ratio, spread, memory in table:
+            print(f"{name:30} {ratio:6.3f} {spread:7.3f} {'-' if memory is None else f'{memory:.2f}':>7}", flush=True)
+        print(f"matching loss of two batches alone: {matching_share(options):.2%} of a plain forward and backward pass")
+        rows += table
     return rows
 
 

@@ -1,0 +1,93 @@
+"""The benchmark of the matching loss, on little, and the command that runs benchmarks by name."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "examples" / "benchmarks"
+TINY = ["--n", "16", "8", "--dim", "4", "--rounds", "1", "--device", "cpu", "--no_memory"]
+
+
+@pytest.fixture(scope="module")
+def matching():
+    spec = importlib.util.spec_from_file_location("matching", FOLDER / "matching.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "examples.benchmarks", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_matching_has_all_rows_at_each_size(matching, capsys):
+    results, differences = matching.main(TINY)
+    printed = capsys.readouterr().out
+    names, lines = matching.installed_rows()
+    assert [(result.n, result.name) for result in results] == [(n, name) for n in (8, 16) for name in names]
+    assert all(result.seconds > 0 and result.ratio > 0 and result.left_out is None for result in results)
+    assert [result.ratio for result in results if result.name == matching.GRAM] == [1.0, 1.0]
+    assert {name for name in names if matching.ROWS[name].reference} == set(differences)
+    assert len(names) + len(lines) == len(matching.ROWS)
+    assert all(line in printed for line in lines)
+    assert "ms by n" in printed
+
+
+def test_a_missing_library_is_left_out_with_how_to_install_it(matching, monkeypatch, capsys):
+    monkeypatch.setitem(matching.ROWS, "GeomLoss", matching.ROWS["GeomLoss"]._replace(needs="no_such_library"))
+    results, _ = matching.main(TINY)
+    assert "GeomLoss" not in {result.name for result in results}
+    assert 'itra_hf[benchmarks]"' in capsys.readouterr().out
+
+
+def test_a_loss_that_disagrees_is_not_timed(matching, monkeypatch):
+    twice = matching.ROWS["broadcasting"]._replace(
+        build=lambda batches: lambda x, y: 2 * matching.broadcast_mmd(x, y, batches.bandwidth)
+    )
+    monkeypatch.setitem(matching.ROWS, "broadcasting", twice)
+    with pytest.raises(ValueError, match=r"broadcasting differs from the reference by 1\.0e\+00"):
+        matching.main(TINY)
+
+
+def test_what_takes_too_much_memory_or_time_is_left_out_with_the_reason(matching, capsys):
+    results, _ = matching.main([*TINY, "--max_bytes", "20000", "--max_seconds", "0"])
+    reasons = {(result.name, result.n): result.left_out for result in results}
+    assert "of memory" in reasons["broadcasting", 8]
+    assert "already" in reasons["broadcasting", 16] or "of memory" in reasons["broadcasting", 16]
+    assert "s a call" in reasons["five bandwidths", 16]
+    assert all(reason is None for (name, _), reason in reasons.items() if name == matching.GRAM)
+    assert "- broadcasting would take" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems don't say what the peak was since")
+def test_memory_added_is_the_peak_above_what_was_there(matching):
+    there = torch.ones(20_000_000)
+    added = matching.bytes_added(lambda: [torch.ones(10_000_000).add(1).sum() for _ in range(3)], "cpu")
+    assert added == pytest.approx(80e6, rel=0.2)
+    del there
+
+
+def test_list_has_each_benchmark_with_its_first_line():
+    done = run()
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert set(lines) == {path.stem for path in FOLDER.glob("*.py")} - {"__main__"}
+    assert {"matching", "quality", "reporting", "startup", "step_time"} <= set(lines)
+
+
+def test_a_benchmark_runs_by_name_with_its_memory_measured_in_a_process():
+    done = run("matching", "--peak_of", "broadcasting", "--n", "64", "--dim", "256", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert 64 * 64 * 256 * 4 * 3 < int(done.stdout) < 64 * 64 * 256 * 4 * 20
+
+
+def test_an_unknown_benchmark_is_refused():
+    done = run("no_such_benchmark")
+    assert done.returncode == 2
+    assert "matching" in done.stderr
