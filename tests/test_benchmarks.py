@@ -56,10 +56,9 @@ def test_a_loss_that_disagrees_is_not_timed(matching, monkeypatch):
 
 
 def test_what_takes_too_much_memory_or_time_is_left_out_with_the_reason(matching, capsys):
-    results, _ = matching.main([*TINY, "--max_bytes", "20000", "--max_seconds", "0"])
+    results, _ = matching.main([*TINY, "--dim", "64", "--max_bytes", "90000", "--max_seconds", "0"])
     reasons = {(result.name, result.n): result.left_out for result in results}
     assert "of memory" in reasons["broadcasting", 8]
-    assert "already" in reasons["broadcasting", 16] or "of memory" in reasons["broadcasting", 16]
     assert "s a call" in reasons["five bandwidths", 16]
     assert all(reason is None for (name, _), reason in reasons.items() if name == matching.GRAM)
     assert "- broadcasting would take" in capsys.readouterr().out

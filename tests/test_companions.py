@@ -343,7 +343,7 @@ def test_steps_in_between_are_plain_bit_for_bit(tmp_path):
 
 
 def test_a_compute_loss_without_outputs_does_for_steps_in_between(tmp_path):
-    trainer = train(tmp_path, mixed(LossOnly), companion_every=2)
+    trainer = train(tmp_path, mixed(LossOnly), data=examples("Bert", 24), companion_every=2)
     assert trainer.rows == [8, 4] * 3
 
 

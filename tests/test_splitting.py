@@ -67,10 +67,21 @@ def test_aligning_halves_has_the_value_and_the_gradient_of_the_loss_of_the_two(n
     assert_close(match.gradient, torch.autograd.grad(expected, exact)[0])
 
 
-@pytest.mark.parametrize("matching_loss", ["mmd", "coral", "central_moments"])
-@pytest.mark.parametrize("alignment", ["conditional", "marginal"])
-def test_a_batch_of_one_row_has_nothing_to_align(alignment, matching_loss):
-    loss = MatchingLoss(alignment, matching_loss=matching_loss)
-    match = match_halves(loss, FeatureBatch(torch.randn(1, 3), torch.tensor([0])))
+@pytest.mark.parametrize(
+    ("settings", "label"),
+    [
+        ({"alignment": "conditional"}, 0),
+        ({"alignment": "joint"}, 0),
+        ({"alignment": "joint"}, 0.5),
+        ({"alignment": "joint", "random_features": 4}, 0.5),
+        ({"alignment": "marginal"}, 0),
+        ({"alignment": "marginal", "chunk_size": 1}, 0),
+        ({"alignment": "marginal", "random_features": 4}, 0),
+        ({"alignment": "marginal", "matching_loss": "coral"}, 0),
+        ({"alignment": "marginal", "matching_loss": "central_moments"}, 0),
+    ],
+)
+def test_a_batch_of_one_row_has_nothing_to_align(settings, label):
+    match = match_halves(MatchingLoss(**settings), FeatureBatch(torch.randn(1, 3), torch.tensor([label])))
     assert match.value == 0
     assert_close(match.gradient, torch.zeros(1, 3))

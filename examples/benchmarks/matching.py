@@ -1,6 +1,6 @@
 """Time and memory of the matching loss beside a bare matrix product and other libraries, and how both grow.
 
-    python examples/benchmarks/matching.py [--n N [N ...]] [--dim DIM] [--rounds N] [--threads N] [--no_memory]
+    python -m examples.benchmarks matching [--n N [N ...]] [--dim DIM] [--rounds N] [--threads N] [--no_memory]
 
 A call is forward and backward, from the features of two batches of n rows to the gradient at both. Its yardstick is the
 bare Gram matrix: `z @ z.T` of the 2n pooled rows and its gradient by autograd, twelve products of n x n x dim. An MMD
@@ -11,7 +11,8 @@ compared with a float64 reference. Ours also finds the bandwidth in the call; th
 - Time: rows take turns in one process, in alternating order. A ratio is the median over rounds of (the row's time / the
   Gram matrix's in the same round); the spread is the largest less the smallest.
 - Memory: what a call adds at its peak; on a GPU as PyTorch counts it, else resident memory, each in a fresh process.
-- What would take over --max_bytes, or over --max_seconds if time grows with the pairs from the n before, is left out.
+- What would take over --max_bytes, or over --max_seconds if time grows with the pairs from the n before, is left out
+  (the Gram matrix never).
 
 The other libraries are optional: pip install "itra_hf[benchmarks]". pytorch-adapt depends on torchvision, which this
 benchmark does not use.
@@ -19,13 +20,11 @@ benchmark does not use.
 
 import argparse
 import math
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +34,9 @@ from torch import Tensor
 
 from itra_hf import MatchingLoss
 from itra_hf.kernels import resolve_bandwidth
+
+sys.path.insert(0, str(Path(__file__).parent))
+from _peak_memory import bytes_added
 
 MULTIPLIERS = (0.25, 0.5, 1.0, 2.0, 4.0)
 CLASSES, CHUNK_SIZE, RANDOM_FEATURES = 8, 512, 1024
@@ -172,7 +174,7 @@ ROWS = {
         ours(random_features=RANDOM_FEATURES),
         lambda n, dim: 6 * n * RANDOM_FEATURES + 6 * n * dim,
         BIASED,
-        (0.1, math.inf),  # single rows' gradients are mostly noise: only their sums over many rows are good
+        (0.1, math.inf),  # the gradients, unbiased over draws, are noisy in high dimension
     ),
     "pytorch-adapt": Row(
         pytorch_adapt, lambda n, dim: 30 * n * n + 8 * n * dim, reference(unbiased=True), needs="pytorch_adapt.layers"
@@ -273,31 +275,6 @@ def take_turns(calls: dict[str, Callable[[], object]], options) -> dict[str, lis
         if time.perf_counter() - start > options.max_seconds_per_n:
             break
     return seconds
-
-
-def resident_peak() -> int:
-    """Bytes. Not `ru_maxrss` on Linux: a child process starts with its parent's."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def bytes_added(call: Callable[[], object], device: str) -> int:
-    """What one call adds at its peak."""
-    if device == "cuda":
-        synchronize(device)
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        return torch.cuda.max_memory_allocated() - before
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak so far, which the imports may have set
-    before = resident_peak()
-    call()
-    return resident_peak() - before
 
 
 def measure_memory(name: str, n: int, options) -> int | None:

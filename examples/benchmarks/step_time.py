@@ -14,10 +14,11 @@ import argparse
 import gc
 import itertools
 import multiprocessing
-import resource
 import statistics
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 import torch
 from transformers import (
@@ -30,6 +31,9 @@ from transformers import (
 )
 
 from itra_hf import ITRAConfig, ITRATrainer, MatchingLoss
+
+sys.path.insert(0, str(Path(__file__).parent))
+from _peak_memory import bytes_added
 
 PLAIN = "Trainer"
 VARIANTS = {
@@ -150,9 +154,7 @@ def _peak_in_process(options, name: str) -> float:
         trainer_class = Trainer if name == PLAIN else ITRATrainer
         settings = {"matching_weight": 0.0} if name == PLAIN else VARIANTS[name]
         trainer = build_trainer(trainer_class, options, settings, folder)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        trainer.train()
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        return bytes_added(trainer.train, "cpu")
 
 
 def matching_share(options, repeats: int = 50) -> float:
