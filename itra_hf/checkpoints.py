@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging
 
 from .alignment import Aligner
 from .diagnostics import TrainingWatch
 from .gathering import average
 
 STATE_NAME = "itra_state.json"
+
+logger = logging.get_logger(__name__)
 
 
 def save_alignment(folder: str, aligner: Aligner, watch: TrainingWatch, should_save: bool) -> None:
@@ -25,7 +28,7 @@ def save_alignment(folder: str, aligner: Aligner, watch: TrainingWatch, should_s
     weight.settle()
     state = watch.state_dict(average(aligner.accelerator, watch.sums.clone()))
     if should_save:
-        content = {"balance": weight.balance.tolist(), "watch": state}
+        content = {"balance": weight.balance.tolist(), "watch": state, "memory": _kind_of_memory(aligner)}
         (Path(folder) / STATE_NAME).write_text(json.dumps(content), encoding="utf-8")
     if aligner.memory is not None and (should_save or _is_own(aligner)):
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -46,8 +49,22 @@ def load_alignment(folder: str, aligner: Aligner, watch: TrainingWatch) -> None:
         weight = aligner.matching_weight
         weight.balance = weight.balance.new_tensor(state["balance"])
         watch.load_state_dict(state["watch"])
-    if aligner.memory is not None and _memory_path(folder, aligner).is_file():
-        aligner.memory.load_state_dict(load_file(_memory_path(folder, aligner), str(aligner.accelerator.device)))
+        if aligner.memory is not None and _memory_path(folder, aligner).is_file():
+            if state["memory"] != _kind_of_memory(aligner):
+                logger.warning(
+                    f"The checkpoint's memory of features was kept with other settings ({state['memory']}, now "
+                    f"{_kind_of_memory(aligner)}), so this run starts with an empty one."
+                )
+                return
+            tensors = load_file(_memory_path(folder, aligner))
+            aligner.memory.load_state_dict({name: t.to(aligner.accelerator.device) for name, t in tensors.items()})
+
+
+def _kind_of_memory(aligner: Aligner) -> dict[str, str]:
+    """The settings that stored features depend on; none without a memory."""
+    if aligner.memory is None:
+        return {}
+    return {"memory_correction": aligner.memory.correction, "alignment": aligner.matching_loss.alignment}
 
 
 def _memory_path(folder: str, aligner: Aligner) -> Path:

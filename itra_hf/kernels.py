@@ -156,8 +156,8 @@ def target_rows(labels: Tensor, other_labels: Tensor) -> tuple[Tensor, Tensor, T
     if is_class_ids(labels):
         return labels, other_labels, None
     dtype = torch.promote_types(labels.dtype, torch.float32)
-    pooled = torch.cat([labels.reshape(len(labels), -1), other_labels.reshape(len(other_labels), -1)]).to(dtype)
-    pooled = pooled - pooled.mean(dim=0)
+    pooled = torch.cat([labels, other_labels]).to(dtype)
+    pooled = pooled.reshape(len(pooled), -1) - pooled.reshape(len(pooled), -1).mean(dim=0)
     rows, other_rows = pooled.split([len(labels), len(other_labels)])
     return rows, other_rows, resolve_bandwidth(rows, other_rows, "mean")
 

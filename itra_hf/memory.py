@@ -51,6 +51,8 @@ def update_moments(moments: Moments | None, features: Tensor) -> Moments:
         return Moments(mean, variance, error, torch.zeros_like(error))
     surprise = mean - moments.mean
     batch_error = moments.variance.mean() / len(features)
+    if len(features) == 1:  # has no variance of its own, and the estimate may have none yet
+        batch_error = torch.maximum(batch_error, surprise.square().mean() / 2)
     excess = surprise.square().mean() - batch_error - moments.uncertainty
     drift = DRIFT_DECAY * moments.drift + (1 - DRIFT_DECAY) * excess
     error = moments.uncertainty + drift.clamp(min=0)

@@ -46,7 +46,7 @@ class ITRAMixin(PairedLoadingMixin):
             # the Trainer skips the division by the accumulation steps.
             self.model_accepts_loss_kwargs = False
         self._mean_rows: float | None
-        self._ran_aligned = self._in_step = self._reports = False
+        self._ran_aligned = self._reports = False
         self._companion_epoch = CompanionEpoch()
         self.add_callback(self._companion_epoch)
         self._start_run()
@@ -90,11 +90,7 @@ class ITRAMixin(PairedLoadingMixin):
             ValueError: the subclass's `compute_loss` hides the one that aligns.
         """
         self._ran_aligned = self.alignment_args.matching_weight == 0
-        self._in_step = True
-        try:
-            loss = super().training_step(*args, **kwargs)
-        finally:
-            self._in_step = False
+        loss = super().training_step(*args, **kwargs)
         if not self._ran_aligned:
             raise ValueError(
                 f"{type(self).__name__}.compute_loss hides the one that aligns. Move it into a Trainer subclass of its "
@@ -139,9 +135,10 @@ class ITRAMixin(PairedLoadingMixin):
         self._ran_aligned = True
         if not self._aligner.is_due(self.state.global_step):
             result = self._plain_loss(model, primary, True, num_items_in_batch)
-            self._observe(result[0].detach() * self._scale(), None)
-            return result if return_outputs else result[0]
-        loss, outputs = self._aligned_loss(model, primary, companion if paired else None, num_items_in_batch)
+            loss, outputs = result if isinstance(result, tuple) else (result, None)
+            self._observe(loss.detach() * self._scale(), None)
+        else:
+            loss, outputs = self._aligned_loss(model, primary, companion if paired else None, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def _takes_companion_from_within(self, model: nn.Module) -> bool:
@@ -153,7 +150,7 @@ class ITRAMixin(PairedLoadingMixin):
                 "A training batch came without its companion: a data loader or collator of your own dropped it. Build "
                 "the loader with super().get_train_dataloader(), or set matching_weight=0."
             )
-        return self._in_step
+        return True
 
     def _aligned_loss(self, model: nn.Module, primary: Any, companion: Any, items: Any) -> tuple[Tensor, Any]:
         alignment = self.alignment_args.alignment
@@ -175,9 +172,9 @@ class ITRAMixin(PairedLoadingMixin):
 
     def _plain_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, items: Any) -> Any:
         result: Any = super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=items)
-        if not return_outputs:
-            return self._weigh_rows(result, model, inputs)
-        return self._weigh_rows(result[0], model, inputs), result[1]
+        if isinstance(result, tuple):
+            return self._weigh_rows(result[0], model, inputs), result[1]
+        return self._weigh_rows(result, model, inputs)  # some give no outputs, asked or not
 
     def _forward(
         self, model: nn.Module, primary: Any, companion: Any, items: Any
@@ -265,7 +262,8 @@ class ITRAMixin(PairedLoadingMixin):
                 self._warn_once(
                     "The matching loss has been exactly 0 since the last log line, so nothing is aligned: the batches "
                     "are too small to hold examples of one class in both (estimator='unbiased': two in each). Use "
-                    "larger batches, companion='class_matched', or alignment='marginal'."
+                    "larger batches, companion='class_matched' or 'memory' (with a larger memory_size), or "
+                    "alignment='marginal'."
                 )
             logs.update(series)
         warning = self._watch.collapse_warning()

@@ -1,12 +1,13 @@
 """The benchmark of the matching loss, on little, and the command that runs benchmarks by name."""
 
-import importlib.util
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "examples" / "benchmarks"
@@ -14,11 +15,20 @@ TINY = ["--n", "16", "8", "--dim", "4", "--rounds", "1", "--device", "cpu", "--n
 
 
 @pytest.fixture(scope="module")
-def matching():
-    spec = importlib.util.spec_from_file_location("matching", FOLDER / "matching.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def load():
+    def load_one(name):
+        sys.path.insert(0, str(FOLDER))
+        try:
+            return importlib.import_module(name)  # by name, so that processes of its own find it
+        finally:
+            sys.path.remove(str(FOLDER))
+
+    return load_one
+
+
+@pytest.fixture(scope="module")
+def matching(load):
+    return load("matching")
 
 
 def run(*arguments):
@@ -76,7 +86,7 @@ def test_list_has_each_benchmark_with_its_first_line():
     done = run()
     assert done.returncode == 0, done.stderr
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
-    assert set(lines) == {path.stem for path in FOLDER.glob("*.py")} - {"__main__"}
+    assert set(lines) == {path.stem for path in FOLDER.glob("[!_]*.py")}
     assert {"matching", "quality", "reporting", "startup", "step_time"} <= set(lines)
 
 
@@ -90,3 +100,58 @@ def test_an_unknown_benchmark_is_refused():
     done = run("no_such_benchmark")
     assert done.returncode == 2
     assert "matching" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertForSequenceClassification(BertConfig(vocab_size=30522, num_labels=8, **size)).save_pretrained(folder)
+    return f"--model={folder}"
+
+
+SHORT = ["--batch_size", "4", "--length", "8", "--rounds", "1"]
+
+
+def test_step_time_measures_every_companion_source(load, tiny_model, capsys):
+    module = load("step_time")
+    rows = module.main([tiny_model, *SHORT, "--steps", "5", "--warmup_rounds", "0"])
+    rows += module.main([tiny_model, *SHORT, "--steps", "5", "--dtype", "bfloat16", "--variants", "memory"])
+    assert [name for name, *_ in rows] == [*module.VARIANTS, "memory"]
+    assert all(ratio > 0 for _, ratio, _, _ in rows)
+    assert "of a plain forward and backward pass" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="needs --steps 5 or more"):
+        module.main([tiny_model, *SHORT, "--steps", "3"])
+
+
+def test_step_time_measures_memory_in_processes_of_their_own(load, tiny_model):
+    ((_, _, _, memory),) = load("step_time").main([tiny_model, *SHORT, "--steps=2", "--variants=split", "--memory"])
+    assert memory > 0
+
+
+def test_startup_prints_its_tables(load, capsys):
+    load("startup").main(["--rows", "2000", "--rounds", "1", "--turns", "1"])
+    assert "bytes a row" in capsys.readouterr().out
+
+
+def test_scaling_measures_two_processes(load, tiny_model):
+    module = load("scaling")
+    results = module.main([tiny_model, *SHORT, "--steps", "3", "--processes", "2"])
+    assert {name: len(values) for name, values in results[2].items()} == dict.fromkeys(("Trainer", *module.VARIANTS), 1)
+
+
+def test_time_to_accuracy_reports_seconds_and_differences(load, capsys):
+    few = ["--train_samples=48", "--test_samples=20", "--max_length=8", "--steps=2", "--eval_steps=1"]
+    module = load("time_to_accuracy")
+    clocks, ends = module.main([*few, "--seeds", "1", "2", "--variants", "split", "--target", "0.0001"])
+    for runs in clocks.values():
+        assert all(0 < clock.seconds_to(0.0001) < clock.seconds and clock.seconds_to(1.1) is None for clock in runs)
+    assert [len(rows) for rows in ends.values()] == [2, 2]
+    assert "2 of 2 runs" in capsys.readouterr().out
+
+
+def test_memory_drift_measures_each_correction(load):
+    few = ["--train_samples=24", "--max_length=8", "--steps=6", "--every=2", "--memory_size=8", "--batch_size=4"]
+    errors = load("memory_drift").main(few)
+    assert {name: len(values) for name, values in errors.items()} == {"none": 2, "mean": 2, "moments": 2, "floor": 2}
+    assert all(value > 0 for values in errors.values() for value in values)

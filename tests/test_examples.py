@@ -50,13 +50,6 @@ def test_class_weights_over_the_mixin(tmp_path):
     assert all("matching_loss" in line for line in trainer.state.log_history[:3])
 
 
-def test_step_time_benchmark_prints_its_table(capsys):
-    arguments = ["--batch_size", "2", "--length", "8", "--steps", "2", "--rounds", "1"]
-    ratios = load("benchmarks/step_time.py").main(arguments)
-    assert all(ratio > 0 for _, ratio, _, _ in ratios)
-    assert "of a plain forward and backward pass" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("name", ["ten_lines.py"])
 def test_hub_examples_compile_and_stand_in_the_readme(name):
     source = (ROOT / "examples" / name).read_text(encoding="utf-8")
@@ -71,8 +64,3 @@ def test_readme_names_every_setting_with_its_default():
     for field in dataclasses.fields(AlignmentArguments):
         default = getattr(defaults, field.name)
         assert f"| `{field.name}` | {f'`{default}`' if not isinstance(default, float) else default} |" in text
-
-
-def test_startup_benchmark_prints_its_tables(capsys):
-    load("benchmarks/startup.py").main(["--rows", "2000", "--rounds", "1", "--turns", "1"])
-    assert "bytes a row" in capsys.readouterr().out

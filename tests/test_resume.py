@@ -24,7 +24,7 @@ from torch.testing import assert_close
 from trainers import config
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
-from itra_hf import ITRAMixin, ITRATrainer
+from itra_hf import ITRAMixin, ITRATrainer, checkpoints
 
 ROWS, STEPS = 26, 12  # batches of 4: 7 steps an epoch
 MEMORY = {"companion": "memory", "memory_size": 14, "memory_warmup_steps": 2}
@@ -304,3 +304,14 @@ def test_interrupted_within_a_step(undisturbed, tmp_path):
     trainer.train(resume_from_checkpoint=True)  # the same trainer, as in a notebook
     assert_same_end(tmp_path, undisturbed)
     assert hook_count(model) == before
+
+
+def test_a_memory_kept_with_other_settings_is_not_misread(tmp_path, monkeypatch):
+    make(tmp_path, memory_correction="none", **MEMORY).train()
+    warning = Mock()
+    monkeypatch.setattr(checkpoints.logger, "warning", warning)
+    held, trainer = [], make(tmp_path, memory_correction="mean", **MEMORY)
+    trainer.add_callback(At(4, lambda: held.append(trainer._aligner.memory.features)))
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert held == [None]
+    assert "starts with an empty one" in warning.call_args.args[0]

@@ -91,6 +91,8 @@ def seconds_per_step(trainer: Trainer) -> float:
     every = getattr(trainer.args, "companion_every", 1)
     if every == 1:
         return statistics.median(steps)
+    if len(steps) < every:
+        raise SystemExit(f"companion_every={every} needs --steps {every + 1} or more.")
     aligned = statistics.median(steps[every - 1 :: every])
     plain = statistics.median(step for index, step in enumerate(steps) if index % every != every - 1)
     return (aligned + (every - 1) * plain) / every
