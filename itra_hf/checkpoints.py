@@ -15,33 +15,35 @@ STATE_NAME = "itra_state.json"
 logger = logging.get_logger(__name__)
 
 
-def save_alignment(folder: str, aligner: Aligner, watch: TrainingWatch, should_save: bool) -> None:
+def save_alignment(folder: str, aligner: Aligner, watch: TrainingWatch, feature: str, should_save: bool) -> None:
     """Writes weight, averages and memory into a checkpoint; every process has to call it.
 
     Args:
         folder: the checkpoint's.
         aligner: of the run.
         watch: of the run.
+        feature: the setting.
         should_save: whether this process writes what all of them share.
     """
     weight = aligner.matching_weight
     weight.settle()
     state = watch.state_dict(average(aligner.accelerator, watch.sums.clone()))
     if should_save:
-        content = {"balance": weight.balance.tolist(), "watch": state, "memory": _kind_of_memory(aligner)}
+        content = {"balance": weight.balance.tolist(), "watch": state, "memory": _kind_of_memory(aligner, feature)}
         (Path(folder) / STATE_NAME).write_text(json.dumps(content), encoding="utf-8")
     if aligner.memory is not None and (should_save or _is_own(aligner)):
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_file(aligner.memory.state_dict(), _memory_path(folder, aligner))
 
 
-def load_alignment(folder: str, aligner: Aligner, watch: TrainingWatch) -> None:
+def load_alignment(folder: str, aligner: Aligner, watch: TrainingWatch, feature: str) -> None:
     """Restores what `save_alignment` wrote; a checkpoint of a plain run has none of it, and changes nothing.
 
     Args:
         folder: the checkpoint's.
         aligner: of the run.
         watch: of the run.
+        feature: the setting.
     """
     path = Path(folder) / STATE_NAME
     if path.is_file():
@@ -49,22 +51,29 @@ def load_alignment(folder: str, aligner: Aligner, watch: TrainingWatch) -> None:
         weight = aligner.matching_weight
         weight.balance = weight.balance.new_tensor(state["balance"])
         watch.load_state_dict(state["watch"])
-        if aligner.memory is not None and _memory_path(folder, aligner).is_file():
-            if state["memory"] != _kind_of_memory(aligner):
-                logger.warning(
-                    f"The checkpoint's memory of features was kept with other settings ({state['memory']}, now "
-                    f"{_kind_of_memory(aligner)}), so this run starts with an empty one."
-                )
-                return
-            tensors = load_file(_memory_path(folder, aligner))
-            aligner.memory.load_state_dict({name: t.to(aligner.accelerator.device) for name, t in tensors.items()})
+        kept, wanted = state["memory"], _kind_of_memory(aligner, feature)
+        if aligner.memory is None:
+            return
+        if kept != wanted or not _memory_path(folder, aligner).is_file():
+            logger.warning(
+                "This run starts with an empty memory of features, for the checkpoint's is incomplete or was kept with "
+                f"other settings: {kept}, now {wanted}."
+            )
+            return
+        tensors = load_file(_memory_path(folder, aligner))
+        aligner.memory.load_state_dict({name: t.to(aligner.accelerator.device) for name, t in tensors.items()})
 
 
-def _kind_of_memory(aligner: Aligner) -> dict[str, str]:
-    """The settings that stored features depend on; none without a memory."""
+def _kind_of_memory(aligner: Aligner, feature: str) -> dict[str, str | int]:
+    """The settings that stored features depend on, and how many memories there are; nothing without a memory."""
     if aligner.memory is None:
         return {}
-    return {"memory_correction": aligner.memory.correction, "alignment": aligner.matching_loss.alignment}
+    return {
+        "feature": feature,
+        "alignment": aligner.matching_loss.alignment,
+        "memory_correction": aligner.memory.correction,
+        "memories": aligner.accelerator.num_processes if _is_own(aligner) else 1,
+    }
 
 
 def _memory_path(folder: str, aligner: Aligner) -> Path:

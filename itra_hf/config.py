@@ -62,7 +62,7 @@ class AlignmentArguments:
         metadata={
             "help": "The distance of the two batches' features: 'mmd' (maximum mean discrepancy), 'sinkhorn' (optimal "
             "transport; needs the extra 'transport'), 'coral' (covariances) or 'central_moments' (means and central "
-            "moments up to the fifth). All but 'mmd' want estimator 'biased' and no 'joint' alignment."
+            "moments up to the fifth). Only 'mmd' has 'joint' alignment and the settings that are of the MMD."
         },
     )
     estimator: Estimator = field(
@@ -101,8 +101,8 @@ class AlignmentArguments:
         default=0,
         metadata={
             "help": "Of the MMD: how many random Fourier features estimate it, in time and memory that grow with the "
-            "batch, not with its square; 0: exact. Good gradients take twice the features' dimension or more. Not with "
-            "bandwidth 'median' or kernel 'laplacian'."
+            "batch, not with its square; 0: exact. Good gradients take several times the features' dimension. Not "
+            "with bandwidth 'median' or kernel 'laplacian'."
         },
     )
     companion: Companion = field(
@@ -115,11 +115,17 @@ class AlignmentArguments:
     )
     companion_every: int = field(
         default=1,
-        metadata={"help": "Align in every k-th optimizer step only, >= 1, with k times the weight."},
+        metadata={
+            "help": "Align in every k-th optimizer step only, >= 1, with k times the weight. A memory takes in those "
+            "steps' features alone."
+        },
     )
     memory_size: int = field(
         default=256,
-        metadata={"help": "companion 'memory': how many past features it holds, of all processes together, >= 2."},
+        metadata={
+            "help": "companion 'memory': how many past features it holds, >= 2: of all processes together, or with "
+            "gather_features False of each."
+        },
     )
     memory_warmup_steps: int = field(
         default=10,
@@ -148,7 +154,8 @@ class AlignmentArguments:
         default=True,
         metadata={
             "help": "companion 'sample' and 'class_matched': whether gradients flow through the companion batch. False "
-            "is faster and aligns less; the companion then runs without dropout."
+            "is faster and aligns less; the companion then runs without dropout, also where the feature is taken after "
+            "it."
         },
     )
     gather_features: bool = field(
@@ -224,6 +231,11 @@ def check_alignment_arguments(args: AlignmentArguments) -> None:
         raise ValueError(
             f"matching_weight={args.matching_weight!r} must be from 0 to {most:g} "
             f"with weight_mode={args.weight_mode!r}."
+        )
+    if isinstance(args.companion_every, int) and args.matching_weight * args.companion_every > most:
+        raise ValueError(
+            f"matching_weight={args.matching_weight!r} times companion_every={args.companion_every} must be from 0 to "
+            f"{most:g} with weight_mode={args.weight_mode!r}, for an aligned step gets the weight of all."
         )
     for name in ("companion_task_loss", "companion_gradient", "gather_features", "eval_compactness"):
         if not isinstance(getattr(args, name), bool):

@@ -106,7 +106,8 @@ class TrainingWatch:
         self.warned = True
         return (
             f"The features are collapsing: their spread is {running / start:.1%} of what it was at the start. Lower "
-            "matching_weight, use weight_mode='balanced', raise matching_warmup_ratio, or set estimator='unbiased'."
+            "matching_weight, use weight_mode='balanced', raise matching_warmup_ratio, or with matching_loss='mmd' set "
+            "estimator='unbiased'."
         )
 
     def state_dict(self, sums: Tensor) -> dict[str, list[float]]:

@@ -133,8 +133,8 @@ def _check_alignment_fits(args: ITRAConfig, task: Task) -> None:
         return
     if args.alignment == "conditional":
         raise ValueError(
-            f"alignment='conditional' needs one class a text, and this is {task.problem_type}; alignment='joint' and "
-            "'marginal' work."
+            f"alignment='conditional' needs one class a text, and this is {task.problem_type}; 'marginal' works, "
+            "and with matching_loss='mmd' 'joint'."
         )
     if args.companion == "class_matched":
         raise ValueError(

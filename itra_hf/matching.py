@@ -44,7 +44,7 @@ class MatchingLoss(nn.Module):
             `"central_moments"` (see `central_moments`).
         chunk_size: rows whose pairs the MMD holds in memory at one time, see `squared_mmd`; 0 takes all.
         random_features: how many random Fourier features estimate the MMD in time and memory of order `n`, see
-            `random_feature_squared_mmd`, twice `dim` or more for good gradients; 0 computes all pairs. They are
+            `random_feature_squared_mmd`, which says how many good gradients take; 0 computes all pairs. They are
             drawn once, with a fixed seed.
 
     Raises:

@@ -13,7 +13,6 @@ from .kernels import UNLABELLED, Kernel, is_class_ids, target_rows
 from .mmd import Alignment, Estimator
 
 LABEL_SEED = 0x1AB315  # any number but the callers' seeds: features and labels need independent frequencies
-LARGEST_MIXTURE = 400.0  # of the laplacian, see draw_frequencies
 
 
 def draw_frequencies(
@@ -21,12 +20,9 @@ def draw_frequencies(
 ) -> Tensor:
     """Draws the frequencies of a kernel of bandwidth 1.
 
-    Each of the three kernels is a mean over `u` of Gaussians `exp(-u d2 / (2 s))`, hence has the frequencies
-    `z * sqrt(u / s)` with `z` standard normal: `gaussian` has `u = 1`, and with a standard normal `g`,
-    `inverse_multiquadric` has `u = g^2 / 2` and `laplacian` has `u = 1 / g^2`.
-
-    The laplacian's `u` is cut at 400: its kernel value is too high for the closest of pairs, by 0.04 at most, by
-    less than 1e-5 where `d2 > 0.05 s`. Without the cut the mean of `abs(w)` is infinite and gradients stay noise.
+    A kernel that is a mean over `u` of Gaussians `exp(-u d2 / (2 s))` has the frequencies `z * sqrt(u / s)` with `z`
+    standard normal: `gaussian` has `u = 1`, and `inverse_multiquadric` has `u = g^2 / 2` with a standard normal `g`.
+    The laplacian's frequencies have an infinite mean, which leaves nothing but noise in gradients.
 
     Columns are orthogonal in blocks of `dim` (Yu et al., Orthogonal random features, NIPS 2016), each by itself
     distributed as above, which more than halves the `gaussian` kernel's error in gradients where `count > dim`.
@@ -34,7 +30,7 @@ def draw_frequencies(
     Args:
         dim: the features' dimension.
         count: the number of frequencies; each gives a cosine and a sine.
-        kernel: see `kernel_and_slopes`.
+        kernel: `"gaussian"` or `"inverse_multiquadric"`, see `kernel_and_slopes`.
         multipliers: the kernel is averaged over the bandwidth times each of these; each gets an
             equal share of neighbouring columns.
         seed: a seed, or a generator to draw from (on its device). The global generator stays as it is.
@@ -52,7 +48,7 @@ def draw_frequencies(
     mixture = torch.ones(count, device=generator.device)
     if kernel != "gaussian":
         squared = torch.randn(count, generator=generator, device=generator.device).square()
-        mixture = squared / 2 if kernel == "inverse_multiquadric" else (1 / squared).clamp(max=LARGEST_MIXTURE)
+        mixture = squared / 2
     # Each multiplier's columns side by side: orthogonality counts within one length scale.
     owner = torch.arange(count, device=generator.device) * len(multipliers) // count
     scales = torch.tensor(multipliers, device=generator.device)[owner]
@@ -74,9 +70,8 @@ def random_feature_squared_mmd(
     Time and memory grow with `(n + m) * count` (and `dim`), not with `n * m`. The kernel is that of `draw_frequencies`
     up to an error of order `1 / sqrt(count)`; a row's kernel with itself is exactly 1. Gradients need more frequencies:
     their error relative to the exact kernel's was `c * sqrt(dim / count)` when measured at `count >= dim`, with `c`
-    0.5 for `gaussian` (0.8 with three multipliers), 1.4 for `inverse_multiquadric` and 8 for `laplacian`. Value and
-    gradient are linear in the kernel, hence unbiased over draws of the frequencies (but for the laplacian's cut and
-    the frequencies of labels, which are drawn with one fixed seed).
+    0.5 for `gaussian` (0.8 with three multipliers) and 1.4 for `inverse_multiquadric`. Value and gradient are linear in
+    the kernel, hence unbiased over draws of the frequencies (but for those of labels, drawn with one fixed seed).
 
     Args:
         features: `[n, dim]`, float32 or float64.

@@ -164,6 +164,7 @@ class ITRAMixin(PairedLoadingMixin):
         batch = FeatureBatch(features, labels, companion_features, companion_labels)
         aligned = self._aligner(task_loss, batch, captured, self.state.global_step, self.state.max_steps)
         self._observe(task_loss.detach(), aligned)
+        self._warn_if_too_short()
         if not features.requires_grad and torch.is_grad_enabled():
             self._warn_once(
                 "The features need no gradient (frozen backbone, or taken inside a checkpointed layer), so they stay."
@@ -243,6 +244,15 @@ class ITRAMixin(PairedLoadingMixin):
         if aligned.features.device.type == "cpu":
             self._check_finite()  # free here; elsewhere it would wait for the device, so at logs and saves
 
+    def _warn_if_too_short(self) -> None:
+        args, steps = self.alignment_args, self.state.max_steps
+        settings = {"companion_every": args.companion_every} if args.companion_every > 1 else {}
+        if args.companion == "memory":
+            settings["memory_warmup_steps"] = args.memory_warmup_steps
+        for name, needed in settings.items():
+            if 0 < steps <= needed:
+                self._warn_once(f"Nothing gets aligned: training has {steps} steps, and {name}={needed} wants more.")
+
     def _check_finite(self) -> None:
         self._watch.check_finite(self.state.global_step, self.state.epoch or 0)
 
@@ -280,12 +290,12 @@ class ITRAMixin(PairedLoadingMixin):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.alignment_args.matching_weight > 0:
-            save_alignment(output_dir, self._aligner, self._watch, self.args.should_save)
+            save_alignment(output_dir, self._aligner, self._watch, self.alignment_args.feature, self.args.should_save)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.alignment_args.matching_weight > 0:
-            load_alignment(checkpoint, self._aligner, self._watch)
+            load_alignment(checkpoint, self._aligner, self._watch, self.alignment_args.feature)
 
 
 class ITRATrainer(ITRAMixin, Trainer):

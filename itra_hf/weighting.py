@@ -27,7 +27,8 @@ def update_balance(balance: Tensor, squared_norms: Tensor) -> Tensor:
     """Folds one step into the running averages of the two gradient norms.
 
     Both averages start at 0 and decay alike, so their ratio needs no correction for the start. A step without
-    matching gradient (no class in both batches) or with a non-finite one leaves them as they are.
+    matching gradient (no class in both batches), with a non-finite one or without a measurement (NaN) leaves them as
+    they are.
 
     Args:
         balance: `[2]`, the running norms of the task and of the matching loss.
@@ -122,6 +123,7 @@ class MatchingWeight:
         self.reduce = reduce
         self.balance = torch.zeros(2, device=device)
         self._noted: list[Tensor] = []
+        self._noted_none = torch.zeros(2, device=device)
         self._step: int | None = None
 
     def __call__(self, step: int, total_steps: int) -> Tensor:
@@ -151,6 +153,8 @@ class MatchingWeight:
 
     def settle(self) -> None:
         """Folds the mean of the measurements since the last call into `balance`; every process has to call it."""
-        if self._noted:
-            self.balance = update_balance(self.balance, self.reduce(torch.stack(self._noted).mean(dim=0)))
+        # Sums and a count, whether or not there are measurements: another process may have some.
+        noted = torch.stack([self._noted_none, *self._noted]).sum(dim=0)
+        totals = self.reduce(torch.cat([noted, noted.new_full((1,), float(len(self._noted)))]))
+        self.balance = update_balance(self.balance, totals[:2] / totals[2])
         self._noted = []

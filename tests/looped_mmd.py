@@ -5,7 +5,7 @@ import statistics
 
 import torch
 
-KERNELS = ["gaussian", "laplacian", "inverse_multiquadric"]
+KERNELS = ["gaussian", "inverse_multiquadric"]
 MULTIPLIERS = (0.5, 1.0, 4.0)
 BANDWIDTH = torch.tensor(3.0, dtype=torch.float64)
 
@@ -25,7 +25,7 @@ def exact_kernel(name, bandwidth=BANDWIDTH, multipliers=(1.0,)):
     def one(d2, scale):
         if name == "gaussian":
             return math.exp(-d2 / (2 * scale))
-        return math.exp(-math.sqrt(d2 / scale)) if name == "laplacian" else 1 / math.sqrt(1 + d2 / (2 * scale))
+        return 1 / math.sqrt(1 + d2 / (2 * scale))
 
     return lambda a, b: statistics.fmean(one((a - b).square().sum().item(), bandwidth.item() * f) for f in multipliers)
 

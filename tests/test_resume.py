@@ -314,4 +314,4 @@ def test_a_memory_kept_with_other_settings_is_not_misread(tmp_path, monkeypatch)
     trainer.add_callback(At(4, lambda: held.append(trainer._aligner.memory.features)))
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert held == [None]
-    assert "starts with an empty one" in warning.call_args.args[0]
+    assert "starts with an empty memory" in warning.call_args.args[0]

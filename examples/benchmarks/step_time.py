@@ -44,7 +44,7 @@ VARIANTS = {
     "sample, no companion gradient": {"companion_gradient": False},
     "sample, companion_every=4": {"companion_every": 4},
     "split": {"companion": "split"},
-    "memory": {"companion": "memory", "memory_warmup_steps": 1},
+    "memory": {"companion": "memory", "memory_warmup_steps": 1},  # full from the start, see FullMemory
 }
 SIZES = {
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
@@ -80,13 +80,28 @@ class StepTimes(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
+class FullMemory(TrainerCallback):
+    """Fills the memory before the first step, for a long run's is full in almost all steps."""
+
+    def __init__(self, trainer: ITRATrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Takes in as many random features as fit."""
+        memory = self.trainer._aligner.memory
+        features = torch.randn(memory.size, self.trainer.model.config.hidden_size, device=args.device)
+        memory.recall(features, 0)
+        memory.take_in(features, torch.arange(memory.size, device=args.device) % self.trainer.model.config.num_labels)
+
+
 def seconds_per_step(trainer: Trainer) -> float:
     """The median step of one run, or the mean where only every k-th aligns; its first, which pays the start, is out."""
     times = StepTimes()
     trainer.add_callback(times)
     trainer.train()
     trainer.remove_callback(times)
-    trainer.optimizer = trainer.lr_scheduler = None  # or each variant would keep one
+    trainer.optimizer = trainer.lr_scheduler = None  # or each variant would keep one,
+    trainer.accelerator.free_memory()  # in two places
     steps = [b - a for a, b in itertools.pairwise(times.ends)]
     every = getattr(trainer.args, "companion_every", 1)
     if every == 1:
@@ -117,6 +132,8 @@ def build_trainer(trainer_class, options, settings, folder: str, model=None) -> 
     model = build_model(options.model, options.classes) if model is None else model
     trainer = trainer_class(model=model, args=args, train_dataset=data)
     trainer.remove_callback(PrinterCallback)
+    if settings.get("companion") == "memory":
+        trainer.add_callback(FullMemory(trainer))
     return trainer
 
 
@@ -131,13 +148,15 @@ def measure_times(options, folder: str) -> tuple[dict[str, list[float]], dict[st
     for index in range(options.rounds + options.warmup_rounds):
         for name in list(trainers) if index % 2 else reversed(trainers):
             gc.collect()
+            before = 0
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
+                before = torch.cuda.memory_allocated()
             seconds = seconds_per_step(trainers[name])
             if index >= options.warmup_rounds:
                 times[name].append(seconds)
                 if torch.cuda.is_available():
-                    peaks[name].append(torch.cuda.max_memory_allocated())
+                    peaks[name].append(torch.cuda.max_memory_allocated() - before)
     ratios = (
         {n: [a / b for a, b in zip(v, table[PLAIN], strict=True)] for n, v in table.items()} for table in (times, peaks)
     )
