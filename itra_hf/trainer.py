@@ -299,7 +299,7 @@ class ITRAMixin(PairedLoadingMixin):
 
 
 class ITRATrainer(ITRAMixin, Trainer):
-    """A drop-in `Trainer` that aligns the features of two mini-batches in every training step.
+    """A drop-in `Trainer` that aligns the features of a primary and a companion batch while it trains.
 
     Takes exactly the arguments of `Trainer`. `args` may be an `ITRAConfig`, or plain `TrainingArguments`, for
     which the method's defaults apply. In-training representation alignment: Li et al., AAAI 2023, arXiv
