@@ -251,7 +251,7 @@ class ITRAMixin(PairedLoadingMixin):
             settings["memory_warmup_steps"] = args.memory_warmup_steps
         for name, needed in settings.items():
             if 0 < steps <= needed:
-                self._warn_once(f"Nothing gets aligned: training has {steps} steps, and {name}={needed} wants more.")
+                self._warn_once(f"Training has {steps} steps: with {name}={needed} hardly any of them aligns.")
 
     def _check_finite(self) -> None:
         self._watch.check_finite(self.state.global_step, self.state.epoch or 0)

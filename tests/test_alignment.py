@@ -58,6 +58,17 @@ def test_the_micro_batches_of_one_step_have_one_weight_and_count_together():
     assert weight.balance.tolist() == pytest.approx([0.3, 0.2])
 
 
+def test_a_process_without_measurement_settles_with_the_others():
+    weight = aligner().matching_weight
+    # The mean over two processes, of which the other has measured (8, 2) once.
+    weight.reduce = lambda own: (own + torch.tensor([8.0, 2.0, 1.0])) / 2
+    weight.settle()
+    assert weight.balance.tolist() == pytest.approx([0.1 * 8**0.5, 0.1 * 2**0.5])
+    weight.reduce = lambda own: own
+    weight.settle()
+    assert weight.balance.tolist() == pytest.approx([0.1 * 8**0.5, 0.1 * 2**0.5])
+
+
 def test_batches_that_processes_share_are_refused():
     tensor_parallel = SimpleNamespace(non_data_parallel_size=2)
     accelerator = SimpleNamespace(num_processes=2, device=torch.device("cpu"), parallelism_config=tensor_parallel)

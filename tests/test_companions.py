@@ -421,3 +421,19 @@ def test_companions_without_gradient_leave_every_module_the_mode_that_it_had(tmp
     assert len(set(before.values())) == 2
     trainer.compute_loss(model, batch)
     assert {name: module.training for name, module in model.named_modules()} == before
+
+
+@pytest.mark.parametrize("settings", [{"companion_every": 6}, {"companion": "memory", "memory_warmup_steps": 6}])
+def test_a_run_too_short_to_align_says_so(settings, tmp_path, caplog):
+    train(tmp_path, max_steps=6, **settings)
+    name = list(settings)[-1]
+    messages = [record.message for record in caplog.records if "hardly any" in record.message]
+    assert messages == [f"Training has 6 steps: with {name}=6 hardly any of them aligns."]
+    caplog.clear()
+    train(tmp_path, max_steps=7, **settings)
+    assert "hardly any" not in caplog.text
+
+
+def test_the_weight_of_all_steps_together_has_the_limit_of_one():
+    with pytest.raises(ValueError, match=r"matching_weight=50.0 times companion_every=3 must be from 0 to 100"):
+        AlignmentArguments(matching_weight=50.0, companion_every=3)
