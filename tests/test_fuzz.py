@@ -14,6 +14,7 @@ from trainers import config
 from transformers import BertConfig, BertForSequenceClassification, PrinterCallback, set_seed
 
 from itra_hf import AlignmentArguments, ITRATrainer, MatchingLoss
+from itra_hf.config import MOST_WEIGHT
 
 ALIGNMENTS = ("conditional", "joint", "marginal")
 ESTIMATORS = ("biased", "unbiased")
@@ -146,6 +147,8 @@ def find_clash(chosen: dict) -> str | None:
         and (saves_memory or chosen["estimator"] == "unbiased" or chosen["alignment"] == "joint"),
         "bandwidth": chosen["bandwidth"] == "median" and saves_memory,
         "chunk_size": chosen["chunk_size"] > 0 and chosen["random_features"] > 0,
+        "random_features": chosen["random_features"] > 0 and chosen["kernel"] == "laplacian",
+        "companion_every": chosen["matching_weight"] * chosen["companion_every"] > MOST_WEIGHT[chosen["weight_mode"]],
     }
     return next((name for name, clash in clashes.items() if clash), None)
 
@@ -156,6 +159,8 @@ HARMLESS = {
     "matching_loss": "mmd",
     "bandwidth": "mean",
     "chunk_size": 0,
+    "random_features": 0,
+    "companion_every": 1,
 }
 
 
