@@ -306,11 +306,12 @@ def test_interrupted_within_a_step(undisturbed, tmp_path):
     assert hook_count(model) == before
 
 
-def test_a_memory_kept_with_other_settings_is_not_misread(tmp_path, monkeypatch):
+@pytest.mark.parametrize("now", [{"memory_correction": "mean"}, {"memory_correction": "none", "feature": "cls"}])
+def test_a_memory_kept_with_other_settings_is_not_misread(now, tmp_path, monkeypatch):
     make(tmp_path, memory_correction="none", **MEMORY).train()
     warning = Mock()
     monkeypatch.setattr(checkpoints.logger, "warning", warning)
-    held, trainer = [], make(tmp_path, memory_correction="mean", **MEMORY)
+    held, trainer = [], make(tmp_path, **now, **MEMORY)
     trainer.add_callback(At(4, lambda: held.append(trainer._aligner.memory.features)))
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert held == [None]
