@@ -1,44 +1,36 @@
-"""The command line: `itra-hf train CONFIG.yaml [--field value ...]` and `itra-hf inspect MODEL [--field value ...]`."""
+"""The command line: `itra-hf train CONFIG.yaml`, `itra-hf compare CONFIG.yaml` and `itra-hf inspect MODEL`."""
 
-import argparse
-import difflib
-import os
-import re
+import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import yaml
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import HfArgumentParser
 
+from .comparison import tables
+from .comparison.plan import ComparisonArguments, Plan, make_plan
+from .comparison.study import REPORTS, compare
 from .config import ITRAConfig
+from .config_files import read_config, set_defaults
 from .data import DataArguments
 from .finetune import ModelArguments, build_trainer, card_details, finetune, publish
 from .inspection import InspectionArguments, inspect_model
 
 USAGE = {
     "train": "itra-hf train [CONFIG.yaml] [--field value ...]",
+    "compare": "itra-hf compare CONFIG.yaml [--field value ...]",
     "inspect": "itra-hf inspect MODEL [--field value ...]",
 }
 HELP = """usage: {train}
+       {compare}
        {inspect}
 
 train    fine-tunes a text classifier
+compare  tells whether alignment helps: the plain Trainer and variants over several seeds, with intervals
 inspect  measures and draws how compact the features of a fine-tuned one are
 
-`itra-hf train --help` and `itra-hf inspect --help` list every field.""".format(**USAGE)
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, with `true` and `false` as the only booleans: `save_strategy: no` means "no"."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|false|False)$"), list("tTfF"))
+`itra-hf train --help`, and so on, list every field.""".format(**USAGE)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if not arguments or arguments[0] not in USAGE:
         _fail(HELP)
-    (_train if arguments[0] == "train" else _inspect)(arguments[1:])
+    {"train": _train, "compare": _compare, "inspect": _inspect}[arguments[0]](arguments[1:])
 
 
 def _train(arguments: Sequence[str]) -> None:
@@ -68,6 +60,18 @@ def _train(arguments: Sequence[str]) -> None:
         publish(trainer, card)
     except (HfHubHTTPError, ConnectionError) as error:
         _fail(f"error: {error}")
+
+
+def _compare(arguments: Sequence[str]) -> None:
+    try:
+        plan = parse_comparison(arguments)
+        comparison = compare(plan)
+    except (ValueError, OSError, RuntimeError) as error:
+        _fail(f"error: {error}")
+    print(tables.terminal(comparison))
+    print(f"\nThe reports are in {plan.output_dir}: {', '.join(REPORTS)}.")
+    if comparison.failed:
+        raise SystemExit(1)
 
 
 def _inspect(arguments: Sequence[str]) -> None:
@@ -90,9 +94,31 @@ def parse(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, ITRA
     parser = _parser("train", ModelArguments, DataArguments, ITRAConfig)
     options = list(arguments)
     if options and not options[0].startswith("-"):
-        _set_defaults(parser, read_config(options.pop(0)))
+        set_defaults(parser, read_config(options.pop(0)))
     model_args, data_args, training_args = parser.parse_args_into_dataclasses(options)
     return model_args, data_args, training_args
+
+
+def parse_comparison(arguments: Sequence[str]) -> Plan:
+    """Reads a YAML file with the fields of a training run, how to compare, and under `variants` what to compare.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an unknown field or variant, or a wrong value.
+    """
+    classes = (ModelArguments, DataArguments, ITRAConfig, ComparisonArguments)
+    # The sizes to train on take the place of the one size of a training run.
+    parser = _parser("compare", *classes, conflict_handler="resolve")
+    defaults = {action.dest: action.default for action in parser._actions}
+    options, variants = list(arguments), None
+    if options and not options[0].startswith("-"):
+        config = read_config(options.pop(0))
+        variants = config.pop("variants", None)
+        set_defaults(parser, config)
+    given = vars(parser.parse_args(options))
+    own = {field.name: given.pop(field.name) for field in dataclasses.fields(ComparisonArguments)}
+    common = {name: value for name, value in given.items() if value != defaults[name]}
+    return make_plan(ComparisonArguments(**own), common, variants, common.get("output_dir") or "comparison")
 
 
 def parse_inspection(arguments: Sequence[str]) -> tuple[InspectionArguments, DataArguments]:
@@ -108,61 +134,14 @@ def parse_inspection(arguments: Sequence[str]) -> tuple[InspectionArguments, Dat
     return args, data_args
 
 
-def _parser(command: str, *classes: type) -> HfArgumentParser:
-    return HfArgumentParser(classes, prog=f"itra-hf {command}", usage=USAGE[command], allow_abbrev=False)  # type: ignore[arg-type]
-
-
-def read_config(path: str) -> dict[str, Any]:
-    """Reads a YAML file of fields, safely: it can't make objects or run code.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not YAML, or not a mapping from fields to values.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no config file {path!r} (looked in {os.getcwd()}).")
-    with open(path, encoding="utf-8") as file:
-        try:
-            values = yaml.load(file, Loader=_Loader)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path!r} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path!r} must hold lines `field: value`, not {type(values).__name__}.")
-    return values
-
-
-def _set_defaults(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> None:
-    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
-    for name, value in values.items():
-        if name not in actions:
-            close = difflib.get_close_matches(str(name), actions, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else " `itra-hf train --help` lists the fields."
-            raise ValueError(f"The config file has an unknown field {name!r}.{hint}")
-        actions[name].required = False
-        parser.set_defaults(**{name: _as_typed(name, value, actions[name])})
-
-
-def _as_typed(name: str, value: Any, action: argparse.Action) -> Any:
-    """A YAML value as the command line would give it: YAML reads 2e-5 as text, and 1 where a float is meant.
-
-    Raises:
-        ValueError: no value where one is needed, a list where one value is, or a value that is no such type.
-    """
-    if value is None:
-        if action.default is not None:
-            raise ValueError(f"The config field {name!r} needs a value; leave the line out for the default.")
-        return None
-    if isinstance(value, dict):
-        return value
-    convert: Any = action.type or str
-    several = action.nargs == "+"
-    if isinstance(value, list) and not several:
-        raise ValueError(f"The config field {name!r} takes one value, not the list {value}.")
-    try:
-        items = [convert(str(item)) for item in (value if isinstance(value, list) else [value])]
-    except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
-        raise ValueError(f"The config field {name!r} can't be {value!r}: {error}") from None
-    return items if several else items[0]
+def _parser(command: str, *classes: type, **options: Any) -> HfArgumentParser:
+    return HfArgumentParser(
+        classes,  # type: ignore[arg-type]
+        prog=f"itra-hf {command}",
+        usage=USAGE[command],
+        allow_abbrev=False,
+        **options,
+    )
 
 
 def _fail(message: str) -> Any:

@@ -44,13 +44,13 @@ class ModelArguments:
     )
 
 
-def prepare_data(
+def read_data(
     args: DataArguments, training_args: ITRAConfig, model_args: ModelArguments
 ) -> tuple[datasets.DatasetDict, Task]:
     """Reads the splits, encodes their labels and cuts a validation split where none is given.
 
     Returns:
-        Splits with the text columns and `labels`, and the task.
+        Whole splits with the text columns and `labels`, and the task.
 
     Raises:
         FileNotFoundError: a file does not exist.
@@ -60,11 +60,23 @@ def prepare_data(
     task = infer_task(args, splits["train"])
     for name, data in splits.items():
         splits[name] = encode_labels(data, name, task, args)
-    seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
     if "validation" not in splits:
-        splits |= cut_validation(splits["train"], task, args.validation_fraction, seed)
+        splits |= cut_validation(splits["train"], task, args.validation_fraction, _data_seed(training_args))
+    return splits, task
+
+
+def prepare_data(
+    args: DataArguments, training_args: ITRAConfig, model_args: ModelArguments
+) -> tuple[datasets.DatasetDict, Task]:
+    """The splits of `read_data`, cut to the sizes that are asked for."""
+    splits, task = read_data(args, training_args, model_args)
+    seed = _data_seed(training_args)
     parts = {name: subset(data, args.most_samples[name], seed) for name, data in splits.items()}
     return datasets.DatasetDict(parts), task
+
+
+def _data_seed(args: ITRAConfig) -> int:
+    return args.seed if args.data_seed is None else args.data_seed
 
 
 def load_model(args: ModelArguments, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -19,26 +19,20 @@ from .compactness import ROUNDING, ClassStatistics, compactness
 try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.lines import Line2D
 except ImportError as error:
     raise ImportError('itra_hf.plots needs matplotlib: pip install "itra_hf[plots]"') from error
+
+from .drawing import MAX_NAME, TITLE_FONT, WIDTH, add_legend, decorate, dots, draw_curve, new_figure, shorten
 
 FeatureSets = Mapping[str, tuple[np.ndarray, np.ndarray]]  # by name: features [n, dim] and class ids [n]
 LabelNames = Mapping[int, str] | Sequence[str]
 Method = Literal["pca", "tsne", "umap"]
 METHODS = {"pca": "principal component", "tsne": "t-SNE", "umap": "UMAP"}  # what their axes are called
 
-# Okabe and Ito's palette without its yellow, which vanishes on white. Seven colours and five markers make 35 pairs, in
-# an order in which colours that look alike to the colour-blind share a marker as late as possible.
-COLOURS = ("#0072B2", "#E69F00", "#000000", "#56B4E9", "#CC79A7", "#D55E00", "#009E73")
-MARKERS = ("o", "^", "x", "s", "+")
-LINES = ("-", "--", ":", "-.")
 GREY = "#C8C8C8"
-WIDTH, DPI, FONT, TITLE_FONT = 8.0, 100, 9, 10  # inches, dots an inch, and points
 MAX_POINTS = 2000  # drawn in a panel
 MAX_COLOURED, MAX_ROWS = 20, 30  # classes of a feature map, and of a scatter figure
-MAX_NAME, FEW_POINTS = 24, 40  # characters; points of a curve, up to which each is marked
 MOST_EXACT = 1000  # examples and dimensions, up to which all principal components are computed
 MIN_EMBEDDED = 5  # different points, below which t-SNE and UMAP have nothing to arrange
 
@@ -65,14 +59,14 @@ def learning_curves(log_history: Sequence[Mapping[str, Any]]) -> Figure:
         raise ValueError(f"log_history={str(log_history)[:80]} must hold a step with a finite loss, but has none.")
     panels = [panel for panel in (losses, matching, weight) if panel]
     heights = [2.6 if panel is losses else 1.8 for panel in panels]
-    figure = _figure(sum(heights) + 0.5)
+    figure = new_figure(sum(heights) + 0.5)
     axes = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axis, panel in zip(axes, panels, strict=True):
         for place, curve in enumerate(panel):
-            _draw_curve(axis, place, *curve)
-        _decorate(axis, "", "optimizer step" if axis is axes[-1] else "", "loss" if len(panel) > 1 else panel[0][0])
+            draw_curve(axis, place, *curve)
+        decorate(axis, "", "optimizer step" if axis is axes[-1] else "", "loss" if len(panel) > 1 else panel[0][0])
         if len(panel) > 1:
-            _add_legend(figure, axis.lines, "outside upper center")
+            add_legend(figure, axis.lines, "outside upper center")
     axes[-1].locator_params("x", nbins=8, integer=True, min_n_ticks=1)
     axes[-1].xaxis.set_major_formatter("{x:,.0f}")
     figure.align_ylabels(axes)
@@ -110,7 +104,7 @@ def feature_map(
     coloured = sorted(classes[:MAX_COLOURED])  # by id, so that a class keeps its colour from figure to figure
     columns = min(len(sets), 3)
     rows, height = math.ceil(len(sets) / columns), (5.0, 4.2, 3.6)[columns - 1]
-    figure = _figure(rows * height)
+    figure = new_figure(rows * height)
     gap = "\n" if columns > 2 else " "  # three panels in a row have no room for long lines
     for place, (name, (features, labels)) in enumerate(sets.items(), 1):
         ratio = ratios[name] if ratios else compactness(features, labels)["scatter_ratio"]
@@ -121,13 +115,13 @@ def feature_map(
             features, labels = features[kept], labels[kept]
         points, units = project(features, method, seed)
         axis = figure.add_subplot(rows, columns, place)
-        _decorate(axis, title, *(f"{METHODS[method]} {i}{gap}({unit})" for i, unit in enumerate(units, 1)))
+        decorate(axis, title, *(f"{METHODS[method]} {i}{gap}({unit})" for i, unit in enumerate(units, 1)))
         _draw_points(axis, points, labels, coloured, 5 if columns < 3 else 3)
-    handles = [Line2D([], [], **_dots(i, label=name)) for i, name in enumerate(display_names(label_names, coloured))]
+    handles = [Line2D([], [], **dots(i, label=name)) for i, name in enumerate(display_names(label_names, coloured))]
     if others := len(classes) - len(coloured):
         label = f"{others:,} other class{'es' if others > 1 else ''}"
-        handles.append(Line2D([], [], **_dots(0, color=GREY, label=label)))
-    figure.set_size_inches(WIDTH, rows * height + _add_legend(figure, handles, "outside lower center"))
+        handles.append(Line2D([], [], **dots(0, color=GREY, label=label)))
+    figure.set_size_inches(WIDTH, rows * height + add_legend(figure, handles, "outside lower center"))
     return figure
 
 
@@ -148,7 +142,7 @@ def class_scatter(feature_sets: FeatureSets, label_names: LabelNames | None = No
     """
     sets, classes = _read(feature_sets)
     shown, counts = classes[:MAX_ROWS], []
-    figure = _figure(1.5 + max(1.2, len(shown) * max(0.22, 0.1 * len(sets))))
+    figure = new_figure(1.5 + max(1.2, len(shown) * max(0.22, 0.1 * len(sets))))
     axes = figure.subplots(1, 2, sharey=True)
     for place, (name, (features, labels)) in enumerate(sets.items()):
         *shares, count = scatter_shares(features, labels, classes)[:, : len(shown)]
@@ -156,21 +150,21 @@ def class_scatter(feature_sets: FeatureSets, label_names: LabelNames | None = No
         heights = np.arange(len(shown)) + 0.6 * ((place + 0.5) / len(sets) - 0.5)
         label = shorten(name) + ("" if np.isfinite(shares).any() else " (no scatter)")
         for axis, share in zip(axes, shares, strict=True):
-            axis.plot(share, heights, **_dots(place, label=label, clip_on=False))
+            axis.plot(share, heights, **dots(place, label=label, clip_on=False))
         counts.append(count)
     sizes = zip(display_names(label_names, shown), np.min(counts, axis=0), np.max(counts, axis=0), strict=True)
     rows = [f"{name} ({a:,.0f})" if a == b else f"{name} ({a:,.0f} to {b:,.0f})" for name, a, b in sizes]
     axes[0].set_yticks(range(len(rows)), rows, parse_math=False)
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     unit = "(relative to the total scatter)"
-    _decorate(axes[0], "within the class", f"mean squared distance\nto the class's mean\n{unit}", "class (examples)")
-    _decorate(axes[1], "between the classes", f"squared distance of its\nmean to the overall mean\n{unit}")
+    decorate(axes[0], "within the class", f"mean squared distance\nto the class's mean\n{unit}", "class (examples)")
+    decorate(axes[1], "between the classes", f"squared distance of its\nmean to the overall mean\n{unit}")
     for axis in axes:
         axis.set_xlim(left=0)
         axis.locator_params("x", nbins=5)
     if len(shown) < len(classes):
         figure.suptitle(f"the {MAX_ROWS} most frequent of {len(classes):,} classes", fontsize=TITLE_FONT)
-    _add_legend(figure, axes[0].lines, "outside lower center")
+    add_legend(figure, axes[0].lines, "outside lower center")
     return figure
 
 
@@ -221,11 +215,6 @@ def display_names(label_names: LabelNames | None, classes: Sequence[int]) -> lis
     return short if len(set(short)) == len(set(names)) else [shorten(name, MAX_NAME // 2) for name in names]
 
 
-def shorten(name: str, tail: int = 0) -> str:
-    """At most 24 characters: an ellipsis stands for those before the last `tail`."""
-    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1 - tail] + "…" + name[len(name) - tail :]
-
-
 def _read(feature_sets: FeatureSets) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[int]]:
     """The sets, checked and without examples of a negative id, and the ids of all, the most frequent first."""
     if not feature_sets:
@@ -245,10 +234,6 @@ def _read(feature_sets: FeatureSets) -> tuple[dict[str, tuple[np.ndarray, np.nda
     return sets, classes[np.argsort(-counts, kind="stable")].tolist()
 
 
-def _figure(height: float) -> Figure:
-    return Figure((WIDTH, height), DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
-
-
 def _curves(log_history: Sequence[Mapping[str, Any]], key: str, name: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """One curve, its name, steps `[n]` and values `[n]` with NaN for gaps, or none where no value is finite."""
     entries = sorted((entry for entry in log_history if key in entry and "step" in entry), key=lambda e: e["step"])
@@ -257,51 +242,13 @@ def _curves(log_history: Sequence[Mapping[str, Any]], key: str, name: str) -> li
     return [] if np.isnan(values).all() else [(name, np.array([entry["step"] for entry in entries]), values)]
 
 
-def _draw_curve(axis: Axes, place: int, name: str, steps: np.ndarray, values: np.ndarray) -> None:
-    # A line through one point can't be seen, so a point between gaps is marked on long curves too.
-    missing = np.pad(np.isnan(values), 1, constant_values=True)
-    marked = (missing[:-2] & missing[2:] & ~missing[1:-1]) | (len(values) <= FEW_POINTS)
-    style = _dots(place, label=name, linestyle=LINES[place % len(LINES)], markevery=marked)
-    axis.plot(steps, values, **style if marked.any() else {**style, "marker": ""})
-
-
-def _dots(place: int, **changes: Any) -> dict[str, Any]:
-    marker = MARKERS[place % len(MARKERS)]
-    style = {"color": COLOURS[place % len(COLOURS)], "marker": marker, "markersize": 6, "linestyle": "none"}
-    return {**style, "markeredgewidth": 1.2 if marker in "x+" else 0, **changes}
-
-
 def _draw_points(axis: Axes, points: np.ndarray, labels: np.ndarray, coloured: Sequence[int], ticks: int) -> None:
     style = {"markersize": 4.0 if len(points) > 300 else 5.5, "alpha": 0.7}
-    axis.plot(*points[~np.isin(labels, coloured)].T, **_dots(0, color=GREY, **style))
+    axis.plot(*points[~np.isin(labels, coloured)].T, **dots(0, color=GREY, **style))
     # Rare classes come last, so that the many don't bury the few.
     for place in sorted(range(len(coloured)), key=lambda place: -np.count_nonzero(labels == coloured[place])):
-        axis.plot(*points[labels == coloured[place]].T, **_dots(place, **style))
+        axis.plot(*points[labels == coloured[place]].T, **dots(place, **style))
     axis.set_aspect("equal", adjustable="datalim")
     axis.locator_params(nbins=ticks)
     axis.xaxis.set_major_formatter("{x:.3g}")  # longer numbers would run into each other
     axis.yaxis.set_major_formatter("{x:.3g}")
-
-
-def _decorate(axis: Axes, title: str, x_label: str, y_label: str = "") -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(alpha=0.3, linewidth=0.6)
-    axis.tick_params(labelsize=FONT)
-    axis.set_title(title, fontsize=TITLE_FONT, parse_math=False)  # names are data: a dollar in them is no formula
-    axis.set_xlabel(x_label, fontsize=FONT, parse_math=False)
-    axis.set_ylabel(y_label, fontsize=FONT, parse_math=False)
-
-
-def _add_legend(figure: Figure, handles: Sequence[Line2D], where: Any) -> float:
-    """Puts a legend outside the panels, in as few rows as the figure's width allows; its height in inches."""
-    style: dict[str, Any] = {"loc": where, "frameon": False, "fontsize": FONT, "columnspacing": 1.5}
-    for rows in range(1, len(handles) + 1):
-        # The labels come later, since older matplotlib leaves out those that begin with an underscore.
-        legend = figure.legend(handles, ["-"] * len(handles), ncols=math.ceil(len(handles) / rows), **style)
-        for text, handle in zip(legend.get_texts(), handles, strict=True):
-            text.set(text=handle.get_label(), parse_math=False)
-        box = legend.get_window_extent()
-        if box.width < 0.97 * WIDTH * DPI or rows == len(handles):
-            break
-        legend.remove()
-    return box.height / DPI

@@ -13,7 +13,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Sequence, Value
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, pipeline
 
-from itra_hf.cli import main, parse, read_config
+from itra_hf.cli import main, parse
+from itra_hf.config_files import read_config
 from itra_hf.data import DataArguments, cut_validation, encode_labels, infer_task, load_splits, subset
 
 WORDS = ["red", "green", "blue", "apple", "leaf", "sky", "the", "is", "a"]

@@ -1,0 +1,50 @@
+"""What a comparison measures of each run, and which way is better."""
+
+from typing import Literal, NamedTuple
+
+
+class Measure(NamedTuple):
+    """One figure of a run.
+
+    Attributes:
+        name: its key in the results.
+        title: what reports call it.
+        better: the direction that is better; `None` where neither is (seconds and memory are a price, not a merit).
+        unit: what reports show, `"points"` for shares in percent.
+    """
+
+    name: str
+    title: str
+    better: Literal["higher", "lower"]
+    unit: Literal["points", "plain", "s", "MB"] = "plain"
+
+
+MEASURES = (
+    Measure("accuracy", "accuracy", "higher", "points"),
+    Measure("f1_macro", "macro-F1", "higher", "points"),
+    Measure("nll", "negative log-likelihood", "lower"),
+    Measure("calibration_error", "calibration error", "lower", "points"),
+    Measure("brier_score", "Brier score", "lower"),
+    Measure("mse", "mean squared error", "lower"),
+    Measure("mae", "mean absolute error", "lower"),
+    Measure("r2", "R²", "higher"),
+    Measure("scatter_ratio", "within/between scatter", "lower"),
+    Measure("seconds", "training seconds", "lower", "s"),
+    Measure("peak_memory", "peak memory", "lower", "MB"),
+)
+BY_NAME = {measure.name: measure for measure in MEASURES}
+
+
+def show(measure: Measure, value: float, signed: bool = False) -> str:
+    """A value of the measure as reports print it; shares in percent, differences of them in points.
+
+    Example:
+        >>> show(BY_NAME["accuracy"], 0.9132), show(BY_NAME["accuracy"], 0.0046, signed=True)
+        ('91.32 %', '+0.46')
+    """
+    sign = "+" if signed else ""
+    if measure.unit == "points":
+        return f"{100 * value:{sign}.2f}" + ("" if signed else " %")
+    if measure.unit == "plain":
+        return f"{value:{sign}.4f}"
+    return f"{value:{sign},.0f} {measure.unit}"

@@ -1,0 +1,274 @@
+"""What a comparison runs: every variant with every seed and size of training set, each run known by a key."""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from transformers import HfArgumentParser
+
+from ..config import PAIRED_COMPANIONS, AlignmentArguments, ITRAConfig
+from ..config_files import as_typed, suggest
+from ..data import DataArguments
+from ..finetune import ModelArguments
+from .measures import BY_NAME
+
+EqualCompute = Literal["batch", "steps", "both", "none"]
+PLAIN, ITRA = "Trainer", "ITRATrainer"
+TWICE = {"batch": "Trainer, twice the batch", "steps": "Trainer, twice the steps"}
+QUIET = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 0.05}
+OWN_SETTINGS = {each.name for each in fields(AlignmentArguments)}
+FIXED = ("seed", "data_seed", "output_dir", "push_to_hub", "resume_from_checkpoint", "hub_model_id")
+
+
+@dataclass
+class ComparisonArguments:
+    """How to compare; the variants themselves stand under `variants` in the YAML file.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    seeds: list[int] = field(
+        default_factory=lambda: [1, 2, 3, 4, 5],
+        metadata={"help": "One run of every variant for each. Fewer than five seldom tell a gain from chance."},
+    )
+    max_train_samples: list[int] = field(
+        default_factory=list,
+        metadata={"help": "Random subsets of these sizes to train on, one after the other; default: all examples."},
+    )
+    equal_compute: EqualCompute = field(
+        default="batch",
+        metadata={
+            "help": "The plain run that sees as many examples as one with companions: 'batch' takes twice the batch in "
+            "as many steps, 'steps' takes twice the steps, 'both' runs both, 'none' neither."
+        },
+    )
+    metric: str | None = field(
+        default=None,
+        metadata={"help": f"What the verdict goes by: {', '.join(BY_NAME)}; default: accuracy, for regression mse."},
+    )
+    label_noise: float = field(
+        default=0.0, metadata={"help": "The share of training labels to replace by wrong ones, 0 to below 1."}
+    )
+    class_imbalance: float = field(
+        default=1.0,
+        metadata={"help": "Thins the training classes to sizes that fall to one in this many, >= 1; 1: not at all."},
+    )
+    processes: int = field(
+        default=1,
+        metadata={"help": "Runs at one time, >= 1, as far as memory allows; they share the threads and the GPUs."},
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds={self.seeds!r} must be different integers >= 0, one or more.")
+        if any(size < 1 for size in self.max_train_samples):
+            raise ValueError(f"max_train_samples={self.max_train_samples!r} must be integers >= 1.")
+        if len(set(self.max_train_samples)) < len(self.max_train_samples):
+            raise ValueError(f"max_train_samples={self.max_train_samples!r} must be different sizes.")
+        if self.equal_compute not in get_args(EqualCompute):
+            allowed = ", ".join(map(repr, get_args(EqualCompute)))
+            raise ValueError(f"equal_compute={self.equal_compute!r} is not one of {allowed}.")
+        if self.metric is not None and self.metric not in BY_NAME:
+            raise ValueError(f"metric={self.metric!r} is not one of {', '.join(map(repr, BY_NAME))}.")
+        if not 0 <= self.label_noise < 1:
+            raise ValueError(f"label_noise={self.label_noise!r} must be from 0 to below 1.")
+        if not (self.class_imbalance >= 1 and math.isfinite(self.class_imbalance)):
+            raise ValueError(f"class_imbalance={self.class_imbalance!r} must be a number >= 1.")
+        if self.processes < 1:
+            raise ValueError(f"processes={self.processes!r} must be an integer >= 1.")
+
+
+class Variant(NamedTuple):
+    """One way to train.
+
+    Attributes:
+        name: what reports call it.
+        trainer: `"Trainer"`, `"ITRATrainer"`, or `"file.py:Class"` or `"module:Class"`.
+        settings: fields of `ITRAConfig` that differ from the common ones.
+        trainer_arguments: keyword arguments of the trainer's constructor.
+        extra_compute: for a plain run, how it gets twice the compute.
+    """
+
+    name: str
+    trainer: str = ITRA
+    settings: Mapping[str, Any] = {}
+    trainer_arguments: Mapping[str, Any] = {}
+    extra_compute: Literal["", "batch", "steps"] = ""
+
+    def sees_twice(self, common: Mapping[str, Any]) -> bool:
+        """Whether its steps run about two batches' worth of examples, so that equal compute is the fair comparison."""
+        given = {**common, **self.settings}
+        if self.trainer == ITRA:
+            return given.get("companion", "sample") in PAIRED_COMPANIONS and given.get("companion_every", 1) == 1
+        return self.trainer != PLAIN
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, complete and as plain values, so that it can be hashed and sent to a process.
+
+    Attributes:
+        variant: the variant's name.
+        seed: of the data, the head and the order.
+        train_samples: the size of the training set; `None` for all.
+        fields: of `ModelArguments`, `DataArguments` and `ITRAConfig`.
+        trainer: see `Variant`.
+        trainer_arguments: see `Variant`.
+        extra_compute: see `Variant`.
+        label_noise: see `ComparisonArguments`.
+        class_imbalance: see `ComparisonArguments`.
+        sources: a hash of each file that the run reads, by name.
+    """
+
+    variant: str
+    seed: int
+    train_samples: int | None
+    fields: dict[str, Any]
+    trainer: str
+    trainer_arguments: dict[str, Any]
+    extra_compute: str
+    label_noise: float
+    class_imbalance: float
+    sources: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """A folder name: readable, and another one whenever anything that decides the result is another."""
+        content = {name: value for name, value in asdict(self).items() if name != "variant"}
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        name = re.sub(r"[^a-zA-Z0-9]+", "-", self.variant).strip("-").lower()[:40] or "variant"
+        return f"{name}-{self.train_samples or 'all'}-seed{self.seed}-{digest}"
+
+
+class Plan(NamedTuple):
+    """What to run and how.
+
+    Attributes:
+        args: how to compare.
+        common: the fields that all runs share.
+        variants: the plain Trainer first, then its runs of equal compute, then the others.
+        output_dir: where runs and reports go.
+    """
+
+    args: ComparisonArguments
+    common: dict[str, Any]
+    variants: list[Variant]
+    output_dir: Path
+
+    @property
+    def sizes(self) -> list[int | None]:
+        """The sizes of the training set; `None` for all examples."""
+        return [*self.args.max_train_samples] or [None]
+
+    def runs(self) -> Iterator[Run]:
+        """All runs, seed by seed, so that a study that is cut short has whole seeds."""
+        sources = _sources(self.common, self.variants)
+        for seed in self.args.seeds:
+            for size in self.sizes:
+                for variant in self.variants:
+                    yield self._run(variant, seed, size, sources)
+
+    def _run(self, variant: Variant, seed: int, size: int | None, sources: dict[str, str]) -> Run:
+        given = {**QUIET, **self.common, **variant.settings, "seed": seed}
+        if variant.trainer == PLAIN:  # its runs stay the same when the method's settings change
+            given = {name: value for name, value in given.items() if name not in OWN_SETTINGS}
+        return Run(
+            variant.name,
+            seed,
+            size,
+            given,
+            variant.trainer,
+            dict(variant.trainer_arguments),
+            variant.extra_compute,
+            self.args.label_noise,
+            self.args.class_imbalance,
+            {name: digest for name, digest in sources.items() if not name.endswith(".py") or name in variant.trainer},
+        )
+
+
+def make_plan(args: ComparisonArguments, common: Mapping[str, Any], variants: Any, output_dir: str) -> Plan:
+    """Checks the variants, and builds every variant's configuration once, so that errors show before the first run.
+
+    Args:
+        args: how to compare.
+        common: fields of `ModelArguments`, `DataArguments` and `ITRAConfig`.
+        variants: by name, their settings; `None` for ITRATrainer with the common settings.
+        output_dir: where runs and reports go.
+
+    Raises:
+        ValueError: an unknown field, a wrong value, or a variant that is no mapping.
+    """
+    named = {"ITRATrainer": {}} if variants is None else variants
+    if not isinstance(named, Mapping) or not named:
+        raise ValueError(f"variants must map names to settings, like `ITRA: {{matching_weight: 0.2}}`, not {named!r}.")
+    common = {name: value for name, value in common.items() if name not in FIXED}
+    ways = {"both": ["batch", "steps"], "none": []}.get(args.equal_compute, [args.equal_compute])
+    plain = [Variant(PLAIN, PLAIN), *(Variant(TWICE[way], PLAIN, extra_compute=way) for way in ways)]  # type: ignore[arg-type]
+    own = [_read_variant(str(name), settings) for name, settings in named.items()]
+    taken = {variant.name for variant in plain}
+    for variant in own:
+        if variant.name in taken:
+            raise ValueError(f"The variant's name {variant.name!r} is taken; call it something else.")
+    if not any(variant.sees_twice(common) for variant in own):
+        plain = plain[:1]  # nothing needs a run of twice the compute beside it
+    plan = Plan(args, common, plain + own, Path(output_dir))
+    for variant in plan.variants:
+        try:
+            build_arguments(plan._run(variant, args.seeds[0], None, {}), output_dir)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"Variant {variant.name!r}: {error}") from error
+    return plan
+
+
+def build_arguments(run: Run, output_dir: str) -> tuple[ModelArguments, DataArguments, ITRAConfig]:
+    """The arguments of a run.
+
+    Raises:
+        ValueError: a wrong value; see `ITRAConfig`.
+    """
+    parser = HfArgumentParser((ModelArguments, DataArguments, ITRAConfig))  # type: ignore[arg-type]
+    values = {**run.fields, "output_dir": output_dir}
+    return parser.parse_dict(values)  # type: ignore[return-value]
+
+
+def _read_variant(name: str, settings: Any) -> Variant:
+    if not isinstance(settings, Mapping):
+        if settings is not None:
+            raise ValueError(f"Variant {name!r} must be a mapping from fields to values, not {settings!r}.")
+        settings = {}
+    settings = dict(settings)
+    trainer = str(settings.pop("trainer", ITRA))
+    trainer_arguments = settings.pop("trainer_arguments", None) or {}
+    if trainer not in (PLAIN, ITRA) and ":" not in trainer:
+        raise ValueError(
+            f"Variant {name!r}: trainer={trainer!r} must be 'Trainer', 'ITRATrainer', 'file.py:Class' or "
+            "'module:Class'."
+        )
+    parser = HfArgumentParser(ITRAConfig)  # type: ignore[arg-type]
+    actions = {action.dest: action for action in parser._actions}
+    for field_name in settings:
+        if field_name in FIXED:
+            raise ValueError(f"Variant {name!r}: {field_name!r} belongs to the whole comparison, not to a variant.")
+        if field_name not in actions:
+            where = "`itra-hf train --help`"
+            raise ValueError(
+                f"Variant {name!r} has an unknown field {field_name!r}."
+                f"{suggest(field_name, [*actions, 'trainer', 'trainer_arguments'], where)}"
+            )
+    typed = {each: as_typed(each, value, actions[each]) for each, value in settings.items()}
+    return Variant(name, trainer, typed, trainer_arguments)
+
+
+def _sources(common: Mapping[str, Any], variants: Sequence[Variant]) -> dict[str, str]:
+    names = [common.get(name) for name in ("train_file", "validation_file", "test_file")]
+    names += [variant.trainer.rsplit(":", 1)[0] for variant in variants if ".py:" in variant.trainer]
+    files = sorted({str(name) for name in names if name is not None and os.path.isfile(name)})
+    return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest()[:12] for name in files}

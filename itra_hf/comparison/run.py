@@ -1,0 +1,240 @@
+"""One run of a comparison, in a process of its own: trains, tests, and leaves its figures in a file."""
+
+import importlib
+import importlib.util
+import json
+import math
+import os
+import shutil
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from scipy.special import log_softmax
+from threadpoolctl import threadpool_limits
+from transformers import Trainer, set_seed
+
+from .. import __version__
+from ..compactness import compactness
+from ..data import Task, subset, tokenize
+from ..features import extract_features
+from ..finetune import load_model, read_data
+from ..metrics import ProblemType, compute_metrics_for
+from ..trainer import ITRATrainer
+from .measures import BY_NAME
+from .plan import Run, build_arguments
+from .spoiling import flip_labels, thin_classes
+
+RESULT, ERROR, LOG, FEATURES = "result.json", "error.txt", "log.txt", "features.npz"
+MOST_FEATURES = 2000  # examples whose features are kept for the maps
+
+
+def execute(run: Run, folder: Path, threads: int, device: int | None = None) -> None:
+    """Runs, and writes `result.json` at once and whole, or `error.txt`; what is printed goes to `log.txt`.
+
+    Args:
+        run: what to do.
+        folder: the run's own.
+        threads: for this process.
+        device: the one GPU that it may see; `None`: as they are.
+
+    Raises:
+        SystemExit: with status 1, after an error.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ERROR).unlink(missing_ok=True)
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+    with open(folder / LOG, "w", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        torch.set_num_threads(threads)
+        try:
+            with threadpool_limits(threads):
+                result = measure(run, folder)
+        except Exception as error:
+            traceback.print_exc()
+            sys.stderr.flush()
+            (folder / ERROR).write_text(f"{type(error).__name__}: {error}\n", encoding="utf-8")
+            raise SystemExit(1) from error
+        write_atomically(folder / RESULT, json.dumps(result, indent=1))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def measure(run: Run, folder: Path) -> dict[str, Any]:
+    """Trains and tests.
+
+    Args:
+        run: what to do.
+        folder: gets the features of the tested examples; the trainer's own files are removed from it.
+
+    Returns:
+        The figures of `MEASURES` that apply, the training's log and what was run.
+    """
+    trainer, tested, task = build(run, folder)
+    seconds = trainer.train().metrics["train_runtime"]
+    peak = peak_memory(trainer.args.device)
+    prediction = trainer.predict(tested)
+    logits = prediction.predictions
+    logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits, dtype=np.float64)
+    metrics: dict[str, Any] = {name.removeprefix("test_"): value for name, value in (prediction.metrics or {}).items()}
+    metrics["nll"] = negative_log_likelihood(logits, np.asarray(prediction.label_ids), task.problem_type)
+    if task.problem_type == "single_label_classification":
+        assert trainer.model is not None
+        features, labels = extract_features(trainer.model, trainer.get_test_dataloader(tested))
+        metrics["scatter_ratio"] = compactness(features, labels)["scatter_ratio"]
+        # float16 is plenty for a picture
+        sample = features[:MOST_FEATURES].astype(np.float16)
+        np.savez_compressed(
+            folder / FEATURES, features=sample, labels=labels[:MOST_FEATURES], names=np.array(task.label_names)
+        )
+    metrics |= {"seconds": seconds, "peak_memory": peak}
+    shutil.rmtree(folder / "trainer", ignore_errors=True)
+    return {
+        "variant": run.variant,
+        "seed": run.seed,
+        "train_samples": run.train_samples,
+        "metrics": {name: _finite(metrics[name]) for name in BY_NAME if metrics.get(name) is not None},
+        "steps": trainer.state.global_step,
+        "tested": len(tested),
+        "log": [_finite_entry(entry) for entry in trainer.state.log_history],
+        "versions": {"itra_hf": __version__, "torch": torch.__version__, "transformers": _version("transformers")},
+    }
+
+
+def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task]:
+    """The trainer, the examples to test on (the test split where it has labels) and the task."""
+    model_args, data_args, args = build_arguments(run, str(folder / "trainer"))
+    set_seed(run.seed)  # the new head starts from it
+    splits, task = read_data(data_args, args, model_args)
+    splits["train"] = spoil(splits["train"], task, run)
+    for name, most in (("validation", data_args.max_eval_samples), ("test", data_args.max_predict_samples)):
+        if name in splits:
+            splits[name] = subset(splits[name], most, 0)  # the same for all seeds
+    model, tokenizer = load_model(model_args, task)
+    longest = min(data_args.max_seq_length, tokenizer.model_max_length)
+    for name, data in splits.items():
+        splits[name] = tokenize(data, tokenizer, task, longest, data_args.preprocessing_num_workers)
+    steps = count_steps(len(splits["train"]), args)
+    if run.extra_compute == "batch":
+        args.per_device_train_batch_size *= 2
+        args.max_steps = steps
+    elif run.extra_compute == "steps":
+        args.max_steps = 2 * steps
+    trainer = load_trainer(run.trainer)(
+        model=model,
+        args=args,
+        train_dataset=splits["train"],
+        eval_dataset=splits["validation"],
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics_for(task.problem_type),
+        **run.trainer_arguments,
+    )
+    labelled_test = "test" in splits and "labels" in splits["test"].column_names
+    return trainer, splits["test" if labelled_test else "validation"], task
+
+
+def spoil(train: datasets.Dataset, task: Task, run: Run) -> datasets.Dataset:
+    """The training examples of a run: thinned by class, cut to size, with wrong labels, as the run says.
+
+    Raises:
+        ValueError: noise or imbalance for data without one class an example.
+    """
+    single = task.problem_type == "single_label_classification"
+    if not single and (run.label_noise or run.class_imbalance > 1):
+        raise ValueError(f"label_noise and class_imbalance need one class an example; this is {task.problem_type}.")
+    if run.class_imbalance > 1:
+        train = train.select(thin_classes(np.asarray(train["labels"][:]), run.class_imbalance, run.seed))
+    train = subset(train, run.train_samples, run.seed)
+    if not run.label_noise:
+        return train
+    labels = flip_labels(np.asarray(train["labels"][:]), run.label_noise, len(task.label_names), run.seed)
+    return train.remove_columns("labels").add_column("labels", labels)
+
+
+def count_steps(examples: int, args: Any) -> int:
+    """The optimizer steps of a plain run, as the Trainer counts them in one process."""
+    if args.max_steps > 0:
+        return args.max_steps
+    batches = examples / args.per_device_train_batch_size
+    batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
+    return math.ceil(args.num_train_epochs * max(1, math.ceil(batches / args.gradient_accumulation_steps)))
+
+
+def load_trainer(name: str) -> type[Trainer]:
+    """A trainer class by its name, see `Variant`.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    known: dict[str, type[Trainer]] = {"Trainer": Trainer, "ITRATrainer": ITRATrainer}
+    if name in known:
+        return known[name]
+    where, class_name = name.rsplit(":", 1)
+    try:
+        if where.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(where)
+        return getattr(module, class_name)
+    except (ImportError, OSError, AttributeError) as error:
+        raise ValueError(f"trainer={name!r} can't be loaded: {error}") from error
+
+
+def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, problem_type: ProblemType) -> float | None:
+    """The mean negative log-likelihood of the labels, without label smoothing or class weights.
+
+    Args:
+        logits: `[n, classes]`.
+        labels: `[n]` class ids, of which negative ones are left out, or `[n, classes]` of 0 and 1.
+        problem_type: as in a model's config.
+
+    Returns:
+        Nats an example (multi-label: an example and label); `None` for regression.
+    """
+    if problem_type == "regression":
+        return None
+    if problem_type == "multi_label_classification":
+        return float(np.mean(np.logaddexp(0, logits) - labels * logits))
+    kept = labels >= 0
+    return float(-np.mean(log_softmax(logits[kept], axis=-1)[np.arange(kept.sum()), labels[kept]]))
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has held so far, in MB: of the GPU where it trains on one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _version(package: str) -> str:
+    return importlib.import_module(package).__version__
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _finite_entry(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if not isinstance(value, float) or math.isfinite(value)}

@@ -1,0 +1,121 @@
+"""Runs what a plan lacks, each run in a process of its own, as many at one time as memory allows."""
+
+import multiprocessing
+import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+from tqdm.auto import tqdm
+
+from .plan import Run
+from .run import ERROR, LOG, RESULT, execute
+
+POLL = 0.1  # seconds between looks at the processes
+SPARE = 1.2  # times the largest run seen so far has to be free before another starts
+
+
+class Started(NamedTuple):
+    """A run in progress."""
+
+    run: Run
+    process: BaseProcess
+    slot: int
+
+
+def run_missing(runs: Sequence[Run], folder: Path, processes: int) -> dict[str, str]:
+    """Runs those whose results are not there, and shows a progress bar with the time left.
+
+    A run that fails does not stop the others. An interrupt ends those in progress; what is finished stays.
+
+    Args:
+        runs: all runs of a study.
+        folder: has a folder for each run, by its key.
+        processes: the most at one time; they share the threads of this process, and the GPUs in turn.
+
+    Returns:
+        What went wrong, by the keys of the runs that failed.
+    """
+    waiting = [run for run in unique(runs) if not (folder / run.key / RESULT).is_file()]
+    failed: dict[str, str] = {}
+    started: list[Started] = []
+    threads = max(1, torch.get_num_threads() // max(1, min(processes, len(waiting))))
+    context = process_context()
+    largest = 0
+    try:
+        with tqdm(total=len(waiting), desc="runs", unit="run", smoothing=0, disable=not waiting) as bar:
+            while waiting or started:
+                largest = max([largest, *(_memory(each.process) for each in started)])
+                if waiting and len(started) < processes and (not started or _fits(largest)):
+                    run = waiting.pop(0)
+                    slot = min(set(range(processes)) - {each.slot for each in started})
+                    process = context.Process(target=execute, args=(run, folder / run.key, threads, _device(slot)))
+                    process.start()
+                    started.append(Started(run, process, slot))
+                    bar.set_postfix_str(", ".join(_title(each.run) for each in started))
+                    continue
+                time.sleep(POLL)
+                for each in [each for each in started if not each.process.is_alive()]:
+                    started.remove(each)
+                    error = problem(folder / each.run.key, each.process.exitcode)
+                    if error is not None:
+                        failed[each.run.key] = error
+                        bar.write(f"{_title(each.run)} failed: {error}")
+                    bar.update()
+    finally:
+        for each in started:
+            each.process.terminate()
+        for each in started:
+            each.process.join()
+    return failed
+
+
+def unique(runs: Sequence[Run]) -> list[Run]:
+    """The runs without those that do the same under another name."""
+    return list({run.key: run for run in runs}.values())
+
+
+def problem(folder: Path, exit_code: int | None) -> str | None:
+    """Why a run left no result, in one line; `None` if it left one."""
+    if (folder / RESULT).is_file():
+        return None
+    error = folder / ERROR
+    if error.is_file():
+        return " ".join(error.read_text(encoding="utf-8").split())
+    ended = (
+        f"was killed by signal {-exit_code}" if exit_code is not None and exit_code < 0 else f"ended with {exit_code}"
+    )
+    return f"the process {ended}, perhaps for want of memory; see {folder / LOG}"
+
+
+def process_context() -> Any:
+    """Starts processes from one that has imported everything and trained nothing, where the system can."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["itra_hf.comparison.run"])
+    return context
+
+
+def _fits(largest: int) -> bool:
+    # Until something has been measured, what the runs will need is unknown.
+    return largest > 0 and psutil.virtual_memory().available > SPARE * largest
+
+
+def _memory(process: BaseProcess) -> int:
+    try:
+        return psutil.Process(process.pid).memory_info().rss
+    except psutil.Error:  # it has just ended
+        return 0
+
+
+def _device(slot: int) -> int | None:
+    gpus = torch.cuda.device_count()
+    return slot % gpus if gpus > 1 else None
+
+
+def _title(run: Run) -> str:
+    return f"{run.variant}, seed {run.seed}" + ("" if run.train_samples is None else f", {run.train_samples} examples")

@@ -1,0 +1,212 @@
+"""From the results of runs to a comparison: means, paired differences and a verdict in a sentence."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .measures import BY_NAME, MEASURES, Measure, show
+from .plan import PLAIN, TWICE, Plan, Run
+from .run import RESULT
+from .statistics import PairedDifference, paired_difference
+
+Figures = dict[str, dict[int, float]]  # by measure, then by seed
+
+
+class Size(NamedTuple):
+    """The results of one size of training set.
+
+    Attributes:
+        train_samples: the size, `None` for all examples.
+        figures: by variant, the figures that its runs have.
+        differences: by variant and baseline, the paired differences by measure.
+        verdicts: by variant, a sentence.
+    """
+
+    train_samples: int | None
+    figures: dict[str, Figures]
+    differences: dict[tuple[str, str], dict[str, PairedDifference]]
+    verdicts: dict[str, str]
+
+    @property
+    def title(self) -> str:
+        """What reports call it."""
+        return "all training examples" if self.train_samples is None else f"{self.train_samples:,} training examples"
+
+
+class Comparison(NamedTuple):
+    """What a study found.
+
+    Attributes:
+        sizes: one entry a size of training set.
+        metric: what the verdicts go by.
+        tested: how many examples the runs were tested on.
+        steps: by variant, the optimizer steps of its first run.
+        failed: what went wrong, by run.
+        missing: how many runs of the plan have no result.
+        versions: the package versions that the runs report; several where they differ.
+    """
+
+    sizes: list[Size]
+    metric: Measure
+    tested: int | None
+    steps: dict[str, int]
+    failed: dict[str, str]
+    missing: int
+    versions: list[str]
+
+    @property
+    def measures(self) -> list[Measure]:
+        """Those that some run has."""
+        seen = {name for size in self.sizes for figures in size.figures.values() for name in figures}
+        return [measure for measure in MEASURES if measure.name in seen]
+
+
+def read_results(runs: Sequence[Run], folder: Path) -> list[dict[str, Any]]:
+    """The results that there are, under the variants' names in this plan, with the run's `key`."""
+    results = []
+    for run in runs:
+        path = folder / run.key / RESULT
+        if path.is_file():
+            results.append(json.loads(path.read_text(encoding="utf-8")) | {"variant": run.variant, "key": run.key})
+    return results
+
+
+def summarize(plan: Plan, results: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> Comparison:
+    """Compares every variant with the plain Trainer, and those that see two batches a step with equal compute too.
+
+    Args:
+        plan: names the variants.
+        results: from `read_results`.
+        failed: from `run_missing`.
+
+    Raises:
+        ValueError: no run has the measure that the verdicts go by.
+    """
+    metric = choose_metric(plan.args.metric, results)
+    sizes = [
+        summarize_size(plan, [result for result in results if result["train_samples"] == size], size, metric)
+        for size in plan.sizes
+    ]
+    steps: dict[str, int] = {}
+    for result in results:
+        steps.setdefault(result["variant"], result["steps"])
+    versions = sorted({", ".join(f"{k} {v}" for k, v in result["versions"].items()) for result in results})
+    missing = sum(1 for _ in plan.runs()) - len(results)
+    tested = results[0]["tested"] if results else None
+    return Comparison(sizes, metric, tested, steps, dict(failed), missing, versions)
+
+
+def choose_metric(asked: str | None, results: Sequence[Mapping[str, Any]]) -> Measure:
+    """The measure that verdicts go by: the one asked for, or accuracy, or the mean squared error.
+
+    Raises:
+        ValueError: no run has it.
+    """
+    names = {name for result in results for name in result["metrics"]}
+    metric = asked or ("mse" if "mse" in names else "accuracy")
+    if results and metric not in names:
+        raise ValueError(f"metric={metric!r} was not measured; there are: {', '.join(sorted(names))}.")
+    return BY_NAME[metric]
+
+
+def summarize_size(plan: Plan, results: Sequence[Mapping[str, Any]], size: int | None, metric: Measure) -> Size:
+    """The comparison of the runs with one size of training set."""
+    figures: dict[str, Figures] = {variant.name: {} for variant in plan.variants}
+    for result in results:
+        for name, value in result["metrics"].items():
+            if value is not None:
+                figures[result["variant"]].setdefault(name, {})[result["seed"]] = value
+    baselines = [variant.name for variant in plan.variants if variant.name in (PLAIN, *TWICE.values())]
+    differences, verdicts = {}, {}
+    for variant in plan.variants:
+        if variant.name == PLAIN:
+            continue
+        against = baselines[:1] if variant.name in baselines or not variant.sees_twice(plan.common) else baselines
+        for baseline in against:
+            found = compare(figures[variant.name], figures[baseline])
+            if found:
+                differences[variant.name, baseline] = found
+        if variant.name not in baselines:
+            own = {base: differences[variant.name, base] for base in against if (variant.name, base) in differences}
+            verdicts[variant.name] = describe(variant.name, own, metric)
+    return Size(size, figures, differences, verdicts)
+
+
+def compare(variant: Figures, baseline: Figures) -> dict[str, PairedDifference]:
+    """The paired differences of the measures for which two variants share a seed."""
+    return {
+        measure.name: paired_difference(variant[measure.name], baseline[measure.name], measure.better)
+        for measure in MEASURES
+        if set(variant.get(measure.name, {})) & set(baseline.get(measure.name, {}))
+    }
+
+
+def describe(variant: str, differences: Mapping[str, Mapping[str, PairedDifference]], metric: Measure) -> str:
+    """The verdict on a variant: one plain sentence about one measure, against each baseline.
+
+    Args:
+        variant: its name.
+        differences: by baseline, from `compare`.
+        metric: what the verdict goes by.
+    """
+    parts = [
+        _against(baseline, found[metric.name], metric)
+        for baseline, found in differences.items()
+        if metric.name in found
+    ]
+    if not parts:
+        return f"{variant}: nothing to compare yet."
+    return f"{variant}: {'; '.join(parts)}."
+
+
+def _against(baseline: str, found: PairedDifference, metric: Measure) -> str:
+    difference = f"{metric.title} {show(metric, found.mean, signed=True)}"
+    if metric.unit == "points":
+        difference += " points"
+    if found.verdict == "one seed only":
+        return f"{difference} against {baseline} with one seed, which tells nothing about chance"
+    interval = f"95 % interval {show(metric, found.low, True)} to {show(metric, found.high, True)}"
+    score = f"{found.wins} wins and {found.losses} losses in {found.seeds} seeds"
+    words = {"better": "better than", "worse": "worse than", "no difference shown": "no difference shown to"}
+    return f"{words[found.verdict]} {baseline} ({difference}, {interval}, {score})"
+
+
+def mean(values: Mapping[int, float]) -> float:
+    """The mean over seeds; NaN over none."""
+    return float(np.mean(list(values.values()))) if values else math.nan
+
+
+def as_plain_values(comparison: Comparison) -> dict[str, Any]:
+    """For JSON: figures by size, variant, measure and seed, with the differences and verdicts."""
+    sizes = []
+    for size in comparison.sizes:
+        differences = [
+            {"variant": variant, "baseline": baseline, "measure": name, **_finite(found._asdict())}
+            for (variant, baseline), measures in size.differences.items()
+            for name, found in measures.items()
+        ]
+        sizes.append(
+            {
+                "train_samples": size.train_samples,
+                "figures": size.figures,
+                "differences": differences,
+                "verdicts": size.verdicts,
+            }
+        )
+    return {
+        "metric": comparison.metric.name,
+        "tested": comparison.tested,
+        "steps": comparison.steps,
+        "versions": comparison.versions,
+        "failed": comparison.failed,
+        "missing": comparison.missing,
+        "sizes": sizes,
+    }
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
