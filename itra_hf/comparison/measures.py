@@ -9,7 +9,7 @@ class Measure(NamedTuple):
     Attributes:
         name: its key in the results.
         title: what reports call it.
-        better: the direction that is better; `None` where neither is (seconds and memory are a price, not a merit).
+        better: the direction that is better.
         unit: what reports show, `"points"` for shares in percent.
     """
 
@@ -47,4 +47,5 @@ def show(measure: Measure, value: float, signed: bool = False) -> str:
         return f"{100 * value:{sign}.2f}" + ("" if signed else " %")
     if measure.unit == "plain":
         return f"{value:{sign}.4f}"
-    return f"{value:{sign},.0f} {measure.unit}"
+    digits = 1 if measure.unit == "s" else 0
+    return f"{value:{sign},.{digits}f} {measure.unit}"
