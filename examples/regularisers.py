@@ -2,7 +2,7 @@
 
 In the YAML file of a comparison:
     variants:
-      R-Drop: {trainer: "examples/regularisers.py:RDropTrainer", trainer_arguments: {strength: 1.0}}
+      R-Drop: {trainer: "examples/regularisers.py:RDropTrainer", twice_compute: true}
       SupCon: {trainer: "examples/regularisers.py:SupConTrainer", trainer_arguments: {weight: 0.5}}
 """
 

@@ -17,12 +17,14 @@ from ..config_files import as_typed, suggest
 from ..data import DataArguments
 from ..finetune import ModelArguments
 from .measures import BY_NAME
+from .trainers import load_trainer
 
 EqualCompute = Literal["batch", "steps", "both", "none"]
 PLAIN, ITRA = "Trainer", "ITRATrainer"
 TWICE = {"batch": "Trainer, twice the batch", "steps": "Trainer, twice the steps"}
 QUIET = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 0.05}
 OWN_SETTINGS = {each.name for each in fields(AlignmentArguments)}
+VARIANT_KEYS = ("trainer", "trainer_arguments", "twice_compute")
 FIXED = ("seed", "data_seed", "output_dir", "push_to_hub", "resume_from_checkpoint", "hub_model_id")
 
 
@@ -95,6 +97,7 @@ class Variant(NamedTuple):
         settings: fields of `ITRAConfig` that differ from the common ones.
         trainer_arguments: keyword arguments of the trainer's constructor.
         extra_compute: for a plain run, how it gets twice the compute.
+        twice_compute: whether its steps take two batches' worth of compute; `None`: as its settings tell.
     """
 
     name: str
@@ -102,13 +105,14 @@ class Variant(NamedTuple):
     settings: Mapping[str, Any] = {}
     trainer_arguments: Mapping[str, Any] = {}
     extra_compute: Literal["", "batch", "steps"] = ""
+    twice_compute: bool | None = None
 
     def sees_twice(self, common: Mapping[str, Any]) -> bool:
-        """Whether its steps run about two batches' worth of examples, so that equal compute is the fair comparison."""
+        """Whether its steps take about two batches' worth of compute, so that a plain run of as much is fair."""
         given = {**common, **self.settings}
-        if self.trainer == ITRA:
+        if self.twice_compute is None and self.trainer == ITRA:
             return given.get("companion", "sample") in PAIRED_COMPANIONS and given.get("companion_every", 1) == 1
-        return self.trainer != PLAIN
+        return bool(self.twice_compute)
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,7 @@ def make_plan(args: ComparisonArguments, common: Mapping[str, Any], variants: An
     plan = Plan(args, common, plain + own, Path(output_dir))
     for variant in plan.variants:
         try:
+            load_trainer(variant.trainer)
             build_arguments(plan._run(variant, args.seeds[0], None, {}), output_dir)
         except (ValueError, TypeError) as error:
             raise ValueError(f"Variant {variant.name!r}: {error}") from error
@@ -247,6 +252,11 @@ def _read_variant(name: str, settings: Any) -> Variant:
     settings = dict(settings)
     trainer = str(settings.pop("trainer", ITRA))
     trainer_arguments = settings.pop("trainer_arguments", None) or {}
+    twice_compute = settings.pop("twice_compute", None)
+    if not isinstance(trainer_arguments, Mapping):
+        raise ValueError(f"Variant {name!r}: trainer_arguments={trainer_arguments!r} must be a mapping.")
+    if twice_compute not in (None, True, False):
+        raise ValueError(f"Variant {name!r}: twice_compute={twice_compute!r} must be true or false.")
     if trainer not in (PLAIN, ITRA) and ":" not in trainer:
         raise ValueError(
             f"Variant {name!r}: trainer={trainer!r} must be 'Trainer', 'ITRATrainer', 'file.py:Class' or "
@@ -261,10 +271,10 @@ def _read_variant(name: str, settings: Any) -> Variant:
             where = "`itra-hf train --help`"
             raise ValueError(
                 f"Variant {name!r} has an unknown field {field_name!r}."
-                f"{suggest(field_name, [*actions, 'trainer', 'trainer_arguments'], where)}"
+                f"{suggest(field_name, [*actions, *VARIANT_KEYS], where)}"
             )
     typed = {each: as_typed(each, value, actions[each]) for each, value in settings.items()}
-    return Variant(name, trainer, typed, trainer_arguments)
+    return Variant(name, trainer, typed, dict(trainer_arguments), twice_compute=twice_compute)
 
 
 def _sources(common: Mapping[str, Any], variants: Sequence[Variant]) -> dict[str, str]:

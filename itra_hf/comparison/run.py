@@ -1,7 +1,6 @@
 """One run of a comparison, in a process of its own: trains, tests, and leaves its figures in a file."""
 
 import importlib
-import importlib.util
 import json
 import math
 import os
@@ -24,10 +23,10 @@ from ..data import Task, subset, tokenize
 from ..features import extract_features
 from ..finetune import load_model, read_data
 from ..metrics import ProblemType, compute_metrics_for
-from ..trainer import ITRATrainer
 from .measures import BY_NAME
 from .plan import Run, build_arguments
 from .spoiling import flip_labels, thin_classes
+from .trainers import load_trainer
 
 RESULT, ERROR, LOG, FEATURES = "result.json", "error.txt", "log.txt", "features.npz"
 MOST_FEATURES = 2000  # examples whose features are kept for the maps
@@ -169,30 +168,6 @@ def count_steps(examples: int, args: Any) -> int:
     batches = examples / args.per_device_train_batch_size
     batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
     return math.ceil(args.num_train_epochs * max(1, math.ceil(batches / args.gradient_accumulation_steps)))
-
-
-def load_trainer(name: str) -> type[Trainer]:
-    """A trainer class by its name, see `Variant`.
-
-    Raises:
-        ValueError: there is no such class.
-    """
-    known: dict[str, type[Trainer]] = {"Trainer": Trainer, "ITRATrainer": ITRATrainer}
-    if name in known:
-        return known[name]
-    where, class_name = name.rsplit(":", 1)
-    try:
-        if where.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(where)
-        return getattr(module, class_name)
-    except (ImportError, OSError, AttributeError) as error:
-        raise ValueError(f"trainer={name!r} can't be loaded: {error}") from error
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, problem_type: ProblemType) -> float | None:
