@@ -1,7 +1,7 @@
 """A comparison as tables of text: for the terminal, and for Markdown."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from .measures import Measure, show
 from .plan import PLAIN
@@ -100,9 +100,9 @@ def notes(comparison: Comparison) -> list[str]:
     return lines
 
 
-def markdown_table(rows: Rows) -> str:
-    """A Markdown table whose first row is the header."""
-    lines = ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+def markdown_table(rows: Rows, escape: bool = True) -> str:
+    """A Markdown table whose first row is the header; cells may hold Markdown themselves unless it is escaped."""
+    lines = ["| " + " | ".join(_cell(cell) if escape else cell for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
@@ -131,8 +131,3 @@ def _cell(text: str) -> str:
     """Text that Markdown takes as it is: names come from the user's files."""
     flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{character}" if character in "\\|`*_[]#" else character for character in flat)
-
-
-def join_sizes(sizes: Sequence[Size]) -> dict[str, list[Size]]:
-    """The sizes in which each variant has results."""
-    return {name: [size for size in sizes if size.figures.get(name)] for name in sizes[0].figures}

@@ -1,0 +1,133 @@
+"""Runs the study's conditions with `itra_hf.comparison` and keeps their figures in `examples/study/results/`.
+
+    python -m examples.study run [CONDITION ...] [--seeds 1 2 3 4 5] [--processes 2]
+
+Without names, runs all. What is finished is not run again: an interrupted study goes on where it was.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing below needs the Hub
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from datasets import disable_progress_bars
+from packaged import CORPORA, MODEL, read_split
+from transformers.utils import logging
+
+from itra_hf.comparison.plan import ComparisonArguments, make_plan
+from itra_hf.comparison.study import compare
+from itra_hf.comparison.summary import Comparison, as_plain_values
+
+FOLDER = Path(__file__).resolve().parent
+RESULTS = FOLDER / "results"
+OUTPUT = Path("outputs", "study")
+REGULARISERS = str(FOLDER.parent / "regularisers.py")
+COMMON = {
+    "model_name_or_path": MODEL,
+    "max_seq_length": 32,
+    "max_predict_samples": 2200,  # all of R8's test documents
+    "per_device_train_batch_size": 16,
+    "per_device_eval_batch_size": 64,
+    "learning_rate": 3e-4,
+    "warmup_steps": 0.1,
+    "bf16": True,
+    "use_cpu": True,
+}
+EPOCHS = {200: 20.0, 1000: 6.0, None: 2.0}  # by training documents; chosen for the plain Trainer, see search.py
+OTHERS = {
+    "R-Drop": {"trainer": f"{REGULARISERS}:RDropTrainer", "twice_compute": True},
+    "SupCon": {"trainer": f"{REGULARISERS}:SupConTrainer"},
+}
+
+
+class Condition(NamedTuple):
+    """One comparison of the study.
+
+    Attributes:
+        corpus: of `packaged.CORPORA`.
+        size: training documents, `None` for all.
+        args: more of `ComparisonArguments`.
+        others: whether R-Drop and SupCon run too.
+    """
+
+    corpus: str
+    size: int | None
+    args: Mapping[str, Any] = {}
+    others: bool = False
+
+
+CONDITIONS = {
+    **{f"{corpus}-{size}": Condition(corpus, size, others=size == 200) for size in (200, 1000) for corpus in CORPORA},
+    "reuters-r8-200-noise": Condition("reuters-r8", 200, {"label_noise": 0.2}),
+    "20newsgroups-200-noise": Condition("20newsgroups", 200, {"label_noise": 0.2}),
+    "20newsgroups-200-imbalance": Condition("20newsgroups", 200, {"class_imbalance": 20.0}),
+    "reuters-r8-all": Condition("reuters-r8", None),
+}
+
+
+def write_files(corpus: str) -> dict[str, str]:
+    """The corpus's standard splits as CSV files, unless they are there."""
+    files = {}
+    for split in ("train", "test"):
+        path = OUTPUT / "data" / f"{corpus}-{split}.csv"
+        files[f"{split}_file"] = str(path)
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            table = read_split(corpus, split).rename(columns={"Text": "text", "Category": "label"})
+            table[["text", "label"]].to_csv(path, index=False)
+    return files
+
+
+def run(name: str, seeds: list[int], processes: int) -> Comparison:
+    """Runs a condition, or what it lacks, and writes its small results file."""
+    condition = CONDITIONS[name]
+    sizes = [] if condition.size is None else [condition.size]
+    args = ComparisonArguments(seeds=seeds, max_train_samples=sizes, processes=processes, **condition.args)
+    common = COMMON | {"num_train_epochs": EPOCHS[condition.size]} | write_files(condition.corpus)
+    variants = {"ITRA": {}, **(OTHERS if condition.others else {})}
+    comparison = compare(make_plan(args, common, variants, str(OUTPUT / name)))
+    write_small(RESULTS / f"{name}.json", comparison, condition)
+    return comparison
+
+
+def write_small(path: Path, comparison: Comparison, condition: Condition) -> None:
+    """Figures by variant, measure and seed, to five digits; differences are computed from them when shown."""
+    values = as_plain_values(comparison)
+    figures = {
+        variant: {
+            measure: {seed: float(f"{value:.5g}") for seed, value in by_seed.items()}
+            for measure, by_seed in measures.items()
+        }
+        for variant, measures in values["sizes"][0]["figures"].items()
+    }
+    small = condition._asdict() | {name: values[name] for name in ("tested", "steps", "versions", "failed", "missing")}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(small | {"figures": figures}, indent=1) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("conditions", nargs="*", help=f"of: {', '.join(CONDITIONS)}")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(arguments)
+    unknown = set(options.conditions) - set(CONDITIONS)
+    if unknown:
+        parser.error(f"unknown conditions: {', '.join(sorted(unknown))}")
+    logging.set_verbosity_error()
+    disable_progress_bars()
+    for name in options.conditions or CONDITIONS:
+        print(f"{name} ...", flush=True)
+        comparison = run(name, options.seeds, options.processes)
+        print(*comparison.sizes[0].verdicts.values(), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
