@@ -68,6 +68,8 @@ def _compare(arguments: Sequence[str]) -> None:
         comparison = compare(plan)
     except (ValueError, OSError, RuntimeError) as error:
         _fail(f"error: {error}")
+    except KeyboardInterrupt:
+        _fail("interrupted; what is finished stays, and the same command goes on from there")
     print(tables.terminal(comparison))
     print(f"\nThe reports are in {plan.output_dir}: {', '.join(REPORTS)}.")
     if comparison.failed:

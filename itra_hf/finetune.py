@@ -120,7 +120,7 @@ def build_trainer(
     set_seed(training_args.seed)  # the new head starts from it
     with training_args.main_process_first(desc="reading and tokenising the data"):
         splits, task = prepare_data(data_args, training_args, model_args)
-        _check_alignment_fits(training_args, task)
+        check_alignment_fits(training_args, task)
         model, tokenizer = load_model(model_args, task)
         longest = min(data_args.max_seq_length, tokenizer.model_max_length)
         for name, data in splits.items():
@@ -136,7 +136,12 @@ def build_trainer(
     return trainer, splits, task
 
 
-def _check_alignment_fits(args: ITRAConfig, task: Task) -> None:
+def check_alignment_fits(args: ITRAConfig, task: Task) -> None:
+    """Checks the method's settings against the kind of labels.
+
+    Raises:
+        ValueError: a setting that needs one class a text, where there are several or numbers.
+    """
     if task.problem_type == "single_label_classification":
         return
     if args.eval_compactness:

@@ -45,7 +45,7 @@ def write_reports(plan: Plan, comparison: Comparison, results: Sequence[Mapping[
         title: the heading.
     """
     settings = {variant.name: describe_settings(variant) for variant in plan.variants}
-    values = as_plain_values(comparison) | {"common": plan.common, "variants": settings}
+    values = as_plain_values(comparison) | {"common": without_secrets(plan.common), "variants": settings}
     write_atomically(plan.output_dir / JSON_NAME, json.dumps(values, indent=1, default=str) + "\n")
     write_atomically(plan.output_dir / MARKDOWN_NAME, markdown(comparison, title))
     write_atomically(plan.output_dir / PAGE_NAME, render(plan, comparison, results, title))
@@ -116,8 +116,13 @@ def describe_settings(variant: Variant) -> str:
 
 
 def plain_settings(settings: Mapping[str, Any]) -> str:
-    """Fields and values in a line, without a secret."""
-    return ", ".join(f"{name}={value}" for name, value in settings.items() if "token" not in name.split("_"))
+    """Fields and values in a line."""
+    return ", ".join(f"{name}={value}" for name, value in without_secrets(settings).items())
+
+
+def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without access tokens."""
+    return {name: value for name, value in settings.items() if "token" not in name.split("_")}
 
 
 def _encode(figure: Any) -> str:

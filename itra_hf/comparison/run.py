@@ -21,8 +21,9 @@ from .. import __version__
 from ..compactness import compactness
 from ..data import Task, subset, tokenize
 from ..features import extract_features
-from ..finetune import load_model, read_data
+from ..finetune import check_alignment_fits, load_model, read_data
 from ..metrics import ProblemType, compute_metrics_for
+from ..trainer import ITRAMixin
 from .measures import BY_NAME
 from .plan import Run, build_arguments
 from .spoiling import flip_labels, thin_classes
@@ -120,6 +121,8 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task]:
     for name, most in (("validation", data_args.max_eval_samples), ("test", data_args.max_predict_samples)):
         if name in splits:
             splits[name] = subset(splits[name], most, 0)  # the same for all seeds
+    if issubclass(trainer_class := load_trainer(run.trainer), ITRAMixin):
+        check_alignment_fits(args, task)
     model, tokenizer = load_model(model_args, task)
     longest = min(data_args.max_seq_length, tokenizer.model_max_length)
     for name, data in splits.items():
@@ -130,7 +133,7 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task]:
         args.max_steps = steps
     elif run.extra_compute == "steps":
         args.max_steps = 2 * steps
-    trainer = load_trainer(run.trainer)(
+    trainer = trainer_class(
         model=model,
         args=args,
         train_dataset=splits["train"],
