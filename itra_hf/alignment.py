@@ -196,7 +196,7 @@ class Aligner:
         if batch.companion_features is not None and match.companion_gradient is not None:
             attached = with_gradient(attached, batch.companion_features, match.companion_gradient)
         total = task_loss + weight * attached
-        if self.matching_weight.weight_mode == "balanced" and total.requires_grad:
+        if self.matching_weight.weight_mode != "constant" and total.requires_grad:
             self._watch(task_loss, total, captured, batch.features, match.gradient, weight)
         return AlignedLoss(total, match.value, weight, seen)
 

@@ -29,7 +29,12 @@ def save_alignment(folder: str, aligner: Aligner, watch: TrainingWatch, feature:
     weight.settle()
     state = watch.state_dict(average(aligner.accelerator, watch.sums.clone()))
     if should_save:
-        content = {"balance": weight.balance.tolist(), "watch": state, "memory": _kind_of_memory(aligner, feature)}
+        content = {
+            "balance": weight.balance.tolist(),
+            "peak": weight.peak.item(),
+            "watch": state,
+            "memory": _kind_of_memory(aligner, feature),
+        }
         (Path(folder) / STATE_NAME).write_text(json.dumps(content), encoding="utf-8")
     if aligner.memory is not None and (should_save or _is_own(aligner)):
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -50,6 +55,7 @@ def load_alignment(folder: str, aligner: Aligner, watch: TrainingWatch, feature:
         state = json.loads(path.read_text(encoding="utf-8"))
         weight = aligner.matching_weight
         weight.balance = weight.balance.new_tensor(state["balance"])
+        weight.peak = weight.balance.new_tensor(state.get("peak", state["balance"][0]))  # older ones lack it
         watch.load_state_dict(state["watch"])
         kept, wanted = state["memory"], _kind_of_memory(aligner, feature)
         if aligner.memory is None:

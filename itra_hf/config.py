@@ -10,12 +10,13 @@ from .matching import Distance, MatchingLoss
 from .memory import Correction
 from .mmd import Alignment, Estimator
 
-WeightMode = Literal["balanced", "constant"]
+WeightMode = Literal["balanced", "sustained", "constant"]
 Companion = Literal["sample", "class_matched", "split", "memory"]
 PAIRED_COMPANIONS = ("sample", "class_matched")  # a second batch from the training set
 
-# Beyond, the task loss's pull drowns in the rounding of the matching loss's (balanced), or gradients overflow.
-MOST_WEIGHT = {"balanced": 100.0, "constant": 1e6}
+# Beyond, the task loss's pull drowns in the rounding of the matching loss's (balanced), it could never win (sustained),
+# or gradients overflow.
+MOST_WEIGHT = {"balanced": 100.0, "sustained": 1.0, "constant": 1e6}
 
 
 @dataclass
@@ -35,15 +36,17 @@ class AlignmentArguments:
         default=0.1,
         metadata={
             "help": "How much the matching loss counts, >= 0. With weight_mode 'balanced' (up to 100) the share of the "
-            "task loss's pull on the features, with 'constant' (up to 1e6) the factor of the matching loss. 0 switches "
-            "the method off."
+            "task loss's pull on the features, with 'sustained' (up to 1) the share of its largest pull so far, with "
+            "'constant' (up to 1e6) the factor of the matching loss. 0 switches the method off."
         },
     )
     weight_mode: WeightMode = field(
         default="balanced",
         metadata={
             "help": "'balanced' scales the matching loss so that its gradient at the features is matching_weight times "
-            "the task loss's; 'constant' adds matching_weight times the matching loss, which can collapse the features."
+            "the task loss's, and fades with it; 'sustained' keeps it at matching_weight times the largest that the "
+            "task loss's has been; 'constant' adds matching_weight times the matching loss, which can collapse the "
+            "features."
         },
     )
     matching_warmup_ratio: float = field(

@@ -100,13 +100,14 @@ class MatchingWeight:
 
     Args:
         matching_weight: the setting, >= 0.
-        weight_mode: `"balanced"` or `"constant"`.
+        weight_mode: `"balanced"`, `"sustained"` or `"constant"`.
         warmup_ratio: see `ramp`.
         device: where the losses live.
         reduce: averages a tensor over processes, so that the weight is the same on every rank.
 
     Attributes:
         balance: `[2]`, the running gradient norms of the task and of the matching loss.
+        peak: a scalar, the largest that the task loss's running norm has been.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class MatchingWeight:
         self.warmup_ratio = warmup_ratio
         self.reduce = reduce
         self.balance = torch.zeros(2, device=device)
+        self.peak = torch.zeros((), device=device)
         self._noted: list[Tensor] = []
         self._noted_none = torch.zeros(2, device=device)
         self._step: int | None = None
@@ -129,8 +131,9 @@ class MatchingWeight:
     def __call__(self, step: int, total_steps: int) -> Tensor:
         """The weight of this step, a constant to autograd.
 
-        In balanced mode it follows from the steps before; the first step has weight 0, and the micro-batches of one
-        step the same.
+        But for constant mode it follows from the steps before; the first step has weight 0, and the micro-batches of
+        one step the same. A balanced matching loss pulls on the features as hard as the task loss does, times the
+        setting, so it fades as the task loss does; a sustained one goes on pulling as hard as at the task loss's peak.
 
         Args:
             step: see `ramp`.
@@ -145,7 +148,8 @@ class MatchingWeight:
         if step != self._step:
             self.settle()
             self._step = step
-        return strength * balanced_factor(self.balance)
+        task_norm = self.peak if self.weight_mode == "sustained" else self.balance[0]
+        return strength * balanced_factor(torch.stack([task_norm, self.balance[1]]))
 
     def note(self, squared_norms: Tensor) -> None:
         """Keeps what `watch_pulls` measured until the next step, when all processes can average it."""
@@ -157,4 +161,5 @@ class MatchingWeight:
         noted = torch.stack([self._noted_none, *self._noted]).sum(dim=0)
         totals = self.reduce(torch.cat([noted, noted.new_full((1,), float(len(self._noted)))]))
         self.balance = update_balance(self.balance, totals[:2] / totals[2])
+        self.peak = torch.maximum(self.peak, self.balance[0])
         self._noted = []
