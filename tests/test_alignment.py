@@ -58,6 +58,16 @@ def test_the_micro_batches_of_one_step_have_one_weight_and_count_together():
     assert weight.balance.tolist() == pytest.approx([0.3, 0.2])
 
 
+def test_a_sustained_weight_follows_the_largest_pull_of_the_task_loss():
+    weights = {mode: aligner(weight_mode=mode).matching_weight for mode in ("balanced", "sustained")}
+    for step, task_norm in enumerate([8.0] * 60 + [0.01] * 150):
+        for weight in weights.values():
+            weight.note(torch.tensor([task_norm**2, 4.0]))
+            weight(step, 210)
+    assert weights["balanced"](210, 210).item() == pytest.approx(0.1 * 0.01 / 2, rel=0.01)
+    assert weights["sustained"](210, 210).item() == pytest.approx(0.1 * 8 / 2, rel=0.01)
+
+
 def test_a_process_without_measurement_settles_with_the_others():
     weight = aligner().matching_weight
     # The mean over two processes, of which the other has measured (8, 2) once.

@@ -27,7 +27,7 @@ LOGGED = ("loss", "task_loss", "matching_loss", "matching_weight")
 GOOD = {
     "matching_weight": (0.0, 0.1, 1, 30.0, 100.0),
     "matching_warmup_ratio": (0.0, 0.5, 1),
-    "weight_mode": ("balanced", "constant"),
+    "weight_mode": ("balanced", "sustained", "constant"),
     "alignment": ALIGNMENTS,
     "matching_loss": ("mmd", "mmd", "mmd", "coral", "central_moments"),
     "estimator": ESTIMATORS,
@@ -140,6 +140,7 @@ def find_clash(chosen: dict) -> str | None:
     paired = chosen["companion"] in ("sample", "class_matched")
     saves_memory = chosen["chunk_size"] > 0 or chosen["random_features"] > 0
     clashes = {
+        "weight_mode": chosen["matching_weight"] > MOST_WEIGHT[chosen["weight_mode"]],
         "companion_task_loss": chosen["companion_task_loss"]
         and not (paired and chosen["companion_gradient"] and chosen["companion_every"] == 1),
         "companion_gradient": chosen["companion"] == "split" and not chosen["companion_gradient"],
@@ -154,6 +155,7 @@ def find_clash(chosen: dict) -> str | None:
 
 
 HARMLESS = {
+    "weight_mode": "balanced",
     "companion_task_loss": False,
     "companion_gradient": True,
     "matching_loss": "mmd",
