@@ -34,7 +34,8 @@ class RDropTrainer(Trainer):
         rows = len(inputs["labels"])
         outputs = model(**{name: torch.cat([tensor, tensor]) for name, tensor in inputs.items()})
         divergence = symmetric_divergence(outputs.logits[:rows], outputs.logits[rows:])
-        loss = outputs.loss + self.strength * divergence
+        loss = task_loss(self, outputs, {**inputs, "labels": torch.cat([inputs["labels"]] * 2)})
+        loss = loss + self.strength * divergence
         return (loss, outputs) if return_outputs else loss
 
 
@@ -62,8 +63,13 @@ class SupConTrainer(Trainer):
         with self.tap.recording():
             outputs = model(**inputs)
         contrast = supervised_contrast(self.tap.features(inputs), inputs["labels"], self.temperature)
-        loss = (1 - self.weight) * outputs.loss + self.weight * contrast
+        loss = (1 - self.weight) * task_loss(self, outputs, inputs) + self.weight * contrast
         return (loss, outputs) if return_outputs else loss
+
+
+def task_loss(trainer: Trainer, outputs, inputs) -> Tensor:
+    """The cross-entropy as the trainer's arguments want it, smoothed or not."""
+    return outputs.loss if trainer.label_smoother is None else trainer.label_smoother(outputs, inputs)
 
 
 def symmetric_divergence(logits: Tensor, others: Tensor) -> Tensor:

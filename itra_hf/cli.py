@@ -1,6 +1,7 @@
 """The command line: `itra-hf train CONFIG.yaml`, `itra-hf compare CONFIG.yaml` and `itra-hf inspect MODEL`."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from .comparison import tables
 from .comparison.plan import ComparisonArguments, Plan, make_plan
 from .comparison.study import REPORTS, compare
 from .config import ITRAConfig
-from .config_files import read_config, set_defaults
+from .config_files import read_config, set_defaults, suppress_defaults
 from .data import DataArguments
 from .finetune import ModelArguments, build_trainer, card_details, finetune, publish
 from .inspection import InspectionArguments, inspect_model
@@ -111,15 +112,20 @@ def parse_comparison(arguments: Sequence[str]) -> Plan:
     classes = (ModelArguments, DataArguments, ITRAConfig, ComparisonArguments)
     # The sizes to train on take the place of the one size of a training run.
     parser = _parser("compare", *classes, conflict_handler="resolve")
-    defaults = {action.dest: action.default for action in parser._actions}
     options, variants = list(arguments), None
+    common: dict[str, Any] = {}
     if options and not options[0].startswith("-"):
         config = read_config(options.pop(0))
         variants = config.pop("variants", None)
         set_defaults(parser, config)
-    given = vars(parser.parse_args(options))
-    own = {field.name: given.pop(field.name) for field in dataclasses.fields(ComparisonArguments)}
-    common = {name: value for name, value in given.items() if value != defaults[name]}
+        common = {name: parser.get_default(name) for name in config}
+    suppress_defaults(parser)
+    common |= vars(parser.parse_args(options))
+    names = [field.name for field in dataclasses.fields(ComparisonArguments)]
+    own = {name: common.pop(name) for name in names if name in common}
+    for name in ("train_file", "validation_file", "test_file"):
+        if common.get(name) is not None and not os.path.isfile(common[name]):
+            raise FileNotFoundError(f"There is no file {common[name]!r} (looked in {os.getcwd()}).")
     return make_plan(ComparisonArguments(**own), common, variants, common.get("output_dir") or "comparison")
 
 

@@ -46,7 +46,7 @@ def set_defaults(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> 
     Raises:
         ValueError: a field that the parser does not have, or a value of the wrong type.
     """
-    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    actions = named_actions(parser)
     for name, value in values.items():
         if name not in actions:
             raise ValueError(
@@ -54,6 +54,22 @@ def set_defaults(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> 
             )
         actions[name].required = False
         parser.set_defaults(**{name: as_typed(name, value, actions[name])})
+
+
+def named_actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """The parser's actions by field; of `--field` and `--no_field` the first, which knows the type."""
+    actions: dict[str, argparse.Action] = {}
+    for action in parser._actions:
+        if action.dest != "help":
+            actions.setdefault(action.dest, action)
+    return actions
+
+
+def suppress_defaults(parser: argparse.ArgumentParser) -> None:
+    """Makes the parser return those fields alone that it is given."""
+    parser._defaults.clear()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
 
 
 def suggest(name: object, known: Iterable[str], where: str) -> str:

@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple, get_args
 from transformers import HfArgumentParser
 
 from ..config import PAIRED_COMPANIONS, AlignmentArguments, ITRAConfig
-from ..config_files import as_typed, suggest
+from ..config_files import as_typed, named_actions, suggest
 from ..data import DataArguments
 from ..finetune import ModelArguments
 from .measures import BY_NAME
-from .trainers import load_trainer
+from .trainers import check_arguments, load_trainer
 
 EqualCompute = Literal["batch", "steps", "both", "none"]
 PLAIN, ITRA = "Trainer", "ITRATrainer"
@@ -69,8 +69,8 @@ class ComparisonArguments:
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds={self.seeds!r} must be different integers >= 0, one or more.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or not all(0 <= s < 2**32 for s in self.seeds):
+            raise ValueError(f"seeds={self.seeds!r} must be different integers >= 0 and below 2**32, one or more.")
         if any(size < 1 for size in self.max_train_samples):
             raise ValueError(f"max_train_samples={self.max_train_samples!r} must be integers >= 1.")
         if len(set(self.max_train_samples)) < len(self.max_train_samples):
@@ -111,6 +111,8 @@ class Variant(NamedTuple):
         """Whether its steps take about two batches' worth of compute, so that a plain run of as much is fair."""
         given = {**common, **self.settings}
         if self.twice_compute is None and self.trainer == ITRA:
+            if given.get("matching_weight") == 0:
+                return False
             return given.get("companion", "sample") in PAIRED_COMPANIONS and given.get("companion_every", 1) == 1
         return bool(self.twice_compute)
 
@@ -147,7 +149,8 @@ class Run:
     def key(self) -> str:
         """A folder name: readable, and another one whenever anything that decides the result is another."""
         content = {name: value for name, value in asdict(self).items() if name != "variant"}
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        content["fields"] = {name: value for name, value in self.fields.items() if "token" not in name.split("_")}
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
         name = re.sub(r"[^a-zA-Z0-9]+", "-", self.variant).strip("-").lower()[:40] or "variant"
         return f"{name}-{self.train_samples or 'all'}-seed{self.seed}-{digest}"
 
@@ -194,7 +197,11 @@ class Plan(NamedTuple):
             variant.extra_compute,
             self.args.label_noise,
             self.args.class_imbalance,
-            {name: digest for name, digest in sources.items() if not name.endswith(".py") or name in variant.trainer},
+            {
+                name: digest
+                for name, digest in sources.items()
+                if not name.endswith(".py") or variant.trainer.startswith(f"{name}:")
+            },
         )
 
 
@@ -217,16 +224,17 @@ def make_plan(args: ComparisonArguments, common: Mapping[str, Any], variants: An
     ways = {"both": ["batch", "steps"], "none": []}.get(args.equal_compute, [args.equal_compute])
     plain = [Variant(PLAIN, PLAIN), *(Variant(TWICE[way], PLAIN, extra_compute=way) for way in ways)]  # type: ignore[arg-type]
     own = [_read_variant(str(name), settings) for name, settings in named.items()]
-    taken = {variant.name for variant in plain}
+    taken = {PLAIN, *TWICE.values()}
     for variant in own:
         if variant.name in taken:
             raise ValueError(f"The variant's name {variant.name!r} is taken; call it something else.")
+        taken.add(variant.name)
     if not any(variant.sees_twice(common) for variant in own):
         plain = plain[:1]  # nothing needs a run of twice the compute beside it
     plan = Plan(args, common, plain + own, Path(output_dir))
     for variant in plan.variants:
         try:
-            load_trainer(variant.trainer)
+            check_arguments(load_trainer(variant.trainer), variant.trainer_arguments)
             build_arguments(plan._run(variant, args.seeds[0], None, {}), output_dir)
         except (ValueError, TypeError) as error:
             raise ValueError(f"Variant {variant.name!r}: {error}") from error
@@ -263,7 +271,7 @@ def _read_variant(name: str, settings: Any) -> Variant:
             "'module:Class'."
         )
     parser = HfArgumentParser(ITRAConfig)  # type: ignore[arg-type]
-    actions = {action.dest: action for action in parser._actions}
+    actions = named_actions(parser)
     for field_name in settings:
         if field_name in FIXED:
             raise ValueError(f"Variant {name!r}: {field_name!r} belongs to the whole comparison, not to a variant.")
@@ -280,5 +288,8 @@ def _read_variant(name: str, settings: Any) -> Variant:
 def _sources(common: Mapping[str, Any], variants: Sequence[Variant]) -> dict[str, str]:
     names = [common.get(name) for name in ("train_file", "validation_file", "test_file")]
     names += [variant.trainer.rsplit(":", 1)[0] for variant in variants if ".py:" in variant.trainer]
+    folder = common.get("dataset_name")
+    if folder is not None and os.path.isdir(folder):
+        names += list(Path(folder).rglob("*"))
     files = sorted({str(name) for name in names if name is not None and os.path.isfile(name)})
     return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest()[:12] for name in files}

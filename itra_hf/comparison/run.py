@@ -84,6 +84,7 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
     trainer, tested, task = build(run, folder)
     seconds = trainer.train().metrics["train_runtime"]
     peak = peak_memory(trainer.args.device)
+    trainer.args.dataloader_drop_last = False  # of the training set alone
     prediction = trainer.predict(tested)
     logits = prediction.predictions
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits, dtype=np.float64)
@@ -142,6 +143,9 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task]:
         compute_metrics=compute_metrics_for(task.problem_type),
         **run.trainer_arguments,
     )
+    if trainer.compute_loss_func is None:
+        # Else the stock Trainer skips the division by the accumulation steps for most heads, and ITRATrainer does not.
+        trainer.model_accepts_loss_kwargs = False
     labelled_test = "test" in splits and "labels" in splits["test"].column_names
     return trainer, splits["test" if labelled_test else "validation"], task
 

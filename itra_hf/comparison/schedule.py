@@ -1,6 +1,7 @@
 """Runs what a plan lacks, each run in a process of its own, as many at one time as memory allows."""
 
 import multiprocessing
+import os
 import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
@@ -114,7 +115,11 @@ def _memory(process: BaseProcess) -> int:
 
 def _device(slot: int) -> int | None:
     gpus = torch.cuda.device_count()
-    return slot % gpus if gpus > 1 else None
+    if gpus < 2:
+        return None
+    visible = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
+    numbers = [int(each) for each in visible if each.isdecimal()]
+    return (numbers if len(numbers) == gpus else list(range(gpus)))[slot % gpus]
 
 
 def _title(run: Run) -> str:

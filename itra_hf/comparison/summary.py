@@ -24,12 +24,14 @@ class Size(NamedTuple):
         figures: by variant, the figures that its runs have.
         differences: by variant and baseline, the paired differences by measure.
         verdicts: by variant, a sentence.
+        steps: by variant, the optimizer steps of its first run.
     """
 
     train_samples: int | None
     figures: dict[str, Figures]
     differences: dict[tuple[str, str], dict[str, PairedDifference]]
     verdicts: dict[str, str]
+    steps: dict[str, int]
 
     @property
     def title(self) -> str:
@@ -132,8 +134,17 @@ def summarize_size(plan: Plan, results: Sequence[Mapping[str, Any]], size: int |
                 differences[variant.name, baseline] = found
         if variant.name not in baselines:
             own = {base: differences[variant.name, base] for base in against if (variant.name, base) in differences}
-            verdicts[variant.name] = describe(variant.name, own, metric)
-    return Size(size, figures, differences, verdicts)
+            verdict = describe(variant.name, own, metric)
+            planned = len(plan.args.seeds)
+            for name in (variant.name, *against):
+                made = sum(result["variant"] == name for result in results)
+                if made < planned:
+                    verdict += f" Runs are missing or failed: {name} has {made} of {planned}."
+            verdicts[variant.name] = verdict
+    steps: dict[str, int] = {}
+    for result in results:
+        steps.setdefault(result["variant"], result["steps"])
+    return Size(size, figures, differences, verdicts, steps)
 
 
 def compare(variant: Figures, baseline: Figures) -> dict[str, PairedDifference]:

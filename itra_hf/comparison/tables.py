@@ -18,7 +18,7 @@ def figure_rows(comparison: Comparison, size: Size) -> Rows:
     for variant, figures in size.figures.items():
         seeds = max((len(values) for values in figures.values()), default=0)
         cells = [_mean(measure, figures.get(measure.name, {})) for measure in comparison.measures]
-        rows.append([variant, str(seeds), str(comparison.steps.get(variant, DASH)), *cells])
+        rows.append([variant, str(seeds), str(size.steps.get(variant, DASH)), *cells])
     return rows
 
 
@@ -130,4 +130,4 @@ def _short(measure: Measure, found: PairedDifference | None) -> str:
 def _cell(text: str) -> str:
     """Text that Markdown takes as it is: names come from the user's files."""
     flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return "".join(f"\\{character}" if character in "\\|`*_[]#" else character for character in flat)
+    return "".join(f"\\{character}" if character in "\\|`*_[]#$~" else character for character in flat)

@@ -2,7 +2,10 @@
 
 import importlib
 import importlib.util
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import Trainer
 
@@ -28,6 +31,26 @@ def load_trainer(name: str) -> type[Trainer]:
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(where)
-        return getattr(module, class_name)
-    except (ImportError, OSError, AttributeError) as error:
+        found = getattr(module, class_name)
+    except Exception as error:  # whatever the user's file does when it is imported
         raise ValueError(f"trainer={name!r} can't be loaded: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Trainer)):
+        raise ValueError(f"trainer={name!r} must be a subclass of transformers.Trainer, not {found!r}.")
+    return found
+
+
+def check_arguments(trainer: type[Trainer], given: Mapping[str, Any]) -> None:
+    """Checks that a trainer's constructor names the arguments, or its base's does where it takes any.
+
+    Raises:
+        ValueError: it doesn't.
+    """
+    known: set[str] = set()
+    for each in trainer.__mro__:
+        if "__init__" in vars(each):
+            parameters = inspect.signature(vars(each)["__init__"]).parameters.values()
+            known |= {parameter.name for parameter in parameters}
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+                break
+    if unknown := sorted(set(given) - known):
+        raise ValueError(f"trainer_arguments has {unknown[0]!r}, which {trainer.__name__} does not take.")

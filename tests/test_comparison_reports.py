@@ -1,0 +1,293 @@
+"""The reports of a comparison: verdicts, tables, JSON, Markdown and a page that loads and runs nothing."""
+
+import builtins
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from itra_hf.comparison import pictures, tables
+from itra_hf.comparison.plan import PLAIN, TWICE, ComparisonArguments, make_plan
+from itra_hf.comparison.report import write_reports
+from itra_hf.comparison.run import FEATURES
+from itra_hf.comparison.summary import choose_metric, describe, read_results, summarize
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "{{7*7}} {% raw %}",
+    "a | b || c",
+    "`code` *b* _i_",
+    "$x$ $\\frac{",
+    "[l](javascript:alert(1)) ![i](x)",
+    "&lt;b&gt; &amp; <!-- -->",
+    "two\nlines",
+    "</td></table></style>",
+]
+PARTS = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "img", "details", "summary", "footer"}
+TABLE = {"table", "thead", "tbody", "tr", "th", "td"}
+
+
+def build_plan(folder, variants, seeds=(1, 2, 3), sizes=(), **common):
+    args = ComparisonArguments(seeds=list(seeds), max_train_samples=list(sizes), equal_compute="batch")
+    common = {"model_name_or_path": "m", "train_file": "x.csv", "use_cpu": True, **common}
+    return make_plan(args, common, variants, str(folder))
+
+
+def result(variant, seed, size=None, steps=4, **metrics):
+    log = [{"loss": 1.0 - seed / 10, "step": 1}, {"loss": 0.5, "step": 2}, {"eval_loss": 0.7, "step": 2}]
+    run = {"variant": variant, "seed": seed, "train_samples": size, "steps": steps, "tested": 1200, "log": log}
+    return run | {"metrics": metrics, "versions": {"torch": "2"}, "key": f"{variant}-{seed}"}
+
+
+def study(plan, gain=0.02, failed=None):
+    """Results in which the variants gain on the plain runs, as much in every seed."""
+    results = [
+        result(
+            run.variant,
+            run.seed,
+            run.train_samples,
+            accuracy=0.8 + run.seed / 100 + gain * (run.trainer != PLAIN),
+            nll=0.5,
+        )
+        for run in plan.runs()
+    ]
+    return summarize(plan, results, failed or {}), results
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """A study in which every name is hostile, and its three reports."""
+    folder = tmp_path_factory.mktemp("study") / '<b>"$x$ `{{7*7}}`'
+    plan = build_plan(folder, {name: {} for name in HOSTILE}, token="hf_secret", hub_token="hf_hidden")
+    comparison, results = study(plan, failed={"run-1": f"ValueError: {HOSTILE[0]}"})
+    for variant, seed in ((each["variant"], each["seed"]) for each in results if each["seed"] == 1):
+        run = folder / "runs" / f"{HOSTILE.index(variant) if variant in HOSTILE else 'plain'}-{seed}"
+        run.mkdir(parents=True, exist_ok=True)
+        points = np.random.default_rng(0).normal(size=(40, 4))
+        np.savez(run / FEATURES, features=points, labels=np.arange(40) % 11, names=np.array(HOSTILE))
+        next(e for e in results if e["variant"] == variant and e["seed"] == 1)["key"] = run.name
+    write_reports(plan, comparison, results, f"{folder.name}: does alignment help?")
+    return {path.suffix[1:]: path.read_text(encoding="utf-8") for path in folder.glob("comparison.*")}
+
+
+# ---- What data may not do ----
+
+
+def test_the_page_loads_nothing_and_runs_nothing(reports):
+    page = Page(reports["html"])
+    assert {tag for tag, _ in page.tags} <= PARTS | TABLE | {"div"}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "href"]
+    sources = [attributes["src"] for _, attributes in page.tags if "src" in attributes]
+    assert len(sources) == 3
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    policy = [a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy[0].startswith("default-src 'none'")
+    assert "http" not in reports["html"].replace("http-equiv", "")
+
+
+def test_the_page_shows_hostile_names_as_they_are(reports):
+    text = Page(reports["html"]).text
+    for name in HOSTILE:
+        assert name in text
+    assert '<b>"$x$ `{{7*7}}`: does alignment help?' in text
+    assert "49" not in text.replace("alert", "")
+
+
+def test_markdown_shows_hostile_names_as_they_are(reports):
+    markdown_it = pytest.importorskip("markdown_it")
+    parser = markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    page = Page(parser.render(reports["md"]))
+    assert {tag for tag, _ in page.tags} <= TABLE | {"h1", "h2", "ul", "li"}
+    for name in HOSTILE:
+        assert " ".join(name.split()) in page.text
+    rows = [line for line in reports["md"].splitlines() if line.startswith("| ")]
+    assert {line.replace("\\|", "").count("|") for line in rows} == {6, 9}
+
+
+def test_dollars_are_no_formulas_in_markdown(reports):
+    """GitHub renders what stands between dollars."""
+    assert "$x$" not in reports["md"]
+
+
+def test_tildes_strike_nothing_out_in_markdown():
+    """GitHub does that to what stands between two of them."""
+    assert "~~s~~" not in tables.markdown_table([["~~s~~"]])
+
+
+def test_no_report_holds_a_secret(reports):
+    assert [kind for kind, text in reports.items() if "hf_secret" in text or "hf_hidden" in text] == []
+
+
+def test_the_json_is_strict_and_complete(reports):
+    values = json.loads(reports["json"], parse_constant=lambda name: pytest.fail(name))
+    assert set(values["sizes"][0]["figures"]) == {PLAIN, TWICE["batch"], *HOSTILE}
+    found = [each for each in values["sizes"][0]["differences"] if each["variant"] == HOSTILE[0]]
+    assert {(each["baseline"], each["measure"]) for each in found} == {
+        (baseline, measure) for baseline in (PLAIN, TWICE["batch"]) for measure in ("accuracy", "nll")
+    }
+    assert found[0]["each"] == pytest.approx({"1": 0.02, "2": 0.02, "3": 0.02})
+
+
+# ---- Verdicts and tables ----
+
+
+def test_the_verdict_is_one_sentence_with_difference_interval_and_wins(tmp_path):
+    plan = build_plan(tmp_path, {"new": {}})
+    gains = {PLAIN: (0, 0, 0), TWICE["batch"]: (0.011, -0.01, 0.01), "new": (0.02, 0.03, 0.025)}
+    results = [result(name, seed, accuracy=0.8 + gains[name][seed - 1]) for name in gains for seed in (1, 2, 3)]
+    (size,) = summarize(plan, results, {}).sizes
+    assert size.verdicts == {
+        "new": "new: better than Trainer (accuracy +2.50 points, 95 % interval +1.26 to +3.74, 3 wins and 0 losses in "
+        "3 seeds); no difference shown to Trainer, twice the batch (accuracy +2.13 points, 95 % interval -1.95 to "
+        "+6.22, 3 wins and 0 losses in 3 seeds)."
+    }
+
+
+def test_the_verdict_knows_worse_one_seed_and_nothing(tmp_path):
+    plan = build_plan(tmp_path, {"new": {"companion": "split"}})
+    results = [result(name, 1, accuracy=value) for name, value in ((PLAIN, 0.8), ("new", 0.7))]
+    assert "one seed, which tells nothing" in summarize(plan, results, {}).sizes[0].verdicts["new"]
+    results += [result(name, 2, accuracy=value) for name, value in ((PLAIN, 0.81), ("new", 0.712))]
+    assert "new: worse than Trainer" in summarize(plan, results, {}).sizes[0].verdicts["new"]
+    assert describe("new", {}, choose_metric("nll", [])) == "new: nothing to compare yet."
+
+
+def test_a_gain_in_a_measure_that_falls_is_better(tmp_path):
+    plan = build_plan(tmp_path, {"new": {"companion": "split"}})._replace(args=ComparisonArguments(metric="nll"))
+    values = {PLAIN: (0.5, 0.52, 0.51), "new": (0.4, 0.41, 0.42)}
+    results = [result(name, seed, nll=each) for name in values for seed, each in enumerate(values[name])]
+    assert (
+        "better than Trainer (negative log-likelihood -0.1000" in summarize(plan, results, {}).sizes[0].verdicts["new"]
+    )
+
+
+def test_figures_that_are_not_finite_count_as_missing(tmp_path):
+    plan = build_plan(tmp_path, {"new": {"companion": "split"}})
+    results = [result(name, seed, accuracy=0.8, nll=None) for name in (PLAIN, "new") for seed in (1, 2, 3)]
+    comparison = summarize(plan, results, {})
+    assert [measure.name for measure in comparison.measures] == ["accuracy"]
+    assert comparison.sizes[0].differences["new", PLAIN]["accuracy"].verdict == "no difference shown"
+
+
+def test_a_measure_that_no_run_has_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="metric='mse' was not measured; there are: accuracy, nll"):
+        choose_metric("mse", study(build_plan(tmp_path, {"new": {}}))[1])
+
+
+def test_the_means_table_counts_seeds_and_steps_of_its_own_size(tmp_path):
+    plan = build_plan(tmp_path, {"new": {"companion": "split"}}, sizes=(100, 300))
+    results = [result(run.variant, run.seed, run.train_samples, run.train_samples // 10, nll=1) for run in plan.runs()]
+    comparison = summarize(
+        plan._replace(args=ComparisonArguments(metric="nll", max_train_samples=[100, 300])), results, {}
+    )
+    small, large = (tables.figure_rows(comparison, size)[1] for size in comparison.sizes)
+    assert small == [PLAIN, "3", "10", "1.0000"]
+    assert large == [PLAIN, "3", "30", "1.0000"]
+
+
+def test_a_study_cut_short_says_what_is_missing_and_what_failed(tmp_path):
+    plan = build_plan(tmp_path, {"new": {}})
+    results = [each for each in study(plan)[1] if each["seed"] == 1]
+    notes = tables.notes(summarize(plan, results, {"new-2": "RuntimeError: no"}))
+    assert "Failed: new-2: RuntimeError: no" in notes
+    assert "6 of the planned runs have no result; the same command runs those alone." in notes
+
+
+def test_the_verdict_says_where_runs_failed(tmp_path):
+    """Seeds that diverge are no chance: leaving them out makes a variant look better than it is."""
+    plan = build_plan(tmp_path, {"new": {"companion": "split"}})
+    results = [each for each in study(plan)[1] if (each["variant"], each["seed"]) != ("new", 3)]
+    verdict = (
+        summarize(plan, results, {"new-all-seed3": "FloatingPointError: the loss is NaN"}).sizes[0].verdicts["new"]
+    )
+    assert "failed" in verdict or "missing" in verdict or "of 3" in verdict
+
+
+def test_a_variant_may_not_pass_for_a_baseline(tmp_path):
+    plan = build_plan(tmp_path, {"new": {"companion": "split"}, "other": {}})
+    assert set(study(plan)[0].sizes[0].verdicts) == {"new", "other"}
+
+
+def test_the_terminal_shows_half_widths_and_a_header_for_each_size(tmp_path):
+    plan = build_plan(tmp_path, {"new": {"companion": "split"}}, sizes=(100, 300))
+    text = tables.terminal(study(plan)[0])
+    assert "100 training examples, differences to Trainer" in text
+    assert "+2.00 ±0.00" in text
+    assert text.count("new: better than Trainer") == 2
+
+
+# ---- Pictures ----
+
+
+def test_without_matplotlib_the_page_has_no_pictures(tmp_path, monkeypatch):
+    plan = build_plan(tmp_path, {"new": {}})
+    load = builtins.__import__
+
+    def without(name, *args):
+        if args[2:] and "pictures" in (args[2] or ()):
+            raise ImportError("No module named 'matplotlib'")
+        return load(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    write_reports(plan, *study(plan), "title")
+    text = (tmp_path / "comparison.html").read_text()
+    assert "<img" not in text
+    assert "better than Trainer" in text
+
+
+def test_differences_stand_where_the_tables_say(tmp_path):
+    comparison, _ = study(build_plan(tmp_path, {"$x$ new": {}}, sizes=(9,)))
+    figure = pictures.differences(comparison.sizes[0], comparison.measures)
+    means = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert means == pytest.approx([0, 2.0])  # points, of twice the batch and of the variant
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [TWICE["batch"][:24], "$x$ new"]
+
+
+def test_learning_curves_are_means_over_seeds(tmp_path):
+    comparison, results = study(build_plan(tmp_path, {"new": {}}))
+    figure = pictures.learning_curves(results, comparison.sizes[0])
+    assert [axis.get_ylabel() for axis in figure.axes] == ["training loss", "evaluation loss"]
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.8, 0.5])
+    assert pictures.learning_curves([], comparison.sizes[0]) is None
+
+
+def test_size_curves_need_two_sizes(tmp_path):
+    assert pictures.size_curves(study(build_plan(tmp_path, {"new": {}}, sizes=(9,)))[0]) is None
+    figure = pictures.size_curves(study(build_plan(tmp_path, {"new": {}}, sizes=(9, 90)))[0])
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [9, 90]
+    assert figure.axes[0].lines[2].get_ydata() == pytest.approx([84, 84])
+
+
+def test_feature_maps_leave_out_what_is_not_finite(tmp_path):
+    comparison, results = study(build_plan(tmp_path, {"new": {}}, seeds=(1,)))
+    for place, each in enumerate(results):
+        (tmp_path / each["key"]).mkdir()
+        points = np.full((9, 3), np.nan) if place == 0 else np.random.default_rng(place).normal(size=(9, 3))
+        np.savez(
+            tmp_path / each["key"] / FEATURES, features=points, labels=np.arange(9) % 2, names=np.array(["a", "b"])
+        )
+    figure = pictures.feature_maps(results, comparison.sizes[0], tmp_path)
+    assert len([axis for axis in figure.axes if axis.lines]) == 2
+    assert pictures.feature_maps([], comparison.sizes[0], tmp_path) is None
+
+
+def test_a_study_without_results_reads_none(tmp_path):
+    assert read_results(list(build_plan(tmp_path, {"new": {}}).runs()), tmp_path) == []
