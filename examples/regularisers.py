@@ -34,7 +34,7 @@ class RDropTrainer(Trainer):
         rows = len(inputs["labels"])
         outputs = model(**{name: torch.cat([tensor, tensor]) for name, tensor in inputs.items()})
         divergence = symmetric_divergence(outputs.logits[:rows], outputs.logits[rows:])
-        loss = task_loss(self, outputs, {**inputs, "labels": torch.cat([inputs["labels"]] * 2)})
+        loss = task_loss(self, outputs, torch.cat([inputs["labels"]] * 2))
         loss = loss + self.strength * divergence
         return (loss, outputs) if return_outputs else loss
 
@@ -63,13 +63,13 @@ class SupConTrainer(Trainer):
         with self.tap.recording():
             outputs = model(**inputs)
         contrast = supervised_contrast(self.tap.features(inputs), inputs["labels"], self.temperature)
-        loss = (1 - self.weight) * task_loss(self, outputs, inputs) + self.weight * contrast
+        loss = (1 - self.weight) * task_loss(self, outputs, inputs["labels"]) + self.weight * contrast
         return (loss, outputs) if return_outputs else loss
 
 
-def task_loss(trainer: Trainer, outputs, inputs) -> Tensor:
+def task_loss(trainer: Trainer, outputs, labels: Tensor) -> Tensor:
     """The cross-entropy as the trainer's arguments want it, smoothed or not."""
-    return outputs.loss if trainer.label_smoother is None else trainer.label_smoother(outputs, inputs)
+    return outputs.loss if trainer.label_smoother is None else trainer.label_smoother(outputs, labels)
 
 
 def symmetric_divergence(logits: Tensor, others: Tensor) -> Tensor:

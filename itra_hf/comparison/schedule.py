@@ -16,6 +16,7 @@ from .plan import Run
 from .run import ERROR, LOG, RESULT, execute
 
 POLL = 0.1  # seconds between looks at the processes
+SETTLED = 20  # looks without growth until the second run may start, while none has ended yet
 SPARE = 1.2  # times the largest run seen so far has to be free before another starts
 
 
@@ -45,12 +46,17 @@ def run_missing(runs: Sequence[Run], folder: Path, processes: int) -> dict[str, 
     started: list[Started] = []
     threads = max(1, torch.get_num_threads() // max(1, min(processes, len(waiting))))
     context = process_context()
-    largest = 0
+    largest = quiet = 0
     try:
         with tqdm(total=len(waiting), desc="runs", unit="run", smoothing=0, disable=not waiting) as bar:
             while waiting or started:
-                largest = max([largest, *(_memory(each.process) for each in started)])
-                if waiting and len(started) < processes and (not started or _fits(largest)):
+                held = [_memory(each.process) for each in started]
+                quiet = 0 if max(held, default=0) > largest else quiet + 1
+                largest = max([largest, *held])
+                room = len(started) < processes and (
+                    not started or ((bar.n or quiet >= SETTLED) and _fits(largest, held))
+                )
+                if waiting and room:
                     run = waiting.pop(0)
                     slot = min(set(range(processes)) - {each.slot for each in started})
                     process = context.Process(target=execute, args=(run, folder / run.key, threads, _device(slot)))
@@ -101,9 +107,10 @@ def process_context() -> Any:
     return context
 
 
-def _fits(largest: int) -> bool:
-    # Until something has been measured, what the runs will need is unknown.
-    return largest > 0 and psutil.virtual_memory().available > SPARE * largest
+def _fits(largest: int, held: Sequence[int]) -> bool:
+    # Those that have just started will take as much as the others.
+    promised = sum(largest - each for each in held)
+    return largest > 0 and psutil.virtual_memory().available - promised > SPARE * largest
 
 
 def _memory(process: BaseProcess) -> int:

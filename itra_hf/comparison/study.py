@@ -1,6 +1,7 @@
 """A whole comparison: runs what is missing, compares, writes the reports."""
 
-from .plan import Plan
+from ..data import infer_task, load_splits
+from .plan import Plan, build_arguments
 from .report import JSON_NAME, MARKDOWN_NAME, PAGE_NAME, write_reports
 from .schedule import run_missing
 from .summary import Comparison, read_results, summarize
@@ -18,9 +19,11 @@ def compare(plan: Plan) -> Comparison:
         The comparison, with the runs that failed.
 
     Raises:
-        ValueError: no run has the measure that the verdicts go by.
+        ValueError: the data do not have the measure that the verdicts go by.
         RuntimeError: no run has a result.
     """
+    if plan.args.metric is not None:
+        check_metric(plan)
     runs, folder = list(plan.runs()), plan.output_dir / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     failed = run_missing(runs, folder, plan.args.processes)
@@ -30,3 +33,19 @@ def compare(plan: Plan) -> Comparison:
     comparison = summarize(plan, results, failed)
     write_reports(plan, comparison, results, f"{plan.output_dir.name}: does alignment help?")
     return comparison
+
+
+def check_metric(plan: Plan) -> None:
+    """Checks, before anything runs, that the labels have the measure that the verdicts shall go by.
+
+    Raises:
+        ValueError: they don't.
+    """
+    model_args, data_args, _ = build_arguments(next(plan.runs()), str(plan.output_dir))
+    kind = infer_task(data_args, load_splits(data_args, model_args.cache_dir, model_args.token)["train"]).problem_type
+    other = {
+        "regression": ("accuracy", "f1_macro", "nll", "calibration_error", "brier_score", "scatter_ratio"),
+        "multi_label_classification": ("mse", "mae", "r2", "scatter_ratio"),
+    }.get(kind, ("mse", "mae", "r2"))
+    if plan.args.metric in other:
+        raise ValueError(f"metric={plan.args.metric!r} does not go with these labels, which are {kind}.")
