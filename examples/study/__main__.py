@@ -1,8 +1,8 @@
 """The study: does alignment help, on packaged text?
 
-python -m examples.study run       runs its conditions, or what they lack, and keeps their figures
+python -m examples.study run     runs its conditions, or what they lack, and keeps their figures
 python -m examples.study search    the runs that the settings were chosen by, on other seeds and held-out documents
-python -m examples.study show      renews the README's table and picture
+python -m examples.study show    renews the README's table and picture
 """
 
 import argparse
@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m examples.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("run", "search", "show"))
+    parser.add_argument("part", choices=("run", "show"))
     parser.add_argument("options", nargs=argparse.REMAINDER, help="of the part")
     chosen = parser.parse_args()
     sys.argv = [str(FOLDER / f"{chosen.part}.py"), *chosen.options]

@@ -40,7 +40,7 @@ COMMON = {
     "bf16": True,
     "use_cpu": True,
 }
-EPOCHS = {200: 20.0, 1000: 6.0, None: 2.0}  # by training documents; chosen for the plain Trainer, see search.py
+EPOCHS = {200: 20.0, 1000: 6.0, None: 2.0}  # by training documents; chosen for the plain Trainer
 OTHERS = {
     "R-Drop": {"trainer": f"{REGULARISERS}:RDropTrainer", "twice_compute": True},
     "SupCon": {"trainer": f"{REGULARISERS}:SupConTrainer"},
