@@ -53,9 +53,7 @@ def differences(size: Size, measures: Sequence[Measure]) -> Figure | None:
         axis.set_yticks(range(len(pairs)), [drawing.shorten(name) for name in pairs], parse_math=False)
         axis.set_ylim(len(pairs) - 0.5, -0.5)
         axis.locator_params("x", nbins=6)
-    for axis in list(grid):  # those left over
-        axis.set_visible(False)
-    for axis in figure.axes[len(measures) :]:
+    for axis in figure.axes[len(measures) :]:  # those left over
         axis.set_visible(False)
     return figure
 

@@ -46,7 +46,6 @@ class Comparison(NamedTuple):
         sizes: one entry a size of training set.
         metric: what the verdicts go by.
         tested: how many examples the runs were tested on.
-        steps: by variant, the optimizer steps of its first run.
         failed: what went wrong, by run.
         missing: how many runs of the plan have no result.
         versions: the package versions that the runs report; several where they differ.
@@ -55,7 +54,6 @@ class Comparison(NamedTuple):
     sizes: list[Size]
     metric: Measure
     tested: int | None
-    steps: dict[str, int]
     failed: dict[str, str]
     missing: int
     versions: list[str]
@@ -93,13 +91,10 @@ def summarize(plan: Plan, results: Sequence[Mapping[str, Any]], failed: Mapping[
         summarize_size(plan, [result for result in results if result["train_samples"] == size], size, metric)
         for size in plan.sizes
     ]
-    steps: dict[str, int] = {}
-    for result in results:
-        steps.setdefault(result["variant"], result["steps"])
     versions = sorted({", ".join(f"{k} {v}" for k, v in result["versions"].items()) for result in results})
     missing = sum(1 for _ in plan.runs()) - len(results)
     tested = results[0]["tested"] if results else None
-    return Comparison(sizes, metric, tested, steps, dict(failed), missing, versions)
+    return Comparison(sizes, metric, tested, dict(failed), missing, versions)
 
 
 def choose_metric(asked: str | None, results: Sequence[Mapping[str, Any]]) -> Measure:
@@ -211,7 +206,7 @@ def as_plain_values(comparison: Comparison) -> dict[str, Any]:
     return {
         "metric": comparison.metric.name,
         "tested": comparison.tested,
-        "steps": comparison.steps,
+        "steps": comparison.sizes[0].steps,
         "versions": comparison.versions,
         "failed": comparison.failed,
         "missing": comparison.missing,
