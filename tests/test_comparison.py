@@ -216,12 +216,13 @@ def test_equal_compute_takes_twice_the_batch_in_as_many_steps(study):
     assert {name: each for name, each in steps.items() if each != 14} == {"fast": 105}  # of 54 examples, 8 at a time
 
 
-def test_the_plain_run_is_a_hand_written_trainer_bit_for_bit(study, monkeypatch, tmp_path):
+def test_the_plain_run_is_a_hand_written_trainer_bit_for_bit(study, monkeypatch, tmp_path, request):
     monkeypatch.chdir(study.folder)
     run = next(run for run in study.plan.runs() if (run.variant, run.seed) == (PLAIN, 2))
     prepared, tested, task = build(run, tmp_path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
     set_seed(2)
     labels = {"num_labels": 3, "problem_type": "single_label_classification"}
     own = AutoModelForSequenceClassification.from_pretrained(run.fields["model_name_or_path"], **labels)
@@ -231,7 +232,6 @@ def test_the_plain_run_is_a_hand_written_trainer_bit_for_bit(study, monkeypatch,
     trainer = Trainer(own, args, train_dataset=prepared.train_dataset, processing_class=prepared.processing_class)
     trainer.train()
     predicted = trainer.predict(tested)
-    torch.set_num_threads(threads)
     logits = predicted.predictions.astype(np.float64)
     nll = negative_log_likelihood(logits, predicted.label_ids, task.problem_type)
     assert figures(study.last, PLAIN, "nll")["2"] == nll

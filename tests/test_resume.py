@@ -46,7 +46,17 @@ class At(TrainerCallback):
             self.action()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Sums' last bits depend on the number of threads; a process that is started by a test sets its own in `make`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def make(folder, data=None, model=None, callbacks=None, trainer_class=ITRATrainer, **settings):
+    torch.set_num_threads(1)
     settings = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": 4, **settings}
     settings |= FORK if settings.get("dataloader_num_workers") else {}
     data = data or Dataset.from_list(examples("Bert", ROWS))

@@ -1,8 +1,8 @@
 """The study: does alignment help, on packaged text?
 
-python -m examples.study run     runs its conditions, or what they lack, and keeps their figures
-python -m examples.study search    the runs that the settings were chosen by, on other seeds and held-out documents
-python -m examples.study show    renews the README's table and picture
+python -m examples.study search    the runs that the settings were chosen by
+python -m examples.study run       the study's conditions, with other seeds and other documents to test on
+python -m examples.study show      renews the README's tables and picture from both
 """
 
 import argparse
@@ -18,11 +18,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m examples.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("run", "show"))
+    parser.add_argument("part", choices=("search", "run", "show"))
     parser.add_argument("options", nargs=argparse.REMAINDER, help="of the part")
     chosen = parser.parse_args()
     sys.argv = [str(FOLDER / f"{chosen.part}.py"), *chosen.options]
-    sys.path.insert(0, str(FOLDER))
+    sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

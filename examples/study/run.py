@@ -8,15 +8,13 @@ Without names, runs all. What is finished is not run again: an interrupted study
 import argparse
 import json
 import os
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing below needs the Hub
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
+import pandas as pd
 from datasets import disable_progress_bars
 from packaged import CORPORA, MODEL, read_split
 from transformers.utils import logging
@@ -73,27 +71,41 @@ CONDITIONS = {
 
 
 def write_files(corpus: str) -> dict[str, str]:
-    """The corpus's standard splits as CSV files, unless they are there."""
+    """The corpus's standard splits as CSV files."""
+    return write_splits(corpus, {split: read_split(corpus, split) for split in ("train", "test")})
+
+
+def write_splits(name: str, splits: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    """Splits as CSV files, and the fields of `DataArguments` that name these."""
     files = {}
-    for split in ("train", "test"):
-        path = OUTPUT / "data" / f"{corpus}-{split}.csv"
+    for split, table in splits.items():
+        path = OUTPUT / "data" / f"{name}-{split}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.rename(columns={"Text": "text", "Category": "label"})[["text", "label"]].to_csv(path, index=False)
         files[f"{split}_file"] = str(path)
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            table = read_split(corpus, split).rename(columns={"Text": "text", "Category": "label"})
-            table[["text", "label"]].to_csv(path, index=False)
     return files
 
 
-def run(name: str, seeds: list[int], processes: int) -> Comparison:
-    """Runs a condition, or what it lacks, and writes its small results file."""
-    condition = CONDITIONS[name]
+def run(
+    condition: Condition, variants: Mapping[str, Any], files: Mapping[str, str], path: Path, **args: Any
+) -> Comparison:
+    """Runs a condition, or what it lacks, and writes its small results file.
+
+    Args:
+        condition: what to run.
+        variants: what to compare with the plain Trainer.
+        files: the data.
+        path: the results file; the runs themselves go to a folder of its name.
+        args: more of `ComparisonArguments`.
+
+    Returns:
+        The comparison.
+    """
     sizes = [] if condition.size is None else [condition.size]
-    args = ComparisonArguments(seeds=seeds, max_train_samples=sizes, processes=processes, **condition.args)
-    common = COMMON | {"num_train_epochs": EPOCHS[condition.size]} | write_files(condition.corpus)
-    variants = {"ITRA": {}, **(OTHERS if condition.others else {})}
-    comparison = compare(make_plan(args, common, variants, str(OUTPUT / name)))
-    write_small(RESULTS / f"{name}.json", comparison, condition)
+    asked = ComparisonArguments(max_train_samples=sizes, **condition.args, **args)
+    common = COMMON | {"num_train_epochs": EPOCHS[condition.size]} | files
+    comparison = compare(make_plan(asked, common, variants, str(OUTPUT / path.parent.name / path.stem)))
+    write_small(path, comparison, condition)
     return comparison
 
 
@@ -112,22 +124,30 @@ def write_small(path: Path, comparison: Comparison, condition: Condition) -> Non
     path.write_text(json.dumps(small | {"figures": figures}, indent=1) + "\n", encoding="utf-8")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("conditions", nargs="*", help=f"of: {', '.join(CONDITIONS)}")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+def study(name: str, **args: Any) -> Comparison:
+    """Runs a condition of the study."""
+    condition = CONDITIONS[name]
+    variants = {"ITRA": {}, **(OTHERS if condition.others else {})}
+    return run(condition, variants, write_files(condition.corpus), RESULTS / f"{name}.json", **args)
+
+
+def command(about: str, part: Callable[..., Comparison], conditions: Iterable[str], seeds: list[int]) -> None:
+    """Reads the command line and runs the conditions it names, or all."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("conditions", nargs="*", help=f"of: {', '.join(conditions)}")
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    options = parser.parse_args(arguments)
-    unknown = set(options.conditions) - set(CONDITIONS)
+    options = parser.parse_args()
+    unknown = set(options.conditions) - set(conditions)
     if unknown:
         parser.error(f"unknown conditions: {', '.join(sorted(unknown))}")
     logging.set_verbosity_error()
     disable_progress_bars()
-    for name in options.conditions or CONDITIONS:
+    for name in options.conditions or conditions:
         print(f"{name} ...", flush=True)
-        comparison = run(name, options.seeds, options.processes)
+        comparison = part(name, seeds=options.seeds, processes=options.processes)
         print(*comparison.sizes[0].verdicts.values(), sep="\n", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    command(str(__doc__), study, CONDITIONS, [1, 2, 3, 4, 5])
