@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -64,6 +65,7 @@ def _train(arguments: Sequence[str]) -> None:
 
 
 def _compare(arguments: Sequence[str]) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs in progress as Ctrl+C does
     try:
         plan = parse_comparison(arguments)
         comparison = compare(plan)

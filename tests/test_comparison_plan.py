@@ -170,6 +170,18 @@ def test_a_data_set_folder_counts_by_its_content(tmp_path):
     assert not set(found[0].values()) & set(found[1].values())
 
 
+def test_a_local_model_that_is_saved_again_is_another_one(plan, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"1")
+    fields = {"model_name_or_path": str(folder), "seeds": "[1]"}
+    first = keys(plan(**fields))
+    assert keys(plan(**fields)) == first
+    weights.write_bytes(b"22")
+    assert not set(keys(plan(**fields)).values()) & set(first.values())
+
+
 def test_keys_are_folder_names_without_surprises_and_without_secrets(plan):
     hostile = ["../../etc", "<script>alert(1)</script>", "a\nb", "{{7*7}}|`$x$`", "", "ÄÖ", "x" * 300]
     variants = {name: {"matching_weight": weight / 9} for weight, name in enumerate(hostile)}

@@ -38,7 +38,8 @@ def build_plan(folder, variants, seeds=(1, 2, 3), sizes=(), **common):
 
 def result(variant, seed, size=None, steps=4, **metrics):
     log = [{"loss": 1.0 - seed / 10, "step": 1}, {"loss": 0.5, "step": 2}, {"eval_loss": 0.7, "step": 2}]
-    run = {"variant": variant, "seed": seed, "train_samples": size, "steps": steps, "tested": 1200, "log": log}
+    run = {"variant": variant, "seed": seed, "train_samples": size, "steps": steps, "log": log}
+    run |= {"trained": 900, "tested": 1200, "tested_on": "test"}
     return run | {"metrics": metrics, "versions": {"torch": "2"}, "key": f"{variant}-{seed}"}
 
 
@@ -291,3 +292,23 @@ def test_feature_maps_leave_out_what_is_not_finite(tmp_path):
 
 def test_a_study_without_results_reads_none(tmp_path):
     assert read_results(list(build_plan(tmp_path, {"new": {}}).runs()), tmp_path) == []
+
+
+# ---- What the data could not give ----
+
+
+def test_a_size_that_the_data_do_not_reach_is_named_by_what_there_was(tmp_path):
+    comparison, _ = study(build_plan(tmp_path, None, sizes=[500, 1000]))
+    assert [size.title for size in comparison.sizes] == [
+        "500 training examples",
+        "900 training examples (1,000 were asked for)",
+    ]
+
+
+def test_a_verdict_by_the_validation_split_says_so(tmp_path):
+    plan = build_plan(tmp_path, None)
+    _, results = study(plan)
+    assert "flatter" not in " ".join(tables.notes(summarize(plan, results, {})))
+    told = " ".join(tables.notes(summarize(plan, [each | {"tested_on": "validation"} for each in results], {})))
+    assert "1,200 examples of the validation split" in told
+    assert "flatter" in told

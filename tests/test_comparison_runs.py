@@ -1,14 +1,20 @@
 """Single runs of a comparison, in this process: other kinds of labels, spoiled data, and what has to be alike."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from test_cli import refused, save_model, write, write_config
 from test_comparison import examples
 from transformers import BertConfig, BertModel
 
+from itra_hf import cli
 from itra_hf.cli import parse_comparison
 from itra_hf.comparison import schedule
+from itra_hf.comparison import study as studying
 from itra_hf.comparison.plan import PLAIN, TWICE
 from itra_hf.comparison.run import build, measure
 
@@ -118,3 +124,45 @@ def test_a_run_that_diverges_fails_with_a_reason(model, tmp_path):
     for run in list(plan.runs())[:2]:
         with pytest.raises((ValueError, FloatingPointError), match=r"not finite|became nan"):
             measure(run, tmp_path)
+
+
+def test_what_was_trained_and_tested_on_is_told(model, tmp_path):
+    told = []
+    for test in ({}, {"test_file": write(tmp_path, "test.csv", examples(30, 1))}):
+        plan = plan_of(tmp_path, model, examples(60, 0), max_train_samples="[50, 80]", **test)
+        first, _, _, second, *_ = plan.runs()
+        told += [measure(run, tmp_path) for run in (first, second)]
+    assert [(each["trained"], each["tested"], each["tested_on"]) for each in told] == [
+        (50, 6, "validation"),
+        (54, 6, "validation"),
+        (50, 30, "test"),
+        (54, 30, "test"),
+    ]
+
+
+# ---- Two commands, and one that is ended ----
+
+
+@pytest.fixture
+def config(model, tmp_path):
+    train = write(tmp_path, "train.csv", examples(30, 0))
+    return write_config(tmp_path, model, train_file=train, seeds="[1]", output_dir=tmp_path / "out")
+
+
+def test_a_second_comparison_in_the_same_folder_is_refused(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(schedule, "process_context", lambda: pytest.fail("it ran"))
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"):
+        assert f"Another comparison runs in {tmp_path / 'out'}" in refused(["compare", config], capsys)
+
+
+def test_a_command_that_is_told_to_end_ends_as_with_an_interrupt(config, capsys, monkeypatch):
+    monkeypatch.setattr(studying, "run_missing", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["compare", config])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == 2
+    assert "the same command goes on from there" in capsys.readouterr().err

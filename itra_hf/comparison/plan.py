@@ -131,7 +131,7 @@ class Run:
         extra_compute: see `Variant`.
         label_noise: see `ComparisonArguments`.
         class_imbalance: see `ComparisonArguments`.
-        sources: a hash of each file that the run reads, by name.
+        sources: a hash of each file that the run reads, by name; of a local model's, their sizes and times.
     """
 
     variant: str
@@ -292,4 +292,9 @@ def _sources(common: Mapping[str, Any], variants: Sequence[Variant]) -> dict[str
     if folder is not None and os.path.isdir(folder):
         names += list(Path(folder).rglob("*"))
     files = sorted({str(name) for name in names if name is not None and os.path.isfile(name)})
-    return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest()[:12] for name in files}
+    found = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest()[:12] for name in files}
+    model = common.get("model_name_or_path")
+    if model is not None and os.path.isdir(model):  # too large to be read each time
+        for path in sorted(each for each in Path(model).iterdir() if each.is_file()):
+            found[str(path)] = f"{path.stat().st_size}-{path.stat().st_mtime_ns}"
+    return found

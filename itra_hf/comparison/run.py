@@ -107,7 +107,9 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
         "train_samples": run.train_samples,
         "metrics": {name: _finite(metrics[name]) for name in BY_NAME if metrics.get(name) is not None},
         "steps": trainer.state.global_step,
+        "trained": len(trainer.train_dataset),  # type: ignore[arg-type]
         "tested": len(tested),
+        "tested_on": "validation" if tested is trainer.eval_dataset else "test",
         "log": [_finite_entry(entry) for entry in trainer.state.log_history],
         "versions": {"itra_hf": __version__, "torch": torch.__version__, "transformers": _version("transformers")},
     }

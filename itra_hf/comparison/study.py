@@ -1,5 +1,7 @@
 """A whole comparison: runs what is missing, compares, writes the reports."""
 
+from filelock import FileLock, Timeout
+
 from ..data import infer_task, load_splits
 from .plan import Plan, build_arguments
 from .report import JSON_NAME, MARKDOWN_NAME, PAGE_NAME, write_reports
@@ -20,13 +22,17 @@ def compare(plan: Plan) -> Comparison:
 
     Raises:
         ValueError: the data do not have the measure that the verdicts go by.
-        RuntimeError: no run has a result.
+        RuntimeError: no run has a result, or another comparison runs in the same folder.
     """
     if plan.args.metric is not None:
         check_metric(plan)
     runs, folder = list(plan.runs()), plan.output_dir / "runs"
     folder.mkdir(parents=True, exist_ok=True)
-    failed = run_missing(runs, folder, plan.args.processes)
+    try:
+        with FileLock(plan.output_dir / ".lock", timeout=0):
+            failed = run_missing(runs, folder, plan.args.processes)
+    except Timeout as error:
+        raise RuntimeError(f"Another comparison runs in {plan.output_dir}.") from error
     results = read_results(runs, folder)
     if not results:
         raise RuntimeError(f"No run has a result. The first error: {next(iter(failed.values()), 'none')}")

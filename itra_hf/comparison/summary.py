@@ -21,6 +21,7 @@ class Size(NamedTuple):
 
     Attributes:
         train_samples: the size, `None` for all examples.
+        trained: how many examples there were to train on: fewer than asked for where the data have no more.
         figures: by variant, the figures that its runs have.
         differences: by variant and baseline, the paired differences by measure.
         verdicts: by variant, a sentence.
@@ -28,6 +29,7 @@ class Size(NamedTuple):
     """
 
     train_samples: int | None
+    trained: int | None
     figures: dict[str, Figures]
     differences: dict[tuple[str, str], dict[str, PairedDifference]]
     verdicts: dict[str, str]
@@ -36,7 +38,11 @@ class Size(NamedTuple):
     @property
     def title(self) -> str:
         """What reports call it."""
-        return "all training examples" if self.train_samples is None else f"{self.train_samples:,} training examples"
+        if self.train_samples is None:
+            return "all training examples"
+        if self.trained is not None and self.trained < self.train_samples:
+            return f"{self.trained:,} training examples ({self.train_samples:,} were asked for)"
+        return f"{self.train_samples:,} training examples"
 
 
 class Comparison(NamedTuple):
@@ -46,6 +52,7 @@ class Comparison(NamedTuple):
         sizes: one entry a size of training set.
         metric: what the verdicts go by.
         tested: how many examples the runs were tested on.
+        tested_on: of which split: the validation split where no test split has labels.
         failed: what went wrong, by run.
         missing: how many runs of the plan have no result.
         versions: the package versions that the runs report; several where they differ.
@@ -54,6 +61,7 @@ class Comparison(NamedTuple):
     sizes: list[Size]
     metric: Measure
     tested: int | None
+    tested_on: str
     failed: dict[str, str]
     missing: int
     versions: list[str]
@@ -93,8 +101,8 @@ def summarize(plan: Plan, results: Sequence[Mapping[str, Any]], failed: Mapping[
     ]
     versions = sorted({", ".join(f"{k} {v}" for k, v in result["versions"].items()) for result in results})
     missing = sum(1 for _ in plan.runs()) - len(results)
-    tested = results[0]["tested"] if results else None
-    return Comparison(sizes, metric, tested, dict(failed), missing, versions)
+    first: Mapping[str, Any] = results[0] if results else {"tested": None, "tested_on": "test"}
+    return Comparison(sizes, metric, first["tested"], first["tested_on"], dict(failed), missing, versions)
 
 
 def choose_metric(asked: str | None, results: Sequence[Mapping[str, Any]]) -> Measure:
@@ -139,7 +147,8 @@ def summarize_size(plan: Plan, results: Sequence[Mapping[str, Any]], size: int |
     steps: dict[str, int] = {}
     for result in results:
         steps.setdefault(result["variant"], result["steps"])
-    return Size(size, figures, differences, verdicts, steps)
+    trained = results[0]["trained"] if results else None
+    return Size(size, trained, figures, differences, verdicts, steps)
 
 
 def compare(variant: Figures, baseline: Figures) -> dict[str, PairedDifference]:
@@ -198,6 +207,7 @@ def as_plain_values(comparison: Comparison) -> dict[str, Any]:
         sizes.append(
             {
                 "train_samples": size.train_samples,
+                "trained": size.trained,
                 "figures": size.figures,
                 "differences": differences,
                 "verdicts": size.verdicts,
@@ -206,6 +216,7 @@ def as_plain_values(comparison: Comparison) -> dict[str, Any]:
     return {
         "metric": comparison.metric.name,
         "tested": comparison.tested,
+        "tested_on": comparison.tested_on,
         "steps": comparison.sizes[0].steps,
         "versions": comparison.versions,
         "failed": comparison.failed,

@@ -87,9 +87,15 @@ def notes(comparison: Comparison) -> list[str]:
     lines = []
     if comparison.tested is not None:
         lines.append(
-            f"Tested on {comparison.tested:,} examples. Variants share examples, the head's first weights and the "
-            "order of the data in each seed; differences are paired by seed, intervals are Student's t."
+            f"Tested on {comparison.tested:,} examples of the {comparison.tested_on} split. Variants share examples, "
+            "the head's first weights and the order of the data in each seed; differences are paired by seed, "
+            "intervals are Student's t. They hold the chance of the seeds, not that of these test examples."
         )
+        if comparison.tested_on == "validation":
+            lines.append(
+                "Without a labelled test split, and where settings were chosen by these examples, differences flatter "
+                "the settings chosen."
+            )
     lines.append("One interval in twenty misses the truth; with many variants and measures, expect some that do.")
     if len(comparison.versions) > 1:
         lines.append(f"The runs were made with different versions: {'; '.join(comparison.versions)}.")
