@@ -14,9 +14,9 @@ WeightMode = Literal["balanced", "sustained", "constant"]
 Companion = Literal["sample", "class_matched", "split", "memory"]
 PAIRED_COMPANIONS = ("sample", "class_matched")  # a second batch from the training set
 
-# Beyond, the task loss's pull drowns in the rounding of the matching loss's (balanced), it could never win (sustained),
-# or gradients overflow.
-MOST_WEIGHT = {"balanced": 100.0, "sustained": 1.0, "constant": 1e6}
+# Beyond, the task loss's pull drowns in the rounding of the matching loss's (balanced), it could never come near
+# (sustained), or gradients overflow.
+MOST_WEIGHT = {"balanced": 100.0, "sustained": 10.0, "constant": 1e6}
 
 
 @dataclass
@@ -33,15 +33,15 @@ class AlignmentArguments:
     """
 
     matching_weight: float = field(
-        default=0.1,
+        default=1.0,
         metadata={
             "help": "How much the matching loss counts, >= 0. With weight_mode 'balanced' (up to 100) the share of the "
-            "task loss's pull on the features, with 'sustained' (up to 1) the share of its largest pull so far, with "
+            "task loss's pull on the features, with 'sustained' (up to 10) the share of its largest pull so far, with "
             "'constant' (up to 1e6) the factor of the matching loss. 0 switches the method off."
         },
     )
     weight_mode: WeightMode = field(
-        default="balanced",
+        default="sustained",
         metadata={
             "help": "'balanced' scales the matching loss so that its gradient at the features is matching_weight times "
             "the task loss's, and fades with it; 'sustained' keeps it at matching_weight times the largest that the "
@@ -50,7 +50,7 @@ class AlignmentArguments:
         },
     )
     matching_warmup_ratio: float = field(
-        default=0.5,
+        default=0.2,
         metadata={"help": "The part of training, 0 to 1, over which the weight ramps up linearly from 0."},
     )
     alignment: Alignment = field(
@@ -109,7 +109,7 @@ class AlignmentArguments:
         },
     )
     companion: Companion = field(
-        default="sample",
+        default="memory",
         metadata={
             "help": "Where the companion batch comes from: 'sample' draws it independently from the training set, "
             "'class_matched' draws for each example one of its class; 'split' halves the primary batch, and 'memory' "

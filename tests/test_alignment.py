@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from trainers import PAIRED
 
 from itra_hf import AlignmentArguments, MatchingLoss
 from itra_hf.alignment import Aligner, FeatureBatch, match_batches
@@ -13,7 +14,8 @@ from itra_hf.weighting import depends_on
 
 
 def aligner(**settings):
-    arguments = AlignmentArguments(alignment="marginal", matching_warmup_ratio=0.0, **settings)
+    settings = {**PAIRED, "alignment": "marginal", "matching_warmup_ratio": 0.0, **settings}
+    arguments = AlignmentArguments(**settings)
     return Aligner.from_arguments(arguments, Accelerator(cpu=True))
 
 

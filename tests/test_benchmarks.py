@@ -88,7 +88,7 @@ def test_list_has_each_benchmark_with_its_first_line():
     assert done.returncode == 0, done.stderr
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert set(lines) == {path.stem for path in FOLDER.glob("[!_]*.py")}
-    assert {"matching", "quality", "reporting", "startup", "step_time"} <= set(lines)
+    assert {"matching", "reporting", "startup", "step_time"} <= set(lines)
 
 
 def test_a_benchmark_runs_by_name_with_its_memory_measured_in_a_process():

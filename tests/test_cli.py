@@ -200,7 +200,7 @@ def test_fields_alone_need_no_file(model_folder, tmp_path):
     [
         ({"matching_wieght": 0.1}, "unknown field 'matching_wieght'. Did you mean 'matching_weight'?"),
         ({"xyzzy": 1}, "unknown field 'xyzzy'. `itra-hf train --help` lists the fields."),
-        ({"matching_weight": -1}, "matching_weight=-1.0 must be from 0 to 100"),
+        ({"matching_weight": -1}, "matching_weight=-1.0 must be from 0 to 10 "),
         ({"alignment": "both"}, "alignment='both' is not one of 'conditional', 'joint', 'marginal'"),
         ({"train_file": "nowhere.csv"}, "There is no file 'nowhere.csv'"),
         ({"train_file": "{folder}/train.xlsx"}, "not in one of .csv, .tsv, .json, .jsonl, .parquet"),

@@ -47,24 +47,26 @@ def names(plan):
 
 
 def test_without_variants_itra_is_compared_with_equal_steps_and_equal_compute(plan):
-    assert names(plan()) == [PLAIN, TWICE["batch"], "ITRATrainer"]
-    assert names(plan(equal_compute="both")) == [PLAIN, TWICE["batch"], TWICE["steps"], "ITRATrainer"]
-    assert names(plan(equal_compute="steps")) == [PLAIN, TWICE["steps"], "ITRATrainer"]
-    assert names(plan(equal_compute="none")) == [PLAIN, "ITRATrainer"]
+    assert names(plan()) == [PLAIN, "ITRATrainer"]  # a memory takes the compute of a plain run
+    assert names(plan(companion="sample")) == [PLAIN, TWICE["batch"], "ITRATrainer"]
+    assert names(plan(companion="sample", equal_compute="both")) == [PLAIN, *TWICE.values(), "ITRATrainer"]
+    assert names(plan(companion="sample", equal_compute="steps")) == [PLAIN, TWICE["steps"], "ITRATrainer"]
+    assert names(plan(companion="sample", equal_compute="none")) == [PLAIN, "ITRATrainer"]
 
 
 @pytest.mark.parametrize(
     ("settings", "twice"),
     [
-        ({}, True),
+        ({}, False),
+        ({"companion": "sample"}, True),
         ({"companion": "class_matched"}, True),
         ({"companion": "split"}, False),
         ({"companion": "memory"}, False),
-        ({"companion_every": 4}, False),
+        ({"companion": "sample", "companion_every": 4}, False),
         ({"trainer": "Trainer"}, False),
         ({"trainer": "Trainer", "twice_compute": True}, True),
         ({"twice_compute": False}, False),
-        ({"matching_weight": 0}, False),  # nothing is aligned, so there is no second batch
+        ({"companion": "sample", "matching_weight": 0}, False),  # nothing is aligned, so there is no second batch
     ],
 )
 def test_a_run_of_twice_the_compute_stands_beside_variants_that_need_it(settings, twice, plan):
@@ -257,14 +259,14 @@ BROKEN_FILE = {"trainer": "{folder}/broken.py:Own"}
         ({"class_imbalance": ".inf"}, "class_imbalance=inf must be a number >= 1"),
         ({"processes": 0}, "processes=0 must be an integer >= 1"),
         ({"sedes": "[1]"}, "unknown field 'sedes'. Did you mean 'seeds'?"),
-        ({"matching_weight": -1}, "matching_weight=-1.0 must be from 0 to 100"),
+        ({"matching_weight": -1}, "matching_weight=-1.0 must be from 0 to 10 "),
         ({"variants": "{}"}, "variants must map names to settings"),
         ({"variants": "[a]"}, "variants must map names to settings"),
         ({"variants": {"a": 1}}, "Variant 'a' must be a mapping"),
         ({"variants": {"a": {"matching_wieght": 1}}}, "'a' has an unknown field 'matching_wieght'. Did you mean"),
         ({"variants": {"a": {"train_file": "x"}}}, "'a' has an unknown field 'train_file'"),
         ({"variants": {"a": {"seed": 1}}}, "'a': 'seed' belongs to the whole comparison"),
-        ({"variants": {"a": {"matching_weight": -1}}}, "'a': matching_weight=-1.0 must be from 0 to 100"),
+        ({"variants": {"a": {"matching_weight": -1}}}, "'a': matching_weight=-1.0 must be from 0 to 10 "),
         ({"variants": {"a": {"twice_compute": 2}}}, "'a': twice_compute=2 must be true or false"),
         ({"variants": {"a": {"trainer_arguments": [1]}}}, "'a': trainer_arguments=[1] must be a mapping"),
         ({"variants": {"a": {"trainer": "Own"}}}, "'a': trainer='Own' must be 'Trainer', 'ITRATrainer'"),

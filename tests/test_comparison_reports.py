@@ -32,7 +32,7 @@ TABLE = {"table", "thead", "tbody", "tr", "th", "td"}
 
 def build_plan(folder, variants, seeds=(1, 2, 3), sizes=(), **common):
     args = ComparisonArguments(seeds=list(seeds), max_train_samples=list(sizes), equal_compute="batch")
-    common = {"model_name_or_path": "m", "train_file": "x.csv", "use_cpu": True, **common}
+    common = {"model_name_or_path": "m", "train_file": "x.csv", "use_cpu": True, "companion": "sample", **common}
     return make_plan(args, common, variants, str(folder))
 
 

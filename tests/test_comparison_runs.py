@@ -59,7 +59,9 @@ def test_noise_without_classes_and_alignment_that_does_not_fit_are_refused(model
 
 
 def test_sizes_noise_and_imbalance_are_those_of_the_plan_and_alike_for_all_variants(model, tmp_path):
-    plan = plan_of(tmp_path, model, examples(90, 0), max_train_samples="[20]", label_noise=0.5, seeds="[1, 2]")
+    plan = plan_of(
+        tmp_path, model, examples(90, 0), max_train_samples="[20]", label_noise=0.5, seeds="[1, 2]", companion="sample"
+    )
     sets = {(run.variant, run.seed): build(run, tmp_path)[0].train_dataset.to_list() for run in plan.runs()}
     assert {len(each) for each in sets.values()} == {20}
     assert sets[PLAIN, 1] == sets[TWICE["batch"], 1] == sets["ITRATrainer", 1] != sets[PLAIN, 2]
@@ -100,7 +102,7 @@ def test_all_examples_are_tested_where_training_drops_a_last_batch(model, tmp_pa
 
 
 def test_twice_the_steps_are_twice_the_steps(model, tmp_path):
-    plan = plan_of(tmp_path, model, examples(30, 0), equal_compute="both", seeds="[1]")
+    plan = plan_of(tmp_path, model, examples(30, 0), equal_compute="both", seeds="[1]", companion="sample")
     steps = {run.variant: measure(run, tmp_path)["steps"] for run in plan.runs()}
     assert steps == {PLAIN: 2, TWICE["batch"]: 2, TWICE["steps"]: 4, "ITRATrainer": 2}
 
@@ -130,7 +132,7 @@ def test_what_was_trained_and_tested_on_is_told(model, tmp_path):
     told = []
     for test in ({}, {"test_file": write(tmp_path, "test.csv", examples(30, 1))}):
         plan = plan_of(tmp_path, model, examples(60, 0), max_train_samples="[50, 80]", **test)
-        first, _, _, second, *_ = plan.runs()
+        first, _, second, *_ = plan.runs()
         told += [measure(run, tmp_path) for run in (first, second)]
     assert [(each["trained"], each["tested"], each["tested_on"]) for each in told] == [
         (50, 6, "validation"),

@@ -47,7 +47,7 @@ def test_settings_survive_a_dictionary():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"matching_weight": -0.1}, r"matching_weight=-0.1 must be from 0 to 100 with weight_mode='balanced'"),
+        ({"matching_weight": -0.1}, r"matching_weight=-0.1 must be from 0 to 10 with weight_mode='sustained'"),
         ({"matching_weight": float("nan")}, r"matching_weight=nan must be"),
         ({"matching_weight": "much"}, r"matching_weight='much' must be a number"),
         ({"matching_warmup_ratio": 1.5}, r"matching_warmup_ratio=1.5 must be from 0 to 1"),
@@ -64,14 +64,18 @@ def test_settings_survive_a_dictionary():
         ({"bandwidth": "1e-60"}, r"bandwidth='1e-60' is neither"),
         ({"bandwidth_multipliers": None}, r"bandwidth_multipliers=None must be one or more"),
         ({"bandwidth_multipliers": ["wide"]}, r"bandwidth_multipliers=\['wide'\] must be one or more"),
-        ({"matching_weight": 1e30}, r"matching_weight=1e\+30 must be from 0 to 100"),
+        ({"matching_weight": 15.0}, r"matching_weight=15.0 must be from 0 to 10 with weight_mode='sustained'"),
+        ({"matching_weight": 1e30, "weight_mode": "balanced"}, r"matching_weight=1e\+30 must be from 0 to 100"),
         ({"matching_weight": 1e30, "weight_mode": "constant"}, r"must be from 0 to 1e\+06 with weight_mode='constant'"),
         ({"companion_gradient": None}, r"companion_gradient=None must be True or False"),
         ({"gather_features": "yes"}, r"gather_features='yes' must be True or False"),
         ({"companion_buffer_size": 0}, r"companion_buffer_size=0 must be an integer >= 1"),
         ({"companion_buffer_size": 2.0}, r"companion_buffer_size=2.0 must be an integer >= 1"),
         ({"feature": ""}, r"feature='' must be 'auto'"),
-        ({"companion_task_loss": True, "companion_gradient": False}, r"needs companion_gradient=True"),
+        (
+            {"companion": "sample", "companion_task_loss": True, "companion_gradient": False},
+            r"needs companion_gradient=True",
+        ),
     ],
 )
 def test_wrong_values_are_named_when_the_config_is_built(settings, message):

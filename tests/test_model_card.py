@@ -16,7 +16,7 @@ from trainers import Toy, config, toy_examples
 from transformers import BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
 import itra_hf
-from itra_hf import ITRATrainer
+from itra_hf import AlignmentArguments, ITRATrainer
 from itra_hf.model_card import CardFacts, write_card
 from itra_hf.provenance import Evaluation, HubSource, base_model_of, dataset_of, evaluations
 from itra_hf.reporting import ReportingMixin
@@ -148,14 +148,19 @@ def test_only_a_run_with_alignment_is_said_to_be_one(kind, tmp_path):
     if kind == "mixin alone":
         trainer_class = type("PlainTrainer", (ReportingMixin, Trainer), {})
     elif kind == "TrainingArguments":
-        args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, max_steps=1)
+        args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, max_steps=12)
     (tmp_path / "README.md").write_text("---\ntags: [itra, 'arxiv:2211.13332', mine]\n---\nMy text", encoding="utf-8")
     trainer = trainer_class(Toy(), args, train_dataset=toy_examples(12))
     trainer.train()
     trainer.create_model_card()
     card, aligned = card_of(tmp_path), kind == "TrainingArguments"
     assert set(card.data.tags) == {"mine", *(TAGS if aligned else TAGS[:1])}
-    for part in ("## Citation", "2211.13332", "`matching_weight` | 0.1", "aligned the features of mini-batches"):
+    for part in (
+        "## Citation",
+        "2211.13332",
+        f"`matching_weight` | {AlignmentArguments.matching_weight}",
+        "aligned the features of mini-batches",
+    ):
         assert (part in card.text) == aligned
     assert ("without alignment" in card.text) != aligned
 

@@ -14,7 +14,7 @@ from torch import nn
 from trainers import DIM, Toy, config, toy_examples
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from itra_hf import ITRAMixin, ITRATrainer
+from itra_hf import AlignmentArguments, ITRAMixin, ITRATrainer
 from itra_hf.weighting import balanced_factor, ramp, update_balance
 
 
@@ -115,11 +115,12 @@ def test_matching_term_is_scaled_alike_with_and_without_compute_loss_func(tmp_pa
 
 
 def test_plain_training_arguments_get_the_defaults(tmp_path):
-    args = TrainingArguments(str(tmp_path), max_steps=2, logging_steps=1, report_to="none", use_cpu=True)
+    args = TrainingArguments(str(tmp_path), max_steps=12, logging_steps=1, report_to="none", use_cpu=True)
     trainer = ITRATrainer(build("Bert"), args, train_dataset=examples("Bert", 12))
     trainer.train()
-    assert trainer.alignment_args.matching_weight > 0
-    assert losses(trainer, "matching_loss")
+    assert trainer.alignment_args == AlignmentArguments()
+    assert losses(trainer, "matching_loss")[-1] > 0
+    assert losses(trainer, "matching_weight")[-1] > 0
 
 
 def test_constant_weight_adds_to_the_task_loss_of_the_primary_batch(tmp_path):

@@ -1,6 +1,6 @@
 """Runs the study's conditions with `itra_hf.comparison` and keeps their figures in `examples/study/results/`.
 
-    python -m examples.study run [CONDITION ...] [--seeds 1 2 3 4 5] [--processes 2]
+    python -m examples.study run [CONDITION ...] [--processes 2]
 
 Without names, runs all. What is finished is not run again: an interrupted study goes on where it was.
 """
@@ -38,6 +38,7 @@ COMMON = {
     "bf16": True,
     "use_cpu": True,
 }
+SEEDS = [1, 2, 3, 4, 5]
 EPOCHS = {200: 20.0, 1000: 6.0, None: 2.0}  # by training documents; chosen for the plain Trainer
 OTHERS = {
     "R-Drop": {"trainer": f"{REGULARISERS}:RDropTrainer", "twice_compute": True},
@@ -124,30 +125,29 @@ def write_small(path: Path, comparison: Comparison, condition: Condition) -> Non
     path.write_text(json.dumps(small | {"figures": figures}, indent=1) + "\n", encoding="utf-8")
 
 
-def study(name: str, **args: Any) -> Comparison:
+def study(name: str, processes: int) -> Comparison:
     """Runs a condition of the study."""
     condition = CONDITIONS[name]
     variants = {"ITRA": {}, **(OTHERS if condition.others else {})}
-    return run(condition, variants, write_files(condition.corpus), RESULTS / f"{name}.json", **args)
+    path = RESULTS / f"{name}.json"
+    return run(condition, variants, write_files(condition.corpus), path, seeds=SEEDS, processes=processes)
 
 
-def command(about: str, part: Callable[..., Comparison], conditions: Iterable[str], seeds: list[int]) -> None:
-    """Reads the command line and runs the conditions it names, or all."""
+def command(about: str, part: Callable[[str, int], Comparison], names: Iterable[str]) -> None:
+    """Reads the command line and runs what it names, or all."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("conditions", nargs="*", help=f"of: {', '.join(conditions)}")
-    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    parser.add_argument("names", nargs="*", metavar="CONDITION", help=f"of: {', '.join(names)}")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    unknown = set(options.conditions) - set(conditions)
+    unknown = set(options.names) - set(names)
     if unknown:
         parser.error(f"unknown conditions: {', '.join(sorted(unknown))}")
     logging.set_verbosity_error()
     disable_progress_bars()
-    for name in options.conditions or conditions:
+    for name in options.names or names:
         print(f"{name} ...", flush=True)
-        comparison = part(name, seeds=options.seeds, processes=options.processes)
-        print(*comparison.sizes[0].verdicts.values(), sep="\n", flush=True)
+        print(*part(name, options.processes).sizes[0].verdicts.values(), sep="\n", flush=True)
 
 
 if __name__ == "__main__":
-    command(str(__doc__), study, CONDITIONS, [1, 2, 3, 4, 5])
+    command(str(__doc__), study, CONDITIONS)

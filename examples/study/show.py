@@ -1,14 +1,14 @@
-"""Renews the README's table and picture from `examples/study/results/`.
+"""Renews the README's table, the study's own page and its picture from the results files.
 
     python -m examples.study show
 
-Differences are paired by seed, with 95 % t-intervals. The rows of several conditions together take each seed's mean
+Differences are paired by seed, with 95 % t-intervals. Rows that take several conditions together take each seed's mean
 over the conditions as one value.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,142 +16,158 @@ import numpy as np
 
 from itra_hf import drawing
 from itra_hf.comparison.measures import BY_NAME, show
-from itra_hf.comparison.plan import PLAIN, TWICE
+from itra_hf.comparison.plan import PLAIN
 from itra_hf.comparison.statistics import PairedDifference, paired_difference
-from itra_hf.comparison.tables import markdown_table
+from itra_hf.comparison.tables import Rows, markdown_table
 
 FOLDER = Path(__file__).resolve().parent
-ROOT = FOLDER.parents[1]
-BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
+README, PAGE = FOLDER.parents[1] / "README.md", FOLDER / "README.md"
 PICTURE = FOLDER / "differences.png"
-TWICE_BATCH = TWICE["batch"]
 NAMES = {"reuters-r8": "R8", "reuters-r52": "R52", "20newsgroups": "20 newsgroups"}
+ITRA, SMALL = "ITRA", "**up to 1,000 documents, together**"
+TITLES = {"calibration_error": "calibration error, points", "accuracy": "accuracy, points", "f1_macro": "F1, points"}
 
-Results = Mapping[str, Mapping[str, Any]]  # by condition
+Condition = Mapping[str, Any]  # a results file
+Results = Mapping[str, Condition]  # by name
 
 
-def read_results() -> dict[str, dict[str, Any]]:
-    """The results files by condition, in the study's order: small training sets first."""
-    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (FOLDER / "results").glob("*-*.json")}
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """The results files by name: clean data first, small training sets first."""
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
     return dict(sorted(found.items(), key=lambda item: (bool(item[1]["args"]), item[1]["size"] or 10**9, item[0])))
 
 
-def title(condition: Mapping[str, Any]) -> str:
-    """What the table calls a condition."""
+def title(condition: Condition) -> str:
+    """What tables call a condition."""
     parts = [NAMES[condition["corpus"]], "all documents" if condition["size"] is None else f"{condition['size']:,}"]
     for name, value in condition["args"].items():
         parts.append({"label_noise": f"{value:.0%} wrong labels", "class_imbalance": f"imbalance {value:g}"}[name])
     return ", ".join(parts)
 
 
-def difference(results: Results, variant: str, baseline: str, measure: str) -> PairedDifference | None:
-    """The paired difference of two variants over one condition, or over the seeds' means of several."""
-    pairs = []
-    for condition in results.values():
-        figures = condition["figures"]
-        if variant not in figures or baseline not in figures:
-            continue
-        pairs.append([{int(k): v for k, v in figures[name].get(measure, {}).items()} for name in (variant, baseline)])
-    pairs = [pair for pair in pairs if pair[0] and pair[1]]
-    if not pairs:
-        return None
-    seeds = set.intersection(*(set(side) for pair in pairs for side in pair))
-    if not seeds:
-        return None
-    sides = [{seed: float(np.mean([pair[i][seed] for pair in pairs])) for seed in seeds} for i in (0, 1)]
+def groups(results: Results) -> dict[str, list[Condition]]:
+    """Rows of the table and the picture: each condition, then the clean ones of up to 1,000 documents together."""
+    rows = {title(condition): [condition] for condition in results.values()}
+    small = [each for each in results.values() if each["size"] and not each["args"]]
+    return rows | {SMALL: small} if len(small) > 1 else rows
+
+
+def means_by_seed(group: Sequence[Condition], variant: str, measure: str) -> dict[int, float]:
+    """The means over conditions of a variant's figures, for the seeds that all of them have."""
+    figures = [condition["figures"][variant][measure] for condition in group]
+    seeds = set.intersection(*(set(each) for each in figures))
+    return {int(seed): float(np.mean([each[seed] for each in figures])) for seed in seeds}
+
+
+def difference(group: Sequence[Condition], variant: str, measure: str, baseline: str = PLAIN) -> PairedDifference:
+    """The paired difference of two variants over the seeds."""
+    sides = [means_by_seed(group, name, measure) for name in (variant, baseline)]
     return paired_difference(sides[0], sides[1], BY_NAME[measure].better)
 
 
-def cell(found: PairedDifference | None, measure: str) -> str:
+def cell(found: PairedDifference, measure: str) -> str:
     """A difference with half its interval; bold where the interval leaves 0 out."""
-    if found is None:
-        return ""
     text = show(BY_NAME[measure], found.mean, signed=True)
     if math.isfinite(found.low):
         text += f" ± {show(BY_NAME[measure], (found.high - found.low) / 2, signed=True)[1:]}"
     return f"**{text}**" if found.verdict in ("better", "worse") else text
 
 
-def groups(results: Results) -> dict[str, Results]:
-    """The table's rows: each condition, then those of up to 1,000 clean documents together."""
-    rows: dict[str, Results] = {title(each): {name: each} for name, each in results.items()}
-    small = {name: each for name, each in results.items() if each["size"] and not each["args"]}
-    return rows | {"**the first six together**": small} if len(small) == 6 else rows
+def seconds_ratio(group: Sequence[Condition], variant: str, baseline: str = PLAIN) -> str:
+    """How many times as long training took: the median over seeds and conditions."""
+    pairs = [[means_by_seed([each], name, "seconds") for name in (variant, baseline)] for each in group]
+    return f"{np.median([own[seed] / plain[seed] for own, plain in pairs for seed in own if seed in plain]):.2f}"
 
 
-def table(results: Results, variant: str = "ITRA") -> str:
-    """The README's table as Markdown."""
-    rows = [
-        [
-            "data and training documents",
-            "accuracy of Trainer",
-            "ITRA, at equal steps",
-            "ITRA, at equal compute",
-            "negative log-likelihood, equal steps",
-            "equal compute",
-            "scatter ratio, equal steps",
-        ]
-    ]
+def main_table(results: Results) -> str:
+    """ITRA's defaults against the plain Trainer, condition by condition."""
+    measures = ("accuracy", "f1_macro", "nll", "calibration_error", "scatter_ratio")
+    head = ["training documents", "Trainer's accuracy", *(TITLES.get(name, BY_NAME[name].title) for name in measures)]
+    rows: Rows = [[*head, "training time"]]
     for name, group in groups(results).items():
-        plain = [np.mean(list(each["figures"][PLAIN]["accuracy"].values())) for each in group.values()]
-        cells = [show(BY_NAME["accuracy"], float(np.mean(plain)))]
-        for baseline, measure in (
-            (PLAIN, "accuracy"),
-            (TWICE_BATCH, "accuracy"),
-            (PLAIN, "nll"),
-            (TWICE_BATCH, "nll"),
-            (PLAIN, "scatter_ratio"),
-        ):
-            cells.append(cell(difference(group, variant, baseline, measure), measure))
-        rows.append([name, *cells])
+        plain = float(np.mean(list(means_by_seed(group, PLAIN, "accuracy").values())))
+        cells = [cell(difference(group, ITRA, measure), measure) for measure in measures]
+        rows.append([name, show(BY_NAME["accuracy"], plain), *cells, f"x {seconds_ratio(group, ITRA)}"])
     return markdown_table(rows, escape=False)
 
 
 def others_table(results: Results) -> str:
-    """R-Drop and supervised contrast beside ITRA, over the conditions that have them."""
-    group = {name: each for name, each in results.items() if "R-Drop" in each["figures"]}
-    if not group:
-        return ""
-    measures = ("accuracy", "f1_macro", "nll", "calibration_error", "scatter_ratio", "seconds")
-    rows = [["differences to Trainer", *(BY_NAME[name].title for name in measures)]]
-    for variant in (TWICE_BATCH, "ITRA", "R-Drop", "SupCon"):
-        rows.append([variant, *(cell(difference(group, variant, PLAIN, name), name) for name in measures)])
+    """What people would try instead, over the conditions that have it."""
+    group = [condition for condition in results.values() if "R-Drop" in condition["figures"]]
+    measures = ("accuracy", "f1_macro", "nll", "calibration_error", "scatter_ratio")
+    rows: Rows = [["minus Trainer", *(TITLES.get(name, BY_NAME[name].title) for name in measures), "training time"]]
+    for variant in (name for name in group[0]["figures"] if name != PLAIN):
+        cells = [cell(difference(group, variant, measure), measure) for measure in measures]
+        rows.append([variant, *cells, f"x {seconds_ratio(group, variant)}"])
+    return f"Over {' and '.join(map(title, group))}:\n\n{markdown_table(rows, escape=False)}"
+
+
+def search_table(results: Results) -> str:
+    """Each setting's differences to the plain Trainer in the search, by data and over the seeds that tried it."""
+    columns: dict[str, list[Condition]] = {}
+    for condition in results.values():
+        columns.setdefault(title(condition), []).append(condition)
+    names = {name: None for each in results.values() for name in each["figures"] if name != PLAIN}
+    rows: Rows = [["setting", *(f"{column}: accuracy, points; NLL (seeds)" for column in columns)]]
+    for name in names:
+        row = [name]
+        for conditions in columns.values():
+            found = {measure: seed_differences(conditions, name, measure) for measure in ("accuracy", "nll")}
+            values = (show(BY_NAME[m], float(np.mean(each)), signed=True) for m, each in found.items() if each)
+            row.append("; ".join(values) + (f" ({len(found['nll'])})" if found["nll"] else ""))
+        rows.append(row)
     return markdown_table(rows, escape=False)
 
 
-def draw(results: Results, variant: str = "ITRA") -> None:
-    """The accuracy differences of all conditions, against both plain runs."""
+def seed_differences(conditions: Sequence[Condition], variant: str, measure: str) -> list[float]:
+    """A variant's differences to the plain Trainer, seed by seed, over results files of the same data."""
+    found = []
+    for condition in conditions:
+        own, plain = (condition["figures"].get(name, {}).get(measure, {}) for name in (variant, PLAIN))
+        found += [own[seed] - plain[seed] for seed in own if seed in plain]
+    return found
+
+
+def draw(results: Results) -> None:
+    """The differences in accuracy and negative log-likelihood, with their intervals."""
     rows = groups(results)
     figure = drawing.new_figure(1.4 + 0.32 * len(rows))
-    for axis, (baseline, name) in zip(
-        figure.subplots(1, 2, sharey=True, sharex=True),
-        ((PLAIN, "Trainer, equal steps"), (TWICE_BATCH, "Trainer, equal compute")),
-        strict=True,
-    ):
+    panels = (("accuracy", 100, "accuracy, points: right is better"), ("nll", 1, "NLL, nats: left is better"))
+    for axis, (measure, unit, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
         for height, group in enumerate(rows.values()):
-            found = difference(group, variant, baseline, "accuracy")
-            if found is not None:
-                colour = drawing.COLOURS[0 if len(group) == 1 else 2]
-                axis.plot([100 * found.low, 100 * found.high], [height] * 2, color=colour, linewidth=2)
-                axis.plot(100 * found.mean, height, "o", color=colour, markersize=6)
+            found = difference(group, ITRA, measure)
+            colour = drawing.COLOURS[0 if len(group) == 1 else 5]
+            axis.plot([unit * found.low, unit * found.high], [height] * 2, color=colour, linewidth=2)
+            axis.plot(unit * found.mean, height, "o", color=colour, markersize=6)
         axis.axvline(0, color="black", linewidth=0.8)
-        drawing.decorate(axis, f"ITRA minus {name}", "accuracy, points (95 % interval)")
+        drawing.decorate(axis, "ITRA minus Trainer", label)
         axis.set_yticks(range(len(rows)), [row.strip("*") for row in rows])
         axis.set_ylim(len(rows) - 0.5, -0.5)
     figure.savefig(PICTURE)
 
 
+def put(path: Path, name: str, text: str) -> None:
+    """Puts a text between a file's marks of that name.
+
+    Raises:
+        ValueError: the file lacks the marks.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{path} lacks the marks {begin} and {end}.")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
 def main() -> None:
-    results = read_results()
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    if not after:
-        raise SystemExit(f"README.md lacks the marks {BEGIN} and {END}.")
-    parts = [table(results), others_table(results)]
-    readme.write_text(before + BEGIN + "\n" + "\n\n".join(filter(None, parts)) + "\n" + END + after, encoding="utf-8")
+    results = read_results(FOLDER / "results")
+    put(README, "study", main_table(results))
+    put(PAGE, "study", main_table(results))
+    put(PAGE, "others", others_table(results))
+    put(PAGE, "search", search_table(read_results(FOLDER / "search")))
     draw(results)
-    print("\n\n".join(filter(None, parts)))
+    print(main_table(results), others_table(results), sep="\n\n")
 
 
 if __name__ == "__main__":

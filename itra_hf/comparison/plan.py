@@ -113,7 +113,8 @@ class Variant(NamedTuple):
         if self.twice_compute is None and self.trainer == ITRA:
             if given.get("matching_weight") == 0:
                 return False
-            return given.get("companion", "sample") in PAIRED_COMPANIONS and given.get("companion_every", 1) == 1
+            companion = given.get("companion", AlignmentArguments.companion)
+            return companion in PAIRED_COMPANIONS and given.get("companion_every", 1) == 1
         return bool(self.twice_compute)
 
 

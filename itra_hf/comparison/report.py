@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from .plan import PLAIN, Plan, Variant
 from .run import write_atomically
-from .summary import Comparison, Size, as_plain_values
+from .summary import Comparison, as_plain_values
 from .tables import difference_rows, figure_rows, markdown, notes
 
 logger = logging.get_logger(__name__)
@@ -53,57 +53,61 @@ def write_reports(plan: Plan, comparison: Comparison, results: Sequence[Mapping[
 
 def render(plan: Plan, comparison: Comparison, results: Sequence[Mapping[str, Any]], title: str) -> str:
     """The HTML page; every string is escaped, and pictures are inside."""
+    drawn = draw(plan, comparison, results)
+    sizes = [
+        {
+            "title": size.title.capitalize(),
+            "verdicts": list(size.verdicts.values()),
+            "figures": figure_rows(comparison, size),
+            "differences": difference_rows(comparison, size),
+            "pictures": drawn.get(size.train_samples, []),
+        }
+        for size in comparison.sizes
+    ]
+    settings = [("all runs", plain_settings(plan.common)), *((v.name, describe_settings(v)) for v in plan.variants)]
+    return (
+        Environment(autoescape=True)
+        .from_string(TEMPLATE.read_text(encoding="utf-8"))
+        .render(title=title, sizes=sizes, pictures=drawn["all"], settings=settings, notes=notes(comparison))
+    )
+
+
+def draw(plan: Plan, comparison: Comparison, results: Sequence[Mapping[str, Any]]) -> dict[Any, list[Picture]]:
+    """The pictures by size of training set, and those over `"all"` sizes; none without matplotlib."""
     try:
         from . import pictures
     except ImportError as error:
         logger.warning(f"The page has no pictures: {error}")
-        pictures = None  # type: ignore[assignment]
-
-    def drawn(size: Size) -> list[Picture]:
-        if pictures is None:
-            return []
-        figures = {
-            "Paired differences": (
-                pictures.differences(size, comparison.measures),
+        return {"all": []}
+    title = comparison.metric.title
+    found: dict[Any, list[tuple[str, str, Any]]] = {
+        "all": [
+            ("Over the size of the training set", f"{title} by variant and size.", pictures.size_curves(comparison))
+        ]
+    }
+    for size in comparison.sizes:
+        found[size.train_samples] = [
+            (
+                "Paired differences",
                 "Dots with bars: mean differences of each variant to the plain Trainer and their 95 % intervals; "
                 "ticks: the seeds.",
+                pictures.differences(size, comparison.measures),
             ),
-            "Learning curves": (
-                pictures.learning_curves(results, size),
+            (
+                "Learning curves",
                 "Training and evaluation losses over the optimizer steps, means over seeds, a line a variant.",
+                pictures.learning_curves(results, size),
             ),
-            "Feature maps": (
-                pictures.feature_maps(results, size, plan.output_dir / "runs"),
+            (
+                "Feature maps",
                 "Features of the tested examples on their two main directions, coloured by class, a panel a variant.",
+                pictures.feature_maps(results, size, plan.output_dir / "runs"),
             ),
-        }
-        return [Picture(name, text, _encode(figure)) for name, (figure, text) in figures.items() if figure is not None]
-
-    over_sizes = None if pictures is None else pictures.size_curves(comparison)
-    curve = [] if over_sizes is None else [("Over the size of the training set", _encode(over_sizes))]
-    return (
-        Environment(autoescape=True)
-        .from_string(TEMPLATE.read_text(encoding="utf-8"))
-        .render(
-            title=title,
-            sizes=[
-                {
-                    "title": size.title.capitalize(),
-                    "verdicts": list(size.verdicts.values()),
-                    "figures": figure_rows(comparison, size),
-                    "differences": difference_rows(comparison, size),
-                    "pictures": drawn(size),
-                }
-                for size in comparison.sizes
-            ],
-            pictures=[Picture(name, f"{comparison.metric.title} by variant and size.", data) for name, data in curve],
-            settings=[
-                ("all runs", plain_settings(plan.common)),
-                *((v.name, describe_settings(v)) for v in plan.variants),
-            ],
-            notes=notes(comparison),
-        )
-    )
+        ]
+    return {
+        key: [Picture(name, text, _encode(figure)) for name, text, figure in drawn if figure is not None]
+        for key, drawn in found.items()
+    }
 
 
 def describe_settings(variant: Variant) -> str:
