@@ -40,7 +40,8 @@ COMMON = {
 }
 SEEDS = [1, 2, 3, 4, 5]
 EPOCHS = {200: 20.0, 1000: 6.0, None: 2.0}  # by training documents; chosen for the plain Trainer
-OTHERS = {
+OTHERS: Mapping[str, Mapping[str, Any]] = {
+    "ITRA, sample": {"companion": "sample"},
     "R-Drop": {"trainer": f"{REGULARISERS}:RDropTrainer", "twice_compute": True},
     "SupCon": {"trainer": f"{REGULARISERS}:SupConTrainer"},
 }
