@@ -38,11 +38,11 @@ from _peak_memory import bytes_added
 PLAIN = "Trainer"
 VARIANTS = {
     "matching_weight=0": {"matching_weight": 0.0},
-    "sample": {},
+    "sample": {"companion": "sample"},
     "class_matched": {"companion": "class_matched"},
-    "sample, companion_task_loss": {"companion_task_loss": True},
-    "sample, no companion gradient": {"companion_gradient": False},
-    "sample, companion_every=4": {"companion_every": 4},
+    "sample, companion_task_loss": {"companion": "sample", "companion_task_loss": True},
+    "sample, no companion gradient": {"companion": "sample", "companion_gradient": False},
+    "sample, companion_every=4": {"companion": "sample", "companion_every": 4},
     "split": {"companion": "split"},
     "memory": {"companion": "memory", "memory_warmup_steps": 1},  # full from the start, see FullMemory
 }

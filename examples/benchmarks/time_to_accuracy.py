@@ -28,12 +28,14 @@ from itra_hf.metrics import compute_metrics_for
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from packaged import CORPORA, load_classifier, load_tokenizer, read_split, sample_rows, to_dataset
 
+BALANCED = {"weight_mode": "balanced", "matching_weight": 0.1, "matching_warmup_ratio": 0.5}
 VARIANTS = {
     "Trainer": (Trainer, {}),
-    "sample": (ITRATrainer, {}),
-    "sample, no companion gradient": (ITRATrainer, {"companion_gradient": False}),
-    "split": (ITRATrainer, {"companion": "split"}),
-    "memory": (ITRATrainer, {"companion": "memory"}),
+    "sample": (ITRATrainer, {**BALANCED, "companion": "sample"}),
+    "sample, no companion gradient": (ITRATrainer, {**BALANCED, "companion": "sample", "companion_gradient": False}),
+    "split": (ITRATrainer, {**BALANCED, "companion": "split"}),
+    "memory": (ITRATrainer, {**BALANCED, "companion": "memory"}),
+    "memory, sustained": (ITRATrainer, {}),  # the defaults
 }
 METRICS = ("accuracy", "loss", "scatter ratio")
 
