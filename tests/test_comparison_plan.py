@@ -260,6 +260,7 @@ BROKEN_FILE = {"trainer": "{folder}/broken.py:Own"}
         ({"processes": 0}, "processes=0 must be an integer >= 1"),
         ({"sedes": "[1]"}, "unknown field 'sedes'. Did you mean 'seeds'?"),
         ({"matching_weight": -1}, "matching_weight=-1.0 must be from 0 to 10 "),
+        ({"prediction_loss_only": True}, "prediction_loss_only=True leaves no predictions to measure"),
         ({"variants": "{}"}, "variants must map names to settings"),
         ({"variants": "[a]"}, "variants must map names to settings"),
         ({"variants": {"a": 1}}, "Variant 'a' must be a mapping"),

@@ -236,7 +236,9 @@ def make_plan(args: ComparisonArguments, common: Mapping[str, Any], variants: An
     for variant in plan.variants:
         try:
             check_arguments(load_trainer(variant.trainer), variant.trainer_arguments)
-            build_arguments(plan._run(variant, args.seeds[0], None, {}), output_dir)
+            _, _, training_args = build_arguments(plan._run(variant, args.seeds[0], None, {}), output_dir)
+            if training_args.prediction_loss_only:
+                raise ValueError("prediction_loss_only=True leaves no predictions to measure; leave it out.")
         except (ValueError, TypeError) as error:
             raise ValueError(f"Variant {variant.name!r}: {error}") from error
     return plan
