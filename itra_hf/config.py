@@ -211,7 +211,7 @@ class ITRAConfig(AlignmentArguments, TrainingArguments):
         >>> from itra_hf import ITRAConfig
         >>> config = ITRAConfig(output_dir="out", matching_weight=0.2, alignment="joint", report_to="none")
         >>> config.matching_weight, config.weight_mode
-        (0.2, 'balanced')
+        (0.2, 'sustained')
     """
 
 
