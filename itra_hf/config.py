@@ -35,18 +35,19 @@ class AlignmentArguments:
     matching_weight: float = field(
         default=1.0,
         metadata={
-            "help": "How much the matching loss counts, >= 0. With weight_mode 'balanced' (up to 100) the share of the "
-            "task loss's pull on the features, with 'sustained' (up to 10) the share of its largest pull so far, with "
-            "'constant' (up to 1e6) the factor of the matching loss. 0 switches the method off."
+            "help": "How much the matching loss counts, >= 0. With weight_mode 'sustained' (up to 10) the share of the "
+            "task loss's largest pull on the features so far, with 'balanced' (up to 100; 0.1 is a good start) of its "
+            "pull at the time, with 'constant' (up to 1e6; start at 0.1 or less) the factor of the matching loss. 0 "
+            "switches the method off."
         },
     )
     weight_mode: WeightMode = field(
         default="sustained",
         metadata={
-            "help": "'balanced' scales the matching loss so that its gradient at the features is matching_weight times "
-            "the task loss's, and fades with it; 'sustained' keeps it at matching_weight times the largest that the "
-            "task loss's has been; 'constant' adds matching_weight times the matching loss, which can collapse the "
-            "features."
+            "help": "'sustained' scales the matching loss so that its gradient at the features is matching_weight "
+            "times the largest that the task loss's running average has been since alignment began; 'balanced' follows "
+            "the running average itself, and fades with it; 'constant' adds matching_weight times the matching loss, "
+            "which can collapse the features."
         },
     )
     matching_warmup_ratio: float = field(
@@ -119,8 +120,8 @@ class AlignmentArguments:
     companion_every: int = field(
         default=1,
         metadata={
-            "help": "Align in every k-th optimizer step only, >= 1, with k times the weight. A memory takes in those "
-            "steps' features alone."
+            "help": "Align in every k-th optimizer step only, >= 1, with k times the weight: saves second forward "
+            "passes, so for companion 'sample' and 'class_matched'. A memory takes in those steps' features alone."
         },
     )
     memory_size: int = field(
@@ -156,9 +157,9 @@ class AlignmentArguments:
     companion_gradient: bool = field(
         default=True,
         metadata={
-            "help": "companion 'sample' and 'class_matched': whether gradients flow through the companion batch. False "
-            "is faster and aligns less; the companion then runs without dropout, also where the feature is taken after "
-            "it."
+            "help": "companion 'sample' and 'class_matched' only: whether gradients flow through the companion batch. "
+            "False is faster and aligns less; the companion then runs without dropout, also where the feature is taken "
+            "after it."
         },
     )
     gather_features: bool = field(
@@ -280,10 +281,10 @@ def build_matching_loss(args: AlignmentArguments) -> MatchingLoss:
 
 
 def _check_companion(args: AlignmentArguments) -> None:
-    if args.companion == "split" and not args.companion_gradient:
+    if args.companion not in PAIRED_COMPANIONS and not args.companion_gradient:
         raise ValueError(
-            "companion_gradient=False does not go with companion='split', whose halves both belong to the primary "
-            "batch; it goes with 'sample' and 'class_matched'."
+            f"companion_gradient=False does not go with companion={args.companion!r}, which has no second batch; it "
+            "goes with 'sample' and 'class_matched'."
         )
     if not args.companion_task_loss:
         return

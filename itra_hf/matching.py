@@ -118,7 +118,7 @@ class MatchingLoss(nn.Module):
         if self.alignment == "marginal":
             labels, companion_labels = None, None
         labels, companion_labels = drop_column(labels), drop_column(companion_labels)
-        self._check(features, labels, companion_features, companion_labels)
+        self.check(features, labels, companion_features, companion_labels)
         dtype = torch.promote_types(features.dtype, torch.float32)
         with torch.autocast(device_type=features.device.type, enabled=False):
             batches = features.to(dtype), labels, companion_features.to(dtype), companion_labels
@@ -207,7 +207,12 @@ class MatchingLoss(nn.Module):
                 "to avoid; use 'mean' or a number."
             )
 
-    def _check(self, features: Tensor, labels: Tensor | None, other: Tensor, other_labels: Tensor | None) -> None:
+    def check(self, features: Tensor, labels: Tensor | None, other: Tensor, other_labels: Tensor | None) -> None:
+        """Checks shapes, and that the labels are of the kind that the alignment needs.
+
+        Raises:
+            ValueError: they aren't.
+        """
         if features.dim() != 2 or other.dim() != 2 or features.shape[1] != other.shape[1]:
             raise ValueError(
                 "Features must be [n, dim] and [m, dim] with the same dim, "

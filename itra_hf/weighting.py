@@ -26,7 +26,8 @@ def ramp(step: int, total_steps: int, warmup_ratio: float) -> float:
 def update_balance(balance: Tensor, squared_norms: Tensor) -> Tensor:
     """Folds one step into the running averages of the two gradient norms.
 
-    Both averages start at 0 and decay alike, so their ratio needs no correction for the start. A step without
+    Both averages start at 0 and decay alike, so their ratio needs no correction for the start. (The largest task norm
+    of a sustained weight is one of such averages, so it lies below the largest single norm.) A step without
     matching gradient (no class in both batches), with a non-finite one or without a measurement (NaN) leaves them as
     they are.
 

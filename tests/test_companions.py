@@ -435,5 +435,5 @@ def test_a_run_too_short_to_align_says_so(settings, tmp_path, caplog):
 
 
 def test_the_weight_of_all_steps_together_has_the_limit_of_one():
-    with pytest.raises(ValueError, match=r"matching_weight=50.0 times companion_every=3 must be from 0 to 100"):
-        AlignmentArguments(matching_weight=50.0, companion_every=3)
+    with pytest.raises(ValueError, match=r"matching_weight=1.0 times companion_every=16 must be from 0 to 10 "):
+        AlignmentArguments(companion_every=16)

@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import random
+import signal
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -224,6 +226,13 @@ def test_equal_compute_takes_twice_the_batch_in_as_many_steps(study):
     assert {name: each for name, each in steps.items() if each != 14} == {"fast": 105}  # of 54 examples, 8 at a time
 
 
+def test_the_plain_run_of_equal_compute_has_twice_the_batch_and_the_others_have_not(study, monkeypatch, tmp_path):
+    monkeypatch.chdir(study.folder)
+    sizes = {run.variant: build(run, tmp_path)[0].args.per_device_train_batch_size for run in study.plan.runs()}
+    assert {name for name, size in sizes.items() if size == 16} == {TWICE["batch"]}
+    assert {size for name, size in sizes.items() if name != TWICE["batch"]} == {8}
+
+
 def test_the_plain_run_is_a_hand_written_trainer_bit_for_bit(study, monkeypatch, tmp_path, request):
     monkeypatch.chdir(study.folder)
     run = next(run for run in study.plan.runs() if (run.variant, run.seed) == (PLAIN, 2))
@@ -257,9 +266,13 @@ def test_the_reports_are_there_and_the_names_in_them_escaped(study):
 # ---- Interrupts ----
 
 
-def test_an_interrupt_ends_the_runs_in_progress_and_says_how_to_go_on(study, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_runs_in_progress_and_says_how_to_go_on(number, study, monkeypatch, request):
+    for each in (signal.SIGINT, signal.SIGTERM):  # a job in the background starts with SIGINT ignored
+        request.addfinalizer(partial(signal.signal, each, signal.getsignal(each)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.chdir(study.folder)
-    monkeypatch.setattr(schedule.time, "sleep", lambda seconds: os.kill(os.getpid(), 2))
+    monkeypatch.setattr(schedule.time, "sleep", lambda seconds: os.kill(os.getpid(), number))
     before = snapshot(study.folder / "out")
     stopped = command("config.yaml", "--seeds", "1", "2", "3", "4")
     assert stopped.status not in (0, 1)

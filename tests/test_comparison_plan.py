@@ -10,6 +10,7 @@ from transformers import Trainer, TrainingArguments
 
 from itra_hf import cli
 from itra_hf.cli import parse_comparison
+from itra_hf.comparison import plan as planning
 from itra_hf.comparison.plan import PLAIN, TWICE, ComparisonArguments, make_plan
 from itra_hf.comparison.run import count_steps
 from itra_hf.comparison.trainers import load_trainer
@@ -113,7 +114,7 @@ def test_a_setting_that_is_given_is_kept_though_it_is_the_default(plan):
 def test_settings_that_are_true_by_default_can_be_turned_off(where, plan):
     off = {"companion_gradient": False, "remove_unused_columns": False}
     given = dict.fromkeys(off, "false") if where == "common" else {"variants": {"a": off}}
-    run = next(run for run in plan(**given).runs() if run.trainer == "ITRATrainer")
+    run = next(run for run in plan(companion="sample", **given).runs() if run.trainer == "ITRATrainer")
     assert {name: run.fields.get(name) for name in off} == off
 
 
@@ -170,6 +171,23 @@ def test_a_data_set_folder_counts_by_its_content(tmp_path):
         write(tmp_path / "data", "train.csv", rows(count))
         found.append(keys(parse_comparison([write_config(tmp_path, "model", dataset_name=str(tmp_path / "data"))])))
     assert not set(found[0].values()) & set(found[1].values())
+
+
+def test_a_setting_that_is_the_default_anyway_is_the_same_run_and_another_default_another(plan, monkeypatch):
+    first = keys(plan(variants={"one": {}}))
+    assert keys(plan(variants={"one": {"companion": "memory"}})) == first
+    monkeypatch.setitem(planning.DEFAULTS, "matching_weight", 0.7)
+    changed = keys(plan(variants={"one": {}}))
+    assert {name for name, key in changed.items() if first[name] == key} == {
+        (PLAIN, seed, None) for seed in range(1, 6)
+    }
+
+
+def test_a_subclass_with_a_second_batch_also_needs_a_run_of_twice_the_compute(plan, tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text("from itra_hf import ITRATrainer\n\n\nclass Own(ITRATrainer):\n    pass\n")
+    assert TWICE["batch"] in names(plan(variants={"one": {"trainer": f"{path}:Own", "companion": "sample"}}))
+    assert TWICE["batch"] not in names(plan(variants={"one": {"trainer": f"{path}:Own"}}))
 
 
 def test_a_local_model_that_is_saved_again_is_another_one(plan, tmp_path):

@@ -188,6 +188,18 @@ def test_figures_that_are_not_finite_count_as_missing(tmp_path):
     assert comparison.sizes[0].differences["new", PLAIN]["accuracy"].verdict == "no difference shown"
 
 
+def test_a_run_that_diverges_is_missing_from_the_verdict_and_the_verdict_says_so(tmp_path):
+    plan = build_plan(tmp_path, {"new": {"companion": "split"}})
+    results = [
+        result(name, seed, accuracy=None if (name, seed) == ("new", 2) else 0.8)
+        for name in (PLAIN, "new")
+        for seed in (1, 2, 3)
+    ]
+    verdict = summarize(plan, results, {}).sizes[0].verdicts["new"]
+    assert "0 wins and 0 losses in 2 seeds" in verdict
+    assert "not finite: new has 2 of 3." in verdict
+
+
 def test_a_measure_that_no_run_has_is_refused(tmp_path):
     with pytest.raises(ValueError, match="metric='mse' was not measured; there are: accuracy, nll"):
         choose_metric("mse", study(build_plan(tmp_path, {"new": {}}))[1])
@@ -223,8 +235,9 @@ def test_the_verdict_says_where_runs_failed(tmp_path):
 
 
 def test_a_variant_may_not_pass_for_a_baseline(tmp_path):
-    plan = build_plan(tmp_path, {"new": {"companion": "split"}, "other": {}})
-    assert set(study(plan)[0].sizes[0].verdicts) == {"new", "other"}
+    for name in (PLAIN, *TWICE.values()):  # though no run of that name is planned
+        with pytest.raises(ValueError, match="is taken"):
+            build_plan(tmp_path, {name: {"companion": "split"}})
 
 
 def test_the_terminal_shows_half_widths_and_a_header_for_each_size(tmp_path):
@@ -312,3 +325,15 @@ def test_a_verdict_by_the_validation_split_says_so(tmp_path):
     told = " ".join(tables.notes(summarize(plan, [each | {"tested_on": "validation"} for each in results], {})))
     assert "1,200 examples of the validation split" in told
     assert "flatter" in told
+
+
+def test_spoiled_data_are_told_in_every_report(tmp_path):
+    args = ComparisonArguments(seeds=[1, 2, 3], label_noise=0.2, class_imbalance=20)
+    plan = make_plan(args, {"model_name_or_path": "m", "train_file": "x.csv", "use_cpu": True}, None, str(tmp_path))
+    comparison, results = study(plan)
+    write_reports(plan, comparison, results, "title")
+    for name in ("comparison.md", "comparison.html"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "20% of the labels replaced by wrong ones" in text.replace("\\", "")
+        assert "fall to 1 in 20" in text
+    assert json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))["arguments"]["label_noise"] == 0.2

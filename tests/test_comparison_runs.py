@@ -1,7 +1,6 @@
 """Single runs of a comparison, in this process: other kinds of labels, spoiled data, and what has to be alike."""
 
-import os
-import signal
+import json
 
 import numpy as np
 import pytest
@@ -11,10 +10,8 @@ from test_cli import refused, save_model, write, write_config
 from test_comparison import examples
 from transformers import BertConfig, BertModel
 
-from itra_hf import cli
 from itra_hf.cli import parse_comparison
 from itra_hf.comparison import schedule
-from itra_hf.comparison import study as studying
 from itra_hf.comparison.plan import PLAIN, TWICE
 from itra_hf.comparison.run import build, measure
 
@@ -142,7 +139,7 @@ def test_what_was_trained_and_tested_on_is_told(model, tmp_path):
     ]
 
 
-# ---- Two commands, and one that is ended ----
+# ---- Two commands ----
 
 
 @pytest.fixture
@@ -158,13 +155,30 @@ def test_a_second_comparison_in_the_same_folder_is_refused(config, tmp_path, cap
         assert f"Another comparison runs in {tmp_path / 'out'}" in refused(["compare", config], capsys)
 
 
-def test_a_command_that_is_told_to_end_ends_as_with_an_interrupt(config, capsys, monkeypatch):
-    monkeypatch.setattr(studying, "run_missing", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as stop:
-            cli.main(["compare", config])
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert stop.value.code == 2
-    assert "the same command goes on from there" in capsys.readouterr().err
+# ---- What changes under a comparison ----
+
+
+def test_a_data_file_that_changes_while_the_comparison_runs_fails_the_run(model, tmp_path):
+    run = next(plan_of(tmp_path, model, examples(30, 0)).runs())
+    write(tmp_path, "train.jsonl", examples(31, 0))
+    with pytest.raises(ValueError, match=r"train\.jsonl has changed since the comparison began"):
+        build(run, tmp_path)
+
+
+def test_a_trainer_file_that_seeds_the_generators_does_not_change_the_first_weights(model, tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(
+        "import torch\nfrom transformers import Trainer\n\ntorch.manual_seed(0)\n\n\nclass Own(Trainer):\n    pass\n"
+    )
+    plan = plan_of(tmp_path, model, examples(30, 0), variants=json.dumps({"own": {"trainer": f"{path}:Own"}}))
+    plain, own, *_ = (build(run, tmp_path)[0].model.classifier.weight for run in list(plan.runs())[:2])
+    assert torch.equal(plain, own)
+
+
+def test_alignment_that_does_not_fit_the_labels_is_refused_before_the_first_run(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(schedule, "process_context", lambda: pytest.fail("it ran"))
+    train = write(tmp_path, "train.jsonl", examples(30, 0, lambda name, i: i / 7))
+    config = write_config(tmp_path, model, train_file=train)
+    assert "Variant 'ITRATrainer': alignment='conditional' needs one class a text" in refused(
+        ["compare", config], capsys
+    )

@@ -67,8 +67,15 @@ class FakeProcess:
         self.ended = "joined"
 
 
+@pytest.fixture(autouse=True)
+def as_many_threads_as_before():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
-def use(monkeypatch):
+def use(monkeypatch, as_many_threads_as_before):
     """Makes the schedule run on a machine with some GPUs and eight threads."""
 
     def install(machine, gpus=0):
@@ -170,11 +177,7 @@ def execute(tmp_path, monkeypatch):
     def run_it(measure, device=None, share=1):
         monkeypatch.setattr(running.os, "dup2", lambda *descriptors: None)
         monkeypatch.setattr(running, "measure", measure)
-        threads = torch.get_num_threads()
-        try:
-            running.execute(runs(1)[0], tmp_path / "run", share, device)
-        finally:
-            torch.set_num_threads(threads)
+        running.execute(runs(1)[0], tmp_path / "run", share, device)
 
     return run_it
 

@@ -72,6 +72,8 @@ def test_settings_survive_a_dictionary():
         ({"companion_buffer_size": 0}, r"companion_buffer_size=0 must be an integer >= 1"),
         ({"companion_buffer_size": 2.0}, r"companion_buffer_size=2.0 must be an integer >= 1"),
         ({"feature": ""}, r"feature='' must be 'auto'"),
+        ({"companion_gradient": False}, r"does not go with companion='memory', which has no second batch"),
+        ({"companion": "split", "companion_gradient": False}, r"does not go with companion='split'"),
         (
             {"companion": "sample", "companion_task_loss": True, "companion_gradient": False},
             r"needs companion_gradient=True",

@@ -123,6 +123,19 @@ def test_plain_training_arguments_get_the_defaults(tmp_path):
     assert losses(trainer, "matching_weight")[-1] > 0
 
 
+def test_labels_that_the_default_alignment_cannot_use_are_refused_in_the_first_step(tmp_path):
+    args = TrainingArguments(str(tmp_path), max_steps=2, report_to="none", use_cpu=True)
+    data = [{"x": row["x"], "labels": float(row["labels"])} for row in toy_examples(12)]
+
+    class Regressor(Toy):
+        def forward(self, x, labels=None):
+            scores = self.head(self.body(x))
+            return {"loss": None if labels is None else (scores[:, 0] - labels).square().mean(), "logits": scores}
+
+    with pytest.raises(ValueError, match="conditional alignment needs one class id an example"):
+        ITRATrainer(Regressor(outputs=1), args, train_dataset=data).train()
+
+
 def test_constant_weight_adds_to_the_task_loss_of_the_primary_batch(tmp_path):
     data, model = examples("Bert", 12), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     trainer = ITRATrainer(model, config(tmp_path, weight_mode="constant", matching_weight=0.7), train_dataset=data)

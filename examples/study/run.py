@@ -20,6 +20,7 @@ from packaged import CORPORA, MODEL, read_split
 from transformers.utils import logging
 
 from itra_hf.comparison.plan import ComparisonArguments, make_plan
+from itra_hf.comparison.run import write_atomically
 from itra_hf.comparison.study import compare
 from itra_hf.comparison.summary import Comparison, as_plain_values
 
@@ -85,7 +86,8 @@ def write_splits(name: str, splits: Mapping[str, pd.DataFrame]) -> dict[str, str
     for split, table in splits.items():
         path = OUTPUT / "data" / f"{name}-{split}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        table.rename(columns={"Text": "text", "Category": "label"})[["text", "label"]].to_csv(path, index=False)
+        text = table.rename(columns={"Text": "text", "Category": "label"})[["text", "label"]].to_csv(index=False)
+        write_atomically(path, text)
         files[f"{split}_file"] = str(path)
     return files
 

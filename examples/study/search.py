@@ -32,6 +32,14 @@ SECOND: Mapping[str, Mapping[str, Any]] = {
     "memory, conditional, 1.0": {**MEMORY, "matching_weight": 1.0},
     "memory, conditional, 1.0, ramp 0.5": {**MEMORY, "matching_weight": 1.0, "matching_warmup_ratio": 0.5},
 }
+THIRD: Mapping[str, Mapping[str, Any]] = {
+    "memory, conditional, 0.3": MEMORY,
+    "memory, conditional, 1.0": {**MEMORY, "matching_weight": 1.0},
+    "memory, conditional, 1.0, ramp 0.5": {**MEMORY, "matching_weight": 1.0, "matching_warmup_ratio": 0.5},
+    "memory, marginal, 0.3": {**MEMORY, "alignment": "marginal"},
+    "memory, marginal, 1.0": {**MEMORY, "alignment": "marginal", "matching_weight": 1.0},
+    "split, conditional, 0.3": {**MEMORY, "companion": "split"},
+}
 
 
 class Search(NamedTuple):
@@ -47,6 +55,7 @@ SEARCHES = {
     "reuters-r8-200": Search(Condition("reuters-r8", 200), FIRST, [101, 102]),
     "reuters-r8-200-noise": Search(Condition("reuters-r8", 200, {"label_noise": 0.2}), FIRST, [101, 102]),
     "20newsgroups-200-more": Search(Condition("20newsgroups", 200), SECOND, [103, 104]),
+    "reuters-r52-200": Search(Condition("reuters-r52", 200), THIRD, [101, 102]),
     "reuters-r8-200-more": Search(Condition("reuters-r8", 200), SECOND, [103, 104]),
 }
 

@@ -16,6 +16,7 @@ from ..config import PAIRED_COMPANIONS, AlignmentArguments, ITRAConfig
 from ..config_files import as_typed, named_actions, suggest
 from ..data import DataArguments
 from ..finetune import ModelArguments
+from ..trainer import ITRAMixin
 from .measures import BY_NAME
 from .trainers import check_arguments, load_trainer
 
@@ -23,6 +24,7 @@ EqualCompute = Literal["batch", "steps", "both", "none"]
 PLAIN, ITRA = "Trainer", "ITRATrainer"
 TWICE = {"batch": "Trainer, twice the batch", "steps": "Trainer, twice the steps"}
 QUIET = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 0.05}
+DEFAULTS = asdict(AlignmentArguments())
 OWN_SETTINGS = {each.name for each in fields(AlignmentArguments)}
 VARIANT_KEYS = ("trainer", "trainer_arguments", "twice_compute")
 FIXED = ("seed", "data_seed", "output_dir", "push_to_hub", "resume_from_checkpoint", "hub_model_id")
@@ -107,10 +109,15 @@ class Variant(NamedTuple):
     extra_compute: Literal["", "batch", "steps"] = ""
     twice_compute: bool | None = None
 
+    @property
+    def aligns(self) -> bool:
+        """Whether its trainer has the method's settings."""
+        return issubclass(load_trainer(self.trainer), ITRAMixin)
+
     def sees_twice(self, common: Mapping[str, Any]) -> bool:
         """Whether its steps take about two batches' worth of compute, so that a plain run of as much is fair."""
         given = {**common, **self.settings}
-        if self.twice_compute is None and self.trainer == ITRA:
+        if self.twice_compute is None and self.aligns:
             if given.get("matching_weight") == 0:
                 return False
             companion = given.get("companion", AlignmentArguments.companion)
@@ -188,6 +195,8 @@ class Plan(NamedTuple):
         given = {**QUIET, **self.common, **variant.settings, "seed": seed}
         if variant.trainer == PLAIN:  # its runs stay the same when the method's settings change
             given = {name: value for name, value in given.items() if name not in OWN_SETTINGS}
+        elif variant.aligns:  # so that other defaults are another run
+            given = {**DEFAULTS, **given}
         return Run(
             variant.name,
             seed,
@@ -235,13 +244,23 @@ def make_plan(args: ComparisonArguments, common: Mapping[str, Any], variants: An
     plan = Plan(args, common, plain + own, Path(output_dir))
     for variant in plan.variants:
         try:
-            check_arguments(load_trainer(variant.trainer), variant.trainer_arguments)
             _, _, training_args = build_arguments(plan._run(variant, args.seeds[0], None, {}), output_dir)
             if training_args.prediction_loss_only:
                 raise ValueError("prediction_loss_only=True leaves no predictions to measure; leave it out.")
         except (ValueError, TypeError) as error:
             raise ValueError(f"Variant {variant.name!r}: {error}") from error
     return plan
+
+
+def check_sources(run: Run) -> None:
+    """Checks that the data and trainer files are those that the run was planned with.
+
+    Raises:
+        ValueError: one has changed.
+    """
+    for name, digest in run.sources.items():
+        if "-" not in digest and _digest(name) != digest:
+            raise ValueError(f"{name} has changed since the comparison began; start the command again.")
 
 
 def build_arguments(run: Run, output_dir: str) -> tuple[ModelArguments, DataArguments, ITRAConfig]:
@@ -273,6 +292,10 @@ def _read_variant(name: str, settings: Any) -> Variant:
             f"Variant {name!r}: trainer={trainer!r} must be 'Trainer', 'ITRATrainer', 'file.py:Class' or "
             "'module:Class'."
         )
+    try:
+        check_arguments(load_trainer(trainer), trainer_arguments)
+    except ValueError as error:
+        raise ValueError(f"Variant {name!r}: {error}") from error
     parser = HfArgumentParser(ITRAConfig)  # type: ignore[arg-type]
     actions = named_actions(parser)
     for field_name in settings:
@@ -289,15 +312,19 @@ def _read_variant(name: str, settings: Any) -> Variant:
 
 
 def _sources(common: Mapping[str, Any], variants: Sequence[Variant]) -> dict[str, str]:
-    names = [common.get(name) for name in ("train_file", "validation_file", "test_file")]
+    names: list[Any] = [common.get(name) for name in ("train_file", "validation_file", "test_file")]
     names += [variant.trainer.rsplit(":", 1)[0] for variant in variants if ".py:" in variant.trainer]
     folder = common.get("dataset_name")
     if folder is not None and os.path.isdir(folder):
         names += list(Path(folder).rglob("*"))
     files = sorted({str(name) for name in names if name is not None and os.path.isfile(name)})
-    found = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest()[:12] for name in files}
-    model = common.get("model_name_or_path")
-    if model is not None and os.path.isdir(model):  # too large to be read each time
-        for path in sorted(each for each in Path(model).iterdir() if each.is_file()):
-            found[str(path)] = f"{path.stat().st_size}-{path.stat().st_mtime_ns}"
+    found = {name: _digest(name) for name in files}
+    for model in (common.get("model_name_or_path"), common.get("tokenizer_name")):
+        if model is not None and os.path.isdir(model):  # too large to be read each time
+            for path in sorted(each for each in Path(model).iterdir() if each.is_file()):
+                found[str(path)] = f"{path.stat().st_size}-{path.stat().st_mtime_ns}"
     return found
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(Path(name).read_bytes()).hexdigest()[:12]

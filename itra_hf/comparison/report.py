@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +46,11 @@ def write_reports(plan: Plan, comparison: Comparison, results: Sequence[Mapping[
         title: the heading.
     """
     settings = {variant.name: describe_settings(variant) for variant in plan.variants}
-    values = as_plain_values(comparison) | {"common": without_secrets(plan.common), "variants": settings}
+    values = as_plain_values(comparison) | {
+        "arguments": asdict(plan.args),
+        "common": without_secrets(plan.common),
+        "variants": settings,
+    }
     write_atomically(plan.output_dir / JSON_NAME, json.dumps(values, indent=1, default=str) + "\n")
     write_atomically(plan.output_dir / MARKDOWN_NAME, markdown(comparison, title))
     write_atomically(plan.output_dir / PAGE_NAME, render(plan, comparison, results, title))
@@ -64,7 +69,8 @@ def render(plan: Plan, comparison: Comparison, results: Sequence[Mapping[str, An
         }
         for size in comparison.sizes
     ]
-    settings = [("all runs", plain_settings(plan.common)), *((v.name, describe_settings(v)) for v in plan.variants)]
+    shared = plain_settings(plan.common | asdict(plan.args))
+    settings = [("all runs", shared), *((v.name, describe_settings(v)) for v in plan.variants)]
     return (
         Environment(autoescape=True)
         .from_string(TEMPLATE.read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ from ..finetune import check_alignment_fits, load_model, read_data
 from ..metrics import ProblemType, compute_metrics_for
 from ..trainer import ITRAMixin
 from .measures import BY_NAME
-from .plan import Run, build_arguments
+from .plan import Run, build_arguments, check_sources
 from .spoiling import flip_labels, thin_classes
 from .trainers import load_trainer
 
@@ -118,13 +118,15 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
 def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task]:
     """The trainer, the examples to test on (the test split where it has labels) and the task."""
     model_args, data_args, args = build_arguments(run, str(folder / "trainer"))
-    set_seed(run.seed)  # the new head starts from it
+    check_sources(run)
+    trainer_class = load_trainer(run.trainer)
+    set_seed(run.seed)  # the new head starts from it, whatever the trainer's file did to the generators
     splits, task = read_data(data_args, args, model_args)
     splits["train"] = spoil(splits["train"], task, run)
     for name, most in (("validation", data_args.max_eval_samples), ("test", data_args.max_predict_samples)):
         if name in splits:
             splits[name] = subset(splits[name], most, 0)  # the same for all seeds
-    if issubclass(trainer_class := load_trainer(run.trainer), ITRAMixin):
+    if issubclass(trainer_class, ITRAMixin):
         check_alignment_fits(args, task)
     model, tokenizer = load_model(model_args, task)
     longest = min(data_args.max_seq_length, tokenizer.model_max_length)

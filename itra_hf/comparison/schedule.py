@@ -44,7 +44,8 @@ def run_missing(runs: Sequence[Run], folder: Path, processes: int) -> dict[str, 
     waiting = [run for run in unique(runs) if not (folder / run.key / RESULT).is_file()]
     failed: dict[str, str] = {}
     started: list[Started] = []
-    threads = max(1, torch.get_num_threads() // max(1, min(processes, len(waiting))))
+    # By all runs, not those that wait: the last to be done again compare with those that shared the threads.
+    threads = max(1, torch.get_num_threads() // max(1, min(processes, len(unique(runs)))))
     context = process_context()
     largest = quiet = 0
     try:

@@ -3,6 +3,7 @@
 from filelock import FileLock, Timeout
 
 from ..data import infer_task, load_splits
+from ..finetune import check_alignment_fits
 from .plan import Plan, build_arguments
 from .report import JSON_NAME, MARKDOWN_NAME, PAGE_NAME, write_reports
 from .schedule import run_missing
@@ -24,8 +25,7 @@ def compare(plan: Plan) -> Comparison:
         ValueError: the data do not have the measure that the verdicts go by.
         RuntimeError: no run has a result, or another comparison runs in the same folder.
     """
-    if plan.args.metric is not None:
-        check_metric(plan)
+    check_labels(plan)
     runs, folder = list(plan.runs()), plan.output_dir / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -41,14 +41,21 @@ def compare(plan: Plan) -> Comparison:
     return comparison
 
 
-def check_metric(plan: Plan) -> None:
-    """Checks, before anything runs, that the labels have the measure that the verdicts shall go by.
+def check_labels(plan: Plan) -> None:
+    """Checks, before anything runs, that the labels go with the variants' alignment and the verdicts' measure.
 
     Raises:
         ValueError: they don't.
     """
     model_args, data_args, _ = build_arguments(next(plan.runs()), str(plan.output_dir))
-    kind = infer_task(data_args, load_splits(data_args, model_args.cache_dir, model_args.token)["train"]).problem_type
+    task = infer_task(data_args, load_splits(data_args, model_args.cache_dir, model_args.token)["train"])
+    for run, variant in zip(plan.runs(), plan.variants, strict=False):  # the first seed's
+        if variant.aligns:
+            try:
+                check_alignment_fits(build_arguments(run, str(plan.output_dir))[2], task)
+            except ValueError as error:
+                raise ValueError(f"Variant {variant.name!r}: {error}") from error
+    kind = task.problem_type
     other = {
         "regression": ("accuracy", "f1_macro", "nll", "calibration_error", "brier_score", "scatter_ratio"),
         "multi_label_classification": ("mse", "mae", "r2", "scatter_ratio"),

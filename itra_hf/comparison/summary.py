@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .measures import BY_NAME, MEASURES, Measure, show
-from .plan import PLAIN, TWICE, Plan, Run
+from .plan import PLAIN, TWICE, ComparisonArguments, Plan, Run
 from .run import RESULT
 from .statistics import PairedDifference, paired_difference
 
@@ -39,7 +39,7 @@ class Size(NamedTuple):
     def title(self) -> str:
         """What reports call it."""
         if self.train_samples is None:
-            return "all training examples"
+            return "all training examples" if self.trained is None else f"all {self.trained:,} training examples"
         if self.trained is not None and self.trained < self.train_samples:
             return f"{self.trained:,} training examples ({self.train_samples:,} were asked for)"
         return f"{self.train_samples:,} training examples"
@@ -56,6 +56,7 @@ class Comparison(NamedTuple):
         failed: what went wrong, by run.
         missing: how many runs of the plan have no result.
         versions: the package versions that the runs report; several where they differ.
+        spoiled: what was done to the training data, in words; empty for nothing.
     """
 
     sizes: list[Size]
@@ -65,6 +66,7 @@ class Comparison(NamedTuple):
     failed: dict[str, str]
     missing: int
     versions: list[str]
+    spoiled: str
 
     @property
     def measures(self) -> list[Measure]:
@@ -102,7 +104,18 @@ def summarize(plan: Plan, results: Sequence[Mapping[str, Any]], failed: Mapping[
     versions = sorted({", ".join(f"{k} {v}" for k, v in result["versions"].items()) for result in results})
     missing = sum(1 for _ in plan.runs()) - len(results)
     first: Mapping[str, Any] = results[0] if results else {"tested": None, "tested_on": "test"}
-    return Comparison(sizes, metric, first["tested"], first["tested_on"], dict(failed), missing, versions)
+    spoiled = describe_spoiling(plan.args)
+    return Comparison(sizes, metric, first["tested"], first["tested_on"], dict(failed), missing, versions, spoiled)
+
+
+def describe_spoiling(args: ComparisonArguments) -> str:
+    """What a comparison does to its training data, in words."""
+    parts = []
+    if args.class_imbalance > 1:
+        parts.append(f"classes thinned to sizes that fall to 1 in {args.class_imbalance:g}")
+    if args.label_noise:
+        parts.append(f"{args.label_noise:.0%} of the labels replaced by wrong ones")
+    return ", ".join(parts)
 
 
 def choose_metric(asked: str | None, results: Sequence[Mapping[str, Any]]) -> Measure:
@@ -140,9 +153,9 @@ def summarize_size(plan: Plan, results: Sequence[Mapping[str, Any]], size: int |
             verdict = describe(variant.name, own, metric)
             planned = len(plan.args.seeds)
             for name in (variant.name, *against):
-                made = sum(result["variant"] == name for result in results)
+                made = len(figures[name].get(metric.name, {}))
                 if made < planned:
-                    verdict += f" Runs are missing or failed: {name} has {made} of {planned}."
+                    verdict += f" Runs are missing, failed or not finite: {name} has {made} of {planned}."
             verdicts[variant.name] = verdict
     steps: dict[str, int] = {}
     for result in results:

@@ -93,9 +93,11 @@ def notes(comparison: Comparison) -> list[str]:
         )
         if comparison.tested_on == "validation":
             lines.append(
-                "Without a labelled test split, and where settings were chosen by these examples, differences flatter "
-                "the settings chosen."
+                "There was no labelled test split. A validation split that is cut off the training data is another one "
+                "for each seed; where settings were chosen by it, differences flatter them."
             )
+    if comparison.spoiled:
+        lines.append(f"The training data were spoiled on purpose: {comparison.spoiled}.")
     lines.append("One interval in twenty misses the truth; with many variants and measures, expect some that do.")
     if len(comparison.versions) > 1:
         lines.append(f"The runs were made with different versions: {'; '.join(comparison.versions)}.")
