@@ -10,13 +10,13 @@ from .matching import Distance, MatchingLoss
 from .memory import Correction
 from .mmd import Alignment, Estimator
 
-WeightMode = Literal["balanced", "sustained", "constant"]
+WeightMode = Literal["rising", "sustained", "balanced", "constant"]
 Companion = Literal["sample", "class_matched", "split", "memory"]
 PAIRED_COMPANIONS = ("sample", "class_matched")  # a second batch from the training set
 
-# Beyond, the task loss's pull drowns in the rounding of the matching loss's (balanced), it could never come near
-# (sustained), or gradients overflow.
-MOST_WEIGHT = {"balanced": 100.0, "sustained": 10.0, "constant": 1e6}
+# Beyond, the task loss's pull could never come near (rising, sustained), it drowns in the rounding of the matching
+# loss's (balanced), or gradients overflow.
+MOST_WEIGHT = {"rising": 10.0, "sustained": 10.0, "balanced": 100.0, "constant": 1e6}
 
 
 @dataclass
@@ -35,23 +35,24 @@ class AlignmentArguments:
     matching_weight: float = field(
         default=1.0,
         metadata={
-            "help": "How much the matching loss counts, >= 0. With weight_mode 'sustained' (up to 10) the share of the "
-            "task loss's largest pull on the features so far, with 'balanced' (up to 100; 0.1 is a good start) of its "
-            "pull at the time, with 'constant' (up to 1e6; start at 0.1 or less) the factor of the matching loss. 0 "
-            "switches the method off."
+            "help": "How much the matching loss counts, >= 0. With weight_mode 'rising' and 'sustained' (up to 10) and "
+            "'balanced' (up to 100; 0.1 is a good start) the share of the pull on the features that weight_mode says, "
+            "with 'constant' (up to 1e6; start at 0.1 or less) the factor of the matching loss. 0 switches the method "
+            "off."
         },
     )
     weight_mode: WeightMode = field(
-        default="sustained",
+        default="rising",
         metadata={
-            "help": "'sustained' scales the matching loss so that its gradient at the features is matching_weight "
-            "times the largest that the task loss's running average has been since alignment began; 'balanced' follows "
-            "the running average itself, and fades with it; 'constant' adds matching_weight times the matching loss, "
-            "which can collapse the features."
+            "help": "What the matching loss's pull on the features follows, by way of running averages of gradient "
+            "norms: 'rising' what the task loss's pull has lost since it was largest, so that it takes over as the "
+            "training examples are learnt; 'sustained' the largest pull that the task loss has had; 'balanced' the "
+            "pull that the task loss has, and fades with it; 'constant' nothing: it adds matching_weight times the "
+            "matching loss, which can collapse the features."
         },
     )
     matching_warmup_ratio: float = field(
-        default=0.2,
+        default=0.0,
         metadata={"help": "The part of training, 0 to 1, over which the weight ramps up linearly from 0."},
     )
     alignment: Alignment = field(
@@ -212,7 +213,7 @@ class ITRAConfig(AlignmentArguments, TrainingArguments):
         >>> from itra_hf import ITRAConfig
         >>> config = ITRAConfig(output_dir="out", matching_weight=0.2, alignment="joint", report_to="none")
         >>> config.matching_weight, config.weight_mode
-        (0.2, 'sustained')
+        (0.2, 'rising')
     """
 
 

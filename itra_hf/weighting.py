@@ -27,7 +27,7 @@ def update_balance(balance: Tensor, squared_norms: Tensor) -> Tensor:
     """Folds one step into the running averages of the two gradient norms.
 
     Both averages start at 0 and decay alike, so their ratio needs no correction for the start. (The largest task norm
-    of a sustained weight is one of such averages, so it lies below the largest single norm.) A step without
+    of a rising or sustained weight is one of such averages, so it lies below the largest single norm.) A step without
     matching gradient (no class in both batches), with a non-finite one or without a measurement (NaN) leaves them as
     they are.
 
@@ -101,7 +101,7 @@ class MatchingWeight:
 
     Args:
         matching_weight: the setting, >= 0.
-        weight_mode: `"balanced"`, `"sustained"` or `"constant"`.
+        weight_mode: `"rising"`, `"sustained"`, `"balanced"` or `"constant"`.
         warmup_ratio: see `ramp`.
         device: where the losses live.
         reduce: averages a tensor over processes, so that the weight is the same on every rank.
@@ -133,8 +133,9 @@ class MatchingWeight:
         """The weight of this step, a constant to autograd.
 
         But for constant mode it follows from the steps before; the first step has weight 0, and the micro-batches of
-        one step the same. A balanced matching loss pulls on the features as hard as the task loss does, times the
-        setting, so it fades as the task loss does; a sustained one goes on pulling as hard as at the task loss's peak.
+        one step the same. Times the setting, a balanced matching loss pulls on the features as hard as the task loss
+        does, so it fades as the task loss does; a sustained one goes on pulling as hard as at the task loss's peak; a
+        rising one makes up for what the task loss's pull has lost since, so it leaves alone what is still being learnt.
 
         Args:
             step: see `ramp`.
@@ -149,8 +150,9 @@ class MatchingWeight:
         if step != self._step:
             self.settle()
             self._step = step
-        task_norm = self.peak if self.weight_mode == "sustained" else self.balance[0]
-        return strength * balanced_factor(torch.stack([task_norm, self.balance[1]]))
+        running, matching_norm = self.balance
+        wanted = {"rising": self.peak - running, "sustained": self.peak, "balanced": running}[self.weight_mode]
+        return strength * balanced_factor(torch.stack([wanted, matching_norm]))
 
     def note(self, squared_norms: Tensor) -> None:
         """Keeps what `watch_pulls` measured until the next step, when all processes can average it."""

@@ -47,12 +47,12 @@ def test_settings_survive_a_dictionary():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"matching_weight": -0.1}, r"matching_weight=-0.1 must be from 0 to 10 with weight_mode='sustained'"),
+        ({"matching_weight": -0.1}, r"matching_weight=-0.1 must be from 0 to 10 with weight_mode='rising'"),
         ({"matching_weight": float("nan")}, r"matching_weight=nan must be"),
         ({"matching_weight": "much"}, r"matching_weight='much' must be a number"),
         ({"matching_warmup_ratio": 1.5}, r"matching_warmup_ratio=1.5 must be from 0 to 1"),
         ({"matching_warmup_ratio": -0.5}, r"matching_warmup_ratio=-0.5 must be from 0 to 1"),
-        ({"weight_mode": "auto"}, r"weight_mode='auto' is not one of 'balanced', 'sustained', 'constant'"),
+        ({"weight_mode": "auto"}, r"weight_mode='auto' is not one of 'rising', 'sustained', 'balanced', 'constant'"),
         ({"alignment": "class"}, r"alignment='class' is not one of 'conditional', 'joint', 'marginal'"),
         ({"estimator": "v"}, r"estimator='v' is not one of 'biased', 'unbiased'"),
         ({"kernel": "rbf"}, r"kernel='rbf' is not one of 'gaussian'"),
@@ -64,7 +64,7 @@ def test_settings_survive_a_dictionary():
         ({"bandwidth": "1e-60"}, r"bandwidth='1e-60' is neither"),
         ({"bandwidth_multipliers": None}, r"bandwidth_multipliers=None must be one or more"),
         ({"bandwidth_multipliers": ["wide"]}, r"bandwidth_multipliers=\['wide'\] must be one or more"),
-        ({"matching_weight": 15.0}, r"matching_weight=15.0 must be from 0 to 10 with weight_mode='sustained'"),
+        ({"matching_weight": 15.0}, r"matching_weight=15.0 must be from 0 to 10 with weight_mode='rising'"),
         ({"matching_weight": 1e30, "weight_mode": "balanced"}, r"matching_weight=1e\+30 must be from 0 to 100"),
         ({"matching_weight": 1e30, "weight_mode": "constant"}, r"must be from 0 to 1e\+06 with weight_mode='constant'"),
         ({"companion_gradient": None}, r"companion_gradient=None must be True or False"),

@@ -167,7 +167,7 @@ def assert_only_older_checkpoint_resumes(folder, undisturbed):
         (24, {"save_steps": 6}),  # at an epoch's end
         (24, {"save_strategy": "epoch"}),
         (26, {"save_steps": 3, "gradient_accumulation_steps": 2}),  # epochs of 4 steps, the last of one batch
-        (26, {**MEMORY, "save_steps": 3, "gradient_accumulation_steps": 2, "weight_mode": "sustained"}),
+        (26, {**MEMORY, "save_steps": 3, "gradient_accumulation_steps": 2, "weight_mode": "rising"}),
         (26, {**MEMORY, "save_steps": 3, "bf16": True, "memory_correction": "moments"}),
         # aligns in the 6th step and in the 11th
         (26, {**MEMORY, "save_steps": 6, "companion_every": 5, "logging_steps": 3, "weight_mode": "constant"}),

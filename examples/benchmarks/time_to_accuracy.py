@@ -35,7 +35,7 @@ VARIANTS = {
     "sample, no companion gradient": (ITRATrainer, {**BALANCED, "companion": "sample", "companion_gradient": False}),
     "split": (ITRATrainer, {**BALANCED, "companion": "split"}),
     "memory": (ITRATrainer, {**BALANCED, "companion": "memory"}),
-    "memory, sustained": (ITRATrainer, {}),  # the defaults
+    "memory, rising": (ITRATrainer, {}),  # the defaults
 }
 METRICS = ("accuracy", "loss", "scatter ratio")
 
