@@ -115,12 +115,14 @@ def test_matching_term_is_scaled_alike_with_and_without_compute_loss_func(tmp_pa
 
 
 def test_plain_training_arguments_get_the_defaults(tmp_path):
-    args = TrainingArguments(str(tmp_path), max_steps=12, logging_steps=1, report_to="none", use_cpu=True)
-    trainer = ITRATrainer(build("Bert"), args, train_dataset=examples("Bert", 12))
+    settings = {"max_steps": 80, "learning_rate": 1e-2, "logging_steps": 1, "report_to": "none", "use_cpu": True}
+    trainer = ITRATrainer(Toy(), TrainingArguments(str(tmp_path), **settings), train_dataset=toy_examples(24))
     trainer.train()
     assert trainer.alignment_args == AlignmentArguments()
+    weights = losses(trainer, "matching_weight")
     assert losses(trainer, "matching_loss")[-1] > 0
-    assert losses(trainer, "matching_weight")[-1] > 0
+    assert not any(weights[:10])  # the memory fills
+    assert weights[-1] > max(weights[:20])  # it rises as the task loss's pull falls
 
 
 def test_labels_that_the_default_alignment_cannot_use_are_refused_in_the_first_step(tmp_path):
