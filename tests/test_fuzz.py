@@ -143,7 +143,7 @@ def find_clash(chosen: dict) -> str | None:
         "weight_mode": chosen["matching_weight"] > MOST_WEIGHT[chosen["weight_mode"]],
         "companion_task_loss": chosen["companion_task_loss"]
         and not (paired and chosen["companion_gradient"] and chosen["companion_every"] == 1),
-        "companion_gradient": chosen["companion"] == "split" and not chosen["companion_gradient"],
+        "companion_gradient": not paired and not chosen["companion_gradient"],
         "matching_loss": chosen["matching_loss"] != "mmd"
         and (saves_memory or chosen["estimator"] == "unbiased" or chosen["alignment"] == "joint"),
         "bandwidth": chosen["bandwidth"] == "median" and saves_memory,
