@@ -17,7 +17,7 @@ from .kernels import (
     parse_bandwidth,
     resolve_bandwidth,
 )
-from .mmd import Alignment, Estimator, squared_mmd
+from .mmd import Alignment, Estimator, shared_size, squared_mmd
 from .moments import central_moments, coral
 from .random_features import draw_frequencies, random_feature_squared_mmd
 from .transport import sinkhorn_divergence
@@ -33,7 +33,8 @@ class MatchingLoss(nn.Module):
 
     Args:
         alignment: `"marginal"` compares the features whatever their labels; `"conditional"` is the mean, over
-            the classes that both batches hold, of the distance of that class's features; `"joint"` compares
+            the classes that both batches hold, of the distance of that class's features, each class weighted by
+            `shared_size`; `"joint"` compares
             (feature, label) pairs, with the product of the feature kernel and `label_kernel`; MMD only.
         kernel: see `kernel_and_slopes`; MMD only.
         bandwidth: the unit of squared distances and the kernel's squared length scale, a positive number or the
@@ -237,7 +238,7 @@ class MatchingLoss(nn.Module):
 def class_mean(
     distance: Callable[[Tensor, Tensor], Tensor], features: Tensor, labels: Tensor, other: Tensor, other_labels: Tensor
 ) -> Tensor:
-    """The mean of a distance over the classes that both batches hold; 0, without gradient to speak of, over none.
+    """The mean of a distance over the classes that both batches hold, weighted by `shared_size`; 0 over none.
 
     Args:
         distance: of `[n, dim]` and `[m, dim]` features, a scalar.
@@ -246,9 +247,13 @@ def class_mean(
         other: `[m, dim]`.
         other_labels: `[m]` class ids.
     """
-    values = [
-        distance(features[labels == label], other[other_labels == label])
-        for label in labels.unique().tolist()
-        if label != UNLABELLED and bool((other_labels == label).any())
-    ]
-    return torch.stack(values).mean() if values else 0.0 * (features.sum() + other.sum())
+    values, sizes = [], []
+    for label in labels.unique().tolist():
+        rows, other_rows = features[labels == label], other[other_labels == label]
+        if label != UNLABELLED and len(other_rows):
+            values.append(distance(rows, other_rows))
+            sizes.append(shared_size(values[-1].new_tensor(len(rows)), values[-1].new_tensor(len(other_rows))))
+    if not values:
+        return 0.0 * (features.sum() + other.sum())  # in the graph, with zero gradients
+    weights = torch.stack(sizes)
+    return (torch.stack(values) * weights).sum() / weights.sum()

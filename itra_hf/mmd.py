@@ -84,7 +84,7 @@ def squared_mmd(
     itself included; it is >= 0 and contracts features. `unbiased` is the U-statistic, which leaves a row with
     itself out and has expectation 0 for two batches of one distribution; it is 0 where a batch holds
     fewer than two rows. `conditional` alignment is the mean of this over the classes that both batches hold (with
-    `unbiased` two rows of), and 0 without any; `joint` multiplies `k` with `label_kernel`.
+    `unbiased` two rows of), weighted by `shared_size`, and 0 without any; `joint` multiplies `k` with `label_kernel`.
 
     Args:
         features: `[n, dim]`, float32 or float64.
@@ -120,6 +120,26 @@ def squared_mmd(
     return value
 
 
+def shared_size(rows: Tensor, other_rows: Tensor) -> Tensor:
+    """How much each class counts in conditional alignment: `n m / (n + m)` for `n` and `m` rows in the two batches.
+
+    The inverse of `1/n + 1/m`, which the variance of the difference of two means is proportional to: a class counts as
+    far as its two samples tell what it looks like, so a class of a row or two is not held in place by these.
+
+    Args:
+        rows: counts of any shape, >= 0.
+        other_rows: of the same shape.
+
+    Returns:
+        The same shape; 0 where one of the two is 0.
+
+    Example:
+        >>> shared_size(torch.tensor([8.0, 1.0, 3.0]), torch.tensor([120.0, 1.0, 0.0]))
+        tensor([7.5000, 0.5000, 0.0000])
+    """
+    return rows * other_rows / (rows + other_rows).clamp(min=1)
+
+
 def _sides(
     x: Tensor, y: Tensor, labels: Tensor | None, other_labels: Tensor | None, learns: Sequence[bool], chunk_size: int
 ) -> tuple[Side, Side, Sequence[Tensor | None]]:
@@ -147,11 +167,13 @@ def _pair_factors(primary: Side, companion: Side, by_class: bool, pairs: PairKer
     fewest = 1 if pairs.leave_out else 0
     valid_x = ((own_x > fewest) & (other_x > fewest)).to(own_x.dtype)
     valid_y = ((own_y > fewest) & (other_y > fewest)).to(own_y.dtype)
-    classes = (valid_x / own_x.clamp(min=1)).sum().round().clamp(min=1)
+    size_x, size_y = valid_x * shared_size(own_x, other_x), valid_y * shared_size(own_y, other_y)
+    total = (size_x / own_x.clamp(min=1)).sum()
+    share_x, share_y = (size / torch.where(total > 0, total, 1.0) for size in (size_x, size_y))
     return PairFactors(
-        valid_x / (own_x * (own_x - fewest)).clamp(min=1) / classes,
-        valid_y / (own_y * (own_y - fewest)).clamp(min=1) / classes,
-        valid_x / (own_x * other_x).clamp(min=1) / classes,
+        share_x / (own_x * (own_x - fewest)).clamp(min=1),
+        share_y / (own_y * (own_y - fewest)).clamp(min=1),
+        share_x / (own_x * other_x).clamp(min=1),
     )
 
 

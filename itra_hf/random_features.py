@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .kernels import UNLABELLED, Kernel, is_class_ids, target_rows
-from .mmd import Alignment, Estimator
+from .mmd import Alignment, Estimator, shared_size
 
 LABEL_SEED = 0x1AB315  # any number but the callers' seeds: features and labels need independent frequencies
 
@@ -163,4 +163,6 @@ def _mean_squared_mmd(
         for mean, row, own in zip(means, rows, own_kernel, strict=True):
             values = values - (own - mean.square().sum(dim=1)) / (row - 1).clamp(min=1)
     valid = ((rows[0] > excluded) & (rows[1] > excluded)).to(values.dtype)
-    return (valid * values).sum() / valid.sum().clamp(min=1)
+    sizes = valid * shared_size(rows[0], rows[1])
+    total = sizes.sum()
+    return (sizes * values).sum() / torch.where(total > 0, total, 1.0)

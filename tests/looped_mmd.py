@@ -1,6 +1,7 @@
 """Kernels of single pairs and the squared MMD in loops over pairs, for the tests of random features."""
 
 import math
+import operator
 import statistics
 
 import torch
@@ -51,9 +52,10 @@ def loops(pair, left, right, alignment, estimator):
 
     if alignment != "conditional":
         return mmd(left, right)
-    terms, needed = [], 2 if estimator == "unbiased" else 1
+    terms, sizes, needed = [], [], 2 if estimator == "unbiased" else 1
     for label in {int(t) for _, t in [*left, *right]} - {-100}:
         one, two = ([row for row in side if int(row[1]) == label] for side in (left, right))
         if min(len(one), len(two)) >= needed:
             terms.append(mmd(one, two))
-    return statistics.fmean(terms) if terms else 0.0
+            sizes.append(1 / (1 / len(one) + 1 / len(two)))
+    return sum(map(operator.mul, terms, sizes)) / sum(sizes) if terms else 0.0

@@ -1,6 +1,7 @@
 """The matching losses against an independent version with loops over pairs and classes, in float64."""
 
 import math
+import operator
 import statistics
 
 import pytest
@@ -70,12 +71,13 @@ def brute_force(x, labels, y, other_labels, alignment, name, bandwidth, estimato
     left, right = list(zip(x, labels, strict=True)), list(zip(y, other_labels, strict=True))
     if alignment != "conditional":
         return mmd(left, right)
-    terms, needed = [], 2 if estimator == "unbiased" else 1
+    terms, sizes, needed = [], [], 2 if estimator == "unbiased" else 1
     for label in {int(value) for value in targets}:
         mine, theirs = ([(f, t) for f, t in side if int(t) == label] for side in (left, right))
         if min(len(mine), len(theirs)) >= needed:
             terms.append(mmd(mine, theirs))
-    return statistics.fmean(terms) if terms else 0.0
+            sizes.append(1 / (1 / len(mine) + 1 / len(theirs)))
+    return sum(map(operator.mul, terms, sizes)) / sum(sizes) if terms else 0.0
 
 
 @pytest.mark.parametrize("bandwidth", ["mean", "median", 0.7])
@@ -246,6 +248,16 @@ def test_conditional_ignores_classes_of_one_batch_only():
     shared = loss(x[:2], torch.tensor([0, 0]), y[:2], torch.tensor([0, 0]))
     mixed = loss(x, torch.tensor([0, 0, 1, 1]), y, torch.tensor([0, 0, 2, 2]))
     assert mixed.item() == pytest.approx(shared.item(), rel=1e-12)
+
+
+def test_a_class_counts_as_far_as_its_rows_tell():
+    (x, _), (y, _) = batch(4), batch(9, seed=1)
+    labels, other = torch.tensor([0, 1, 1, 1]), torch.tensor([0] + [1] * 8)
+    loss, alone = MatchingLoss("conditional", bandwidth=2.0), MatchingLoss("marginal", bandwidth=2.0)
+    rare = alone(x[labels == 0], None, y[other == 0], None).item()
+    frequent = alone(x[labels == 1], None, y[other == 1], None).item()
+    expected = (1 / 2 * rare + 24 / 11 * frequent) / (1 / 2 + 24 / 11)
+    assert loss(x, labels, y, other).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_conditional_without_a_common_class_is_zero_with_zero_gradient():
