@@ -4,7 +4,11 @@
 
 Trains on a part of the training splits and tests on the rest, with seeds that the study does not use: what the study
 is tested on had no part in the choice. Many settings with two seeds first; the best of them with more; the same on a
-data set of many rare classes, where they did harm; then the weight that rises as the task loss's pull falls.
+data set of many rare classes, where they did harm; then the weight that rises as the task loss's pull falls; then how
+classes are weighed, with what else the settings offer.
+
+Where a variant's name has "conditional" without "by size", its kept figures are of a version that gave all classes of a
+batch one weight; run anew, they weigh by size.
 """
 
 from collections.abc import Mapping
@@ -47,6 +51,30 @@ FOURTH: Mapping[str, Mapping[str, Any]] = {
     "memory, conditional, rising 0.5": {**RISING, "matching_weight": 0.5},
     "memory, conditional, rising 2.0": {**RISING, "matching_weight": 2.0},
 }
+RISING_1 = {**RISING, "matching_weight": 1.0}
+JOINT = {**RISING_1, "alignment": "joint"}
+BY_SIZE = {"memory, conditional by size, rising 1.0": RISING_1}
+FIFTH: Mapping[str, Mapping[str, Any]] = {
+    **BY_SIZE,
+    "memory, conditional, rising 1.0": RISING_1,
+    "memory, joint, rising 1.0": JOINT,
+}
+SMALL_MEMORY: Mapping[str, Mapping[str, Any]] = {
+    "memory of 64, conditional, rising 1.0": {**RISING_1, "memory_size": 64},
+}
+PARTS: Mapping[str, Mapping[str, Any]] = {
+    "memory, joint, rising 2.0": {**JOINT, "matching_weight": 2.0},
+    "memory of 64, joint, rising 1.0": {**JOINT, "memory_size": 64},
+    "... with a quarter of the bandwidth": {**RISING_1, "bandwidth_multipliers": [0.25]},
+    "... with four times the bandwidth": {**RISING_1, "bandwidth_multipliers": [4.0]},
+    "... unbiased": {**RISING_1, "estimator": "unbiased"},
+    "... of mean hidden states": {**RISING_1, "feature": "mean"},
+    "sample, conditional, rising 1.0, companion_task_loss": {
+        **RISING_1,
+        "companion": "sample",
+        "companion_task_loss": True,
+    },
+}
 
 
 class Search(NamedTuple):
@@ -67,6 +95,14 @@ SEARCHES = {
     "reuters-r52-200-rising": Search(Condition("reuters-r52", 200), FOURTH, [101, 102]),
     "20newsgroups-200-rising": Search(Condition("20newsgroups", 200), FOURTH, [101, 102]),
     "reuters-r8-200-rising": Search(Condition("reuters-r8", 200), dict(list(FOURTH.items())[:1]), [101, 102]),
+    "20newsgroups-200-noise": Search(
+        Condition("20newsgroups", 200, {"label_noise": 0.2}),
+        {**FIFTH, "memory, marginal, rising 1.0": {**RISING_1, "alignment": "marginal"}},
+        [101, 102],
+    ),
+    "reuters-r52-200-weighed": Search(Condition("reuters-r52", 200), FIFTH | SMALL_MEMORY, [103, 104]),
+    "reuters-r8-200-weighed": Search(Condition("reuters-r8", 200), FIFTH | SMALL_MEMORY, [103, 104]),
+    "20newsgroups-200-weighed": Search(Condition("20newsgroups", 200), FIFTH | PARTS, [103, 104]),
 }
 
 
