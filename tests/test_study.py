@@ -36,7 +36,9 @@ def show(load):
     return load("show")
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize(
+    "path", sorted(FOLDER.glob("[rs]*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 def test_results_are_whole(path, load):
     condition = json.loads(path.read_text(encoding="utf-8"))
     seeds = {"results": load("run").SEEDS}.get(path.parent.name) or load("search").SEARCHES[path.stem].seeds
@@ -46,6 +48,28 @@ def test_results_are_whole(path, load):
     for figures in condition["figures"].values():
         for measure in MEASURES:
             assert set(figures[measure]) == {str(seed) for seed in seeds}
+
+
+def test_curves_are_whole(load, show, tmp_path, monkeypatch):
+    curves = load("curves")
+    files = show.read_curves(FOLDER / "curves")
+    assert set(files) == set(curves.FOLLOWED)
+    for content in files.values():
+        for variant, measures in content["curves"].items():
+            assert set(measures) == {"accuracy", "nll"} | ({"matching_weight"} if variant != PLAIN else set())
+            for by_seed in measures.values():
+                assert list(by_seed) == [str(seed) for seed in curves.SEEDS]
+                steps, _ = show.mean_curve(by_seed)
+                assert len(steps) == 10
+    monkeypatch.setattr(show, "CURVES", tmp_path / "curves.png")
+    show.draw_curves(files)
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_curves_keep_what_was_logged_by_step(load):
+    log = [{"step": 5, "matching_weight": 0.123456}, {"step": 5, "eval_accuracy": 0.5, "eval_loss": 1.0}, {"loss": 2.0}]
+    found = load("curves").to_curves([{"variant": "ITRA", "seed": 3, "log": log}])
+    assert found == {"ITRA": {"matching_weight": {3: {5: 0.12346}}, "accuracy": {3: {5: 0.5}}, "nll": {3: {5: 1.0}}}}
 
 
 def test_search_and_study_share_no_seed(load):

@@ -2,7 +2,8 @@
 
 python -m examples.study search    the runs that the settings were chosen by
 python -m examples.study run       the study's conditions, with other seeds and other documents to test on
-python -m examples.study show      renews the README's tables and picture from both
+python -m examples.study curves    a few of its runs again, with evaluations in between
+python -m examples.study show      renews the tables and pictures of the README and the study's page from all of these
 """
 
 import argparse
@@ -18,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m examples.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("search", "run", "show"))
+    parser.add_argument("part", choices=("search", "run", "curves", "show"))
     parser.add_argument("options", nargs=argparse.REMAINDER, help="of the part")
     chosen = parser.parse_args()
     sys.argv = [str(FOLDER / f"{chosen.part}.py"), *chosen.options]

@@ -22,7 +22,7 @@ from itra_hf.comparison.tables import Rows, markdown_table
 
 FOLDER = Path(__file__).resolve().parent
 README, PAGE = FOLDER.parents[1] / "README.md", FOLDER / "README.md"
-PICTURE = FOLDER / "differences.png"
+PICTURE, CURVES = FOLDER / "differences.png", FOLDER / "curves.png"
 NAMES = {"reuters-r8": "R8", "reuters-r52": "R52", "20newsgroups": "20 newsgroups"}
 ITRA, SMALL = "ITRA", "**up to 1,000 documents, together**"
 TITLES = {"calibration_error": "calibration error, points", "accuracy": "accuracy, points", "f1_macro": "F1, points"}
@@ -146,6 +146,37 @@ def draw(results: Results) -> None:
     figure.savefig(PICTURE)
 
 
+def read_curves(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """The curves' files, by name."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def mean_curve(by_seed: Mapping[str, Mapping[str, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, and the means over the seeds."""
+    steps = sorted(set.intersection(*(set(values) for values in by_seed.values())), key=int)
+    means = [np.mean([values[step] for values in by_seed.values()]) for step in steps]
+    return np.array([int(step) for step in steps]), np.array(means)
+
+
+def draw_curves(files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Accuracy, likelihood and matching weight over training, a column a condition, a line a variant."""
+    rows = {"accuracy": "test accuracy, %", "nll": "test NLL, nats", "matching_weight": "matching weight"}
+    figure = drawing.new_figure(6.6)
+    grid = figure.subplots(len(rows), len(files), squeeze=False, sharex="col", sharey="row")
+    for column, (name, content) in enumerate(files.items()):
+        for axis, (measure, label) in zip(grid[:, column], rows.items(), strict=True):
+            for place, (variant, curves) in enumerate(content["curves"].items()):
+                if measure in curves:
+                    steps, values = mean_curve(curves[measure])
+                    unit = 100 if measure == "accuracy" else 1
+                    drawing.draw_curve(axis, place, variant, steps, unit * values)
+            last = measure == list(rows)[-1]
+            heading = name if measure == "accuracy" else ""
+            drawing.decorate(axis, heading, "optimizer step" if last else "", label if not column else "")
+    drawing.add_legend(figure, grid[0, 0].lines, "outside upper center")
+    figure.savefig(CURVES)
+
+
 def put(path: Path, name: str, text: str) -> None:
     """Puts a text between a file's marks of that name.
 
@@ -167,6 +198,7 @@ def main() -> None:
     put(PAGE, "others", others_table(results))
     put(PAGE, "search", search_table(read_results(FOLDER / "search")))
     draw(results)
+    draw_curves(read_curves(FOLDER / "curves"))
     print(main_table(results), others_table(results), sep="\n\n")
 
 
