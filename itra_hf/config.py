@@ -58,8 +58,9 @@ class AlignmentArguments:
     alignment: Alignment = field(
         default="conditional",
         metadata={
-            "help": "'conditional' aligns class by class, 'joint' aligns (feature, label) pairs and suits float and "
-            "multi-label targets too, 'marginal' aligns the features whatever their labels."
+            "help": "'conditional' aligns class by class, a class of few examples counting less; 'joint' aligns "
+            "(feature, label) pairs and suits float and multi-label targets too; 'marginal' aligns the features "
+            "whatever their labels."
         },
     )
     matching_loss: Distance = field(
