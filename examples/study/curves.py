@@ -2,7 +2,7 @@
 
     python -m examples.study curves [CONDITION ...] [--processes 2]
 
-The runs of the study are tested when they end; these are of three of its seeds, with an evaluation in every tenth of
+The runs of the study are tested when they end; these are of two of its seeds, with an evaluation in every tenth of
 training. They show when alignment acts, and on what.
 """
 
@@ -10,14 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from run import COMMON, CONDITIONS, EPOCHS, OUTPUT, Condition, command, write_files
+from run import COMMON, CONDITIONS, OUTPUT, Condition, command, schedule, write_files
 
 from itra_hf.comparison.plan import ComparisonArguments, make_plan
 from itra_hf.comparison.study import compare
 from itra_hf.comparison.summary import Comparison, read_results
 
 FOLDER = Path(__file__).resolve().parent / "curves"
-SEEDS = [1, 2, 3]
+SEEDS = [1, 2]
 FOLLOWED: dict[str, Condition] = {name: CONDITIONS[name] for name in ("20newsgroups-200", "20newsgroups-200-noise")}
 MEASURES = {"eval_accuracy": "accuracy", "eval_loss": "nll", "matching_weight": "matching_weight"}
 
@@ -28,7 +28,7 @@ def follow(name: str, processes: int) -> Comparison:
     asked = ComparisonArguments([*SEEDS], [condition.size or 0], "none", processes=processes, **condition.args)
     evaluated = {"validation_file": files["test_file"], "max_eval_samples": 1000, "max_predict_samples": 1000}
     every_tenth = {"eval_strategy": "steps", "eval_steps": 0.1, "logging_steps": 0.1}
-    common = COMMON | files | evaluated | every_tenth | {"num_train_epochs": EPOCHS[condition.size]}
+    common = COMMON | schedule(condition) | files | evaluated | every_tenth
     plan = make_plan(asked, common, {"ITRA": {}}, str(OUTPUT / "curves" / name))
     comparison = compare(plan)
     results = read_results(list(plan.runs()), plan.output_dir / "runs")

@@ -22,6 +22,7 @@ from itra_hf.comparison.summary import Comparison
 
 FOLDER = Path(__file__).resolve().parent / "search"
 HELD_OUT = 2000  # documents of the training split to test on
+LEARNING_RATE = 3e-4  # on all corpora
 BALANCED = {"weight_mode": "balanced", "matching_weight": 0.1, "matching_warmup_ratio": 0.5}
 SUSTAINED = {"weight_mode": "sustained", "matching_weight": 0.3, "matching_warmup_ratio": 0.2}
 MEMORY = {**SUSTAINED, "companion": "memory", "alignment": "conditional"}
@@ -109,6 +110,7 @@ SEARCHES = {
 def search(name: str, processes: int) -> Comparison:
     """Runs one of the searches."""
     condition, variants, seeds = SEARCHES[name]
+    condition = condition._replace(learning_rate=LEARNING_RATE)
     rows = read_split(condition.corpus, "train").sample(frac=1, random_state=0)
     splits = {"train": rows.iloc[HELD_OUT:], "test": rows.iloc[:HELD_OUT]}
     files = write_splits(f"{condition.corpus}-held-out", splits)

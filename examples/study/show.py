@@ -195,6 +195,7 @@ def main() -> None:
     results = read_results(FOLDER / "results")
     put(README, "study", main_table(results))
     put(PAGE, "study", main_table(results))
+    put(PAGE, "first", main_table(read_results(FOLDER / "first")))
     put(PAGE, "others", others_table(results))
     put(PAGE, "search", search_table(read_results(FOLDER / "search")))
     draw(results)
