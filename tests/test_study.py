@@ -37,11 +37,11 @@ def show(load):
 
 
 @pytest.mark.parametrize(
-    "path", sorted(FOLDER.glob("[rs]*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+    "path", sorted(FOLDER.glob("[frs]*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
 def test_results_are_whole(path, load):
     condition = json.loads(path.read_text(encoding="utf-8"))
-    seeds = {"results": load("run").SEEDS}.get(path.parent.name) or load("search").SEARCHES[path.stem].seeds
+    seeds = load("search").SEARCHES[path.stem].seeds if path.parent.name == "search" else load("run").SEEDS
     assert not condition["failed"]
     assert not condition["missing"]
     assert PLAIN in condition["figures"]
@@ -87,7 +87,8 @@ def test_the_tables_are_those_of_the_results(show):
     results = show.read_results(FOLDER / "results")
     assert show.main_table(results) in (ROOT / "README.md").read_text(encoding="utf-8")
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for table in (show.main_table(results), show.others_table(results)):
+    first = show.main_table(show.read_results(FOLDER / "first"))
+    for table in (show.main_table(results), show.others_table(results), first):
         assert table in page
     assert show.search_table(show.read_results(FOLDER / "search")) in page
 

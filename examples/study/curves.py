@@ -18,7 +18,7 @@ from itra_hf.comparison.summary import Comparison, read_results
 
 FOLDER = Path(__file__).resolve().parent / "curves"
 SEEDS = [1, 2]
-FOLLOWED: dict[str, Condition] = {name: CONDITIONS[name] for name in ("20newsgroups-200", "20newsgroups-200-noise")}
+FOLLOWED: dict[str, Condition] = {name: CONDITIONS[name] for name in ("20newsgroups-200",)}
 MEASURES = {"eval_accuracy": "accuracy", "eval_loss": "nll", "matching_weight": "matching_weight"}
 
 

@@ -68,7 +68,6 @@ class Condition(NamedTuple):
 
 CONDITIONS = {
     **{f"{corpus}-{size}": Condition(corpus, size) for size in (200, 1000) for corpus in CORPORA},
-    "reuters-r8-200": Condition("reuters-r8", 200, others=True),
     "20newsgroups-200": Condition("20newsgroups", 200, others=True),
     "reuters-r8-200-noise": Condition("reuters-r8", 200, {"label_noise": 0.2}),
     "20newsgroups-200-noise": Condition("20newsgroups", 200, {"label_noise": 0.2}),
