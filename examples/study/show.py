@@ -42,6 +42,8 @@ def title(condition: Condition) -> str:
     parts = [NAMES[condition["corpus"]], "all documents" if condition["size"] is None else f"{condition['size']:,}"]
     for name, value in condition["args"].items():
         parts.append({"label_noise": f"{value:.0%} wrong labels", "class_imbalance": f"imbalance {value:g}"}[name])
+    if (rate := condition.get("learning_rate")) is not None:
+        parts.append(f"learning rate {rate:g}")
     return ", ".join(parts)
 
 
