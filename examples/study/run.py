@@ -69,7 +69,7 @@ class Condition(NamedTuple):
 CONDITIONS = {
     **{f"{corpus}-{size}": Condition(corpus, size) for size in (200, 1000) for corpus in CORPORA},
     "20newsgroups-200": Condition("20newsgroups", 200, others=True),
-    "reuters-r8-200-noise": Condition("reuters-r8", 200, {"label_noise": 0.2}, learning_rate=3e-4),
+    "reuters-r8-200-noise": Condition("reuters-r8", 200, {"label_noise": 0.2}),
     "20newsgroups-200-noise": Condition("20newsgroups", 200, {"label_noise": 0.2}),
     "20newsgroups-200-imbalance": Condition("20newsgroups", 200, {"class_imbalance": 20.0}),
     "reuters-r8-all": Condition("reuters-r8", None),
