@@ -54,9 +54,8 @@ FOURTH: Mapping[str, Mapping[str, Any]] = {
 }
 RISING_1 = {**RISING, "matching_weight": 1.0}
 JOINT = {**RISING_1, "alignment": "joint"}
-BY_SIZE = {"memory, conditional by size, rising 1.0": RISING_1}
 FIFTH: Mapping[str, Mapping[str, Any]] = {
-    **BY_SIZE,
+    "memory, conditional by size, rising 1.0": RISING_1,
     "memory, conditional, rising 1.0": RISING_1,
     "memory, joint, rising 1.0": JOINT,
 }
