@@ -1,18 +1,16 @@
 """The aligned loss: the task loss plus the weighted matching loss, over one process or over all of them."""
 
-from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from .config import AlignmentArguments, Companion, build_matching_loss
-from .forward import find_labels
 from .gathering import average, gather_counts, gather_rows
-from .kernels import drop_column
 from .known_gradient import with_gradient
+from .label_kinds import LabelKind, alignment_for
 from .matching import MatchingLoss
 from .memory import FeatureMemory
 from .mmd import Alignment
@@ -66,33 +64,6 @@ class AlignedLoss(NamedTuple):
     features: Tensor
 
 
-def needed_labels(batch: Mapping[str, Any], alignment: Alignment, label_names: Sequence[str]) -> Tensor | None:
-    """The labels of a batch, where the alignment looks at labels.
-
-    Args:
-        batch: as the collator made it.
-        alignment: see `MatchingLoss`.
-        label_names: the model's label arguments.
-
-    Raises:
-        ValueError: there are none, or not in a tensor.
-    """
-    if alignment == "marginal":
-        return None
-    labels = find_labels(batch, label_names)
-    if labels is None:
-        raise ValueError(
-            f"{alignment} alignment needs labels, but the batch has only {', '.join(batch)} (looked for "
-            f"{', '.join(label_names) or 'none, since the model takes no labels'}); alignment='marginal' works without."
-        )
-    if not isinstance(labels, Tensor):
-        raise ValueError(
-            f"{alignment} alignment needs labels in a tensor, but the collator returns {type(labels).__name__}; "
-            "alignment='marginal' works with any."
-        )
-    return drop_column(labels)
-
-
 class Aligner:
     """Adds the matching loss to the task loss; one object a training run, for the weight has a memory.
 
@@ -108,6 +79,10 @@ class Aligner:
         companion: where the companion batch comes from.
         every: how many optimizer steps there are to each that aligns, which gets as many times the weight.
         memory: past features, for companion `"memory"`.
+        decides: whether the first labelled batch decides the alignment; until then it is marginal.
+
+    Attributes:
+        alignment: as it was set or decided; `None` until it is.
 
     Raises:
         ValueError: `gather` where some processes share their batch (tensor, context or sequence parallelism).
@@ -122,6 +97,7 @@ class Aligner:
         companion: Companion = "sample",
         every: int = 1,
         memory: FeatureMemory | None = None,
+        decides: bool = False,
     ) -> None:
         self.matching_loss = matching_loss
         self.matching_weight = matching_weight
@@ -130,6 +106,8 @@ class Aligner:
         self.companion = companion
         self.every = every
         self.memory = memory
+        self.decides = decides
+        self.alignment: Alignment | None = None if decides else matching_loss.alignment
         self._checked = False
         parallelism = getattr(accelerator, "parallelism_config", None)
         if self.gather and parallelism is not None and parallelism.non_data_parallel_size > 1:
@@ -159,11 +137,31 @@ class Aligner:
             args.companion,
             args.companion_every,
             memory,
+            decides=args.alignment == "auto",
         )
 
     def is_due(self, step: int) -> bool:
         """Whether an optimizer step is one that aligns."""
         return step % self.every == 0
+
+    def can_align(self, kind: LabelKind) -> bool:
+        """Whether batches with labels of a kind are ones to align; lets the first labelled ones decide how.
+
+        Labels that don't go with an alignment that was set are an error later on; where it was decided, the batch is
+        left out.
+        """
+        if not self.decides:
+            return True
+        found = alignment_for(kind, self.matching_loss.matching_loss)
+        if self.alignment is None and kind != LabelKind.NONE:
+            self.decide(found)
+        return self.alignment in (None, "marginal", found)
+
+    def decide(self, alignment: Alignment) -> None:
+        """Sets an alignment that was left open, and empties the memory, which has no labels yet."""
+        self.alignment = self.matching_loss.alignment = alignment
+        if self.memory is not None:
+            self.memory = FeatureMemory(self.memory.size, self.memory.warmup_steps, self.memory.correction)
 
     def __call__(
         self, task_loss: Tensor, batch: FeatureBatch, captured: Tensor, step: int, total_steps: int

@@ -33,6 +33,7 @@ def save_alignment(folder: str, aligner: Aligner, watch: TrainingWatch, feature:
             "balance": weight.balance.tolist(),
             "peak": weight.peak.item(),
             "watch": state,
+            "alignment": aligner.alignment,
             "memory": _kind_of_memory(aligner, feature),
         }
         (Path(folder) / STATE_NAME).write_text(json.dumps(content), encoding="utf-8")
@@ -57,6 +58,8 @@ def load_alignment(folder: str, aligner: Aligner, watch: TrainingWatch, feature:
         weight.balance = weight.balance.new_tensor(state["balance"])
         weight.peak = weight.balance.new_tensor(state.get("peak", state["balance"][0]))  # older ones lack it
         watch.load_state_dict(state["watch"])
+        if aligner.decides and state.get("alignment") is not None:  # older ones lack it
+            aligner.decide(state["alignment"])
         kept, wanted = state["memory"], _kind_of_memory(aligner, feature)
         if aligner.memory is None:
             return

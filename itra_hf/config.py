@@ -8,8 +8,9 @@ from transformers import TrainingArguments
 from .kernels import Kernel
 from .matching import Distance, MatchingLoss
 from .memory import Correction
-from .mmd import Alignment, Estimator
+from .mmd import Estimator
 
+AlignmentSetting = Literal["auto", "conditional", "joint", "marginal"]
 WeightMode = Literal["rising", "sustained", "balanced", "constant"]
 Companion = Literal["sample", "class_matched", "split", "memory"]
 PAIRED_COMPANIONS = ("sample", "class_matched")  # a second batch from the training set
@@ -55,12 +56,14 @@ class AlignmentArguments:
         default=0.0,
         metadata={"help": "The part of training, 0 to 1, over which the weight ramps up linearly from 0."},
     )
-    alignment: Alignment = field(
-        default="conditional",
+    alignment: AlignmentSetting = field(
+        default="auto",
         metadata={
             "help": "'conditional' aligns class by class, a class of few examples counting less; 'joint' aligns "
             "(feature, label) pairs and suits float and multi-label targets too; 'marginal' aligns the features "
-            "whatever their labels."
+            "whatever their labels. 'auto' is decided by the first labelled batch: 'conditional' for one class id an "
+            "example, 'joint' for floats and several labels, 'marginal' where the matching loss has no joint form or "
+            "there are no labels of an example."
         },
     )
     matching_loss: Distance = field(
@@ -225,6 +228,7 @@ def check_alignment_arguments(args: AlignmentArguments) -> None:
         ValueError: names the field, the value given and what is allowed.
     """
     for name, allowed in (
+        ("alignment", AlignmentSetting),
         ("weight_mode", WeightMode),
         ("companion", Companion),
         ("memory_correction", Correction),
@@ -265,13 +269,13 @@ def check_alignment_arguments(args: AlignmentArguments) -> None:
 
 
 def build_matching_loss(args: AlignmentArguments) -> MatchingLoss:
-    """The matching loss of these settings.
+    """The matching loss of these settings; `alignment='auto'` is marginal in it until a batch decides.
 
     Raises:
         ValueError: see `MatchingLoss`.
     """
     return MatchingLoss(
-        args.alignment,
+        "marginal" if args.alignment == "auto" else args.alignment,
         args.kernel,
         args.bandwidth,
         args.bandwidth_multipliers,

@@ -1,6 +1,5 @@
 """The features that evaluation passes compute anyway, gathered into class statistics."""
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,15 +57,12 @@ class StartOfTraining(TrainerCallback):
     """Calls a method when a training run starts.
 
     Args:
-        method: told whether the run is a fresh one, not one that resumes another. Of its object only a weak reference
-            is kept: a Trainer that its own callback holds would outlive its last use.
+        method: takes nothing.
     """
 
-    def __init__(self, method: Callable[[bool], None]) -> None:
-        self.method = weakref.WeakMethod(method)
+    def __init__(self, method: Callable[[], None]) -> None:
+        self.method = method
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Calls it."""
-        method = self.method()
-        if method is not None:
-            method(state.global_step == 0)
+        self.method()

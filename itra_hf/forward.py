@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
 from .features import FeatureTap, unwrap_adapter
-from .sampling import CollatedApart
+from .randomness import untouched_randomness
 
 
 class PairedForward:
@@ -23,8 +23,8 @@ class PairedForward:
     it is given works unchanged. Everything else (attributes, `train()`, `config`) is the model's. (Layers that
     mix the examples of a batch, such as batch normalisation, see both batches.)
 
-    The two batches run as one, unless the companion needs no gradient, the batches can't be concatenated, or
-    the model's own loss is not the standard one: then as two passes. A companion without gradient runs in eval mode.
+    The two batches run as one where `together` says so, they can be concatenated, and the model's own loss is the
+    standard one: else as two passes. A companion without gradient runs in eval mode.
 
     Args:
         model: the model as the Trainer wrapped it.
@@ -33,6 +33,7 @@ class PairedForward:
             own loss is transformers' sequence-classification loss.
         label_names: the model's label arguments.
         rows: how many examples the primary batch has.
+        together: whether the batches may run as one; alike on all processes, which must run as many passes.
         companion_gradient: whether gradients flow through the companion batch.
 
     Attributes:
@@ -48,6 +49,7 @@ class PairedForward:
         prepare: Callable[[Mapping[str, Any]], tuple[FeatureTap, bool]],
         label_names: Sequence[str],
         rows: int,
+        together: bool = True,
         companion_gradient: bool = True,
     ) -> None:
         self.model = model
@@ -55,6 +57,7 @@ class PairedForward:
         self.prepare = prepare
         self.label_names = label_names
         self.rows = rows
+        self.together = together
         self.companion_gradient = companion_gradient
         self.learning = torch.is_grad_enabled()
         self.features: Tensor | None = None
@@ -78,9 +81,7 @@ class PairedForward:
             return outputs
         labels = find_labels(inputs, self.label_names)
         unlabelled = {name: value for name, value in inputs.items() if name not in self.label_names}
-        # Whether the batches run as one must not depend on their shapes: other processes have other batches.
-        together = self.companion_gradient and not isinstance(self.companion, CollatedApart)
-        both = concatenate(unlabelled, self.companion, self.rows) if together else None
+        both = concatenate(unlabelled, self.companion, self.rows) if self.together else None
         if both is None or (labels is not None and not own_loss_is_standard):
             return self._two_passes(tap, inputs, labelled=labels is not None and not own_loss_is_standard)
         outputs, features, self.captured = _record(self.model, tap, both)
@@ -164,11 +165,19 @@ def cut_rows(value: Any, rows: int, total: int) -> Any:
     return value
 
 
-def logits_of(outputs: Any, first: int = 0) -> Tensor:
-    """The logits among a model's outputs, by their name or else at position `first`."""
+def logits_of(outputs: Any, first: int = 0) -> Any:
+    """The logits among a model's outputs: by their name, else the first that is not the loss; `None` without any.
+
+    Args:
+        outputs: a mapping, an object with an attribute `logits`, or a tuple.
+        first: the position in a tuple.
+    """
     if isinstance(outputs, Mapping):
-        return outputs["logits"]
-    return outputs.logits if hasattr(outputs, "logits") else outputs[first]
+        others = (value for name, value in outputs.items() if name != "loss" and isinstance(value, Tensor))
+        return outputs["logits"] if outputs.get("logits") is not None else next(others, None)
+    if hasattr(outputs, "logits"):
+        return outputs.logits
+    return outputs if isinstance(outputs, Tensor) else outputs[first] if len(outputs) > first else None
 
 
 def standard_loss(model: nn.Module, outputs: Any, labels: Tensor) -> Tensor:
@@ -208,8 +217,8 @@ def find_labels(batch: Mapping[str, Any], label_names: Sequence[str]) -> Any:
 
 
 def run_in_eval_mode(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-    """The model's outputs without dropout and without gradient; the modes that its modules were in are restored."""
-    with eval_mode(model), torch.no_grad():
+    """The model's outputs without dropout and without gradient; modes and random numbers stay as they were."""
+    with untouched_randomness(), eval_mode(model), torch.no_grad():
         return model(**inputs)
 
 

@@ -30,25 +30,6 @@ def gather_counts(accelerator: Accelerator, *rows: int) -> list[list[int]]:
     return accelerator.gather(torch.tensor([rows], device=accelerator.device)).T.tolist()
 
 
-def agree_on_rows(accelerator: Accelerator, rows: list[int]) -> tuple[int, float | None]:
-    """How many micro-batches of a step all processes take, and how many rows one of them has in the mean.
-
-    Args:
-        accelerator: knows the processes.
-        rows: of this process's micro-batches.
-
-    Returns:
-        The least number of micro-batches that a process has, and the mean number of rows, `None` where all have
-        the same.
-    """
-    counts, totals = gather_counts(accelerator, len(rows), sum(rows))
-    together = min(counts)
-    if together < max(counts):
-        (totals,) = gather_counts(accelerator, sum(rows[:together]))
-    even = len(set(totals)) == 1 and len(set(rows[:together])) <= 1
-    return together, None if even or not together else sum(totals) / (len(totals) * together)
-
-
 def gather_rows(accelerator: Accelerator, tensor: Tensor, counts: list[int]) -> Tensor:
     """The rows of all processes, in the order of the processes; no gradient flows back.
 

@@ -82,6 +82,9 @@ class PairedLoadingMixin(ReportingMixin):
 
     _companion_epoch: CompanionEpoch
 
+    def _callbacks_of_run(self) -> list[TrainerCallback]:
+        return [*super()._callbacks_of_run(), *([self._companion_epoch] if self._pairs_examples() else [])]
+
     def _get_dataloader(  # type: ignore[override]
         self,
         dataset: Any,

@@ -16,8 +16,11 @@ import numpy as np
 from scipy.special import expit, softmax
 from sklearn import metrics as sklearn_metrics
 from transformers import EvalPrediction
+from transformers.utils import logging
 
 from .compactness import compactness
+
+logger = logging.get_logger(__name__)
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 Average = Literal["macro", "micro", "weighted"]
@@ -188,7 +191,7 @@ class RegressionErrors(evaluate.Metric):
         return _info(description, _PREDICTIONS, {"predictions": _NUMBER, "references": _NUMBER})
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        if not np.isfinite(predictions).all():
+        if not (np.isfinite(predictions).all() and np.isfinite(references).all()):
             return dict.fromkeys(("mse", "mae", "r2"), math.nan)
         return {
             "mse": float(sklearn_metrics.mean_squared_error(references, predictions)),
@@ -224,29 +227,44 @@ def compute_metrics_for(problem_type: ProblemType) -> Callable[[EvalPrediction],
     Returns:
         A function from predictions to accuracy, macro-, micro- and weighted F1, Matthews correlation, calibration
         error and Brier score, in their multi-label forms where needed (a label counts from a logit of 0), or to the
-        errors of `RegressionErrors`.
+        errors of `RegressionErrors`. Where a logit is not finite, all of them are NaN. Examples without label (-100)
+        are left out, as the loss leaves them out; over none there is no metric.
     """
+    told = False
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
+        nonlocal told
         logits = prediction.predictions
-        logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
+        logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits).astype(np.float64)
         references = np.asarray(prediction.label_ids)
         if problem_type == "regression":
             flat = {"predictions": logits.reshape(-1), "references": references.reshape(-1)}
-            return RegressionErrors(keep_in_memory=True).compute(**flat)
-        references, logits = references.astype(int), logits.astype(np.float64)
-        if references.ndim == 1:
-            references, logits = references[references >= 0], logits[references >= 0]  # the loss ignores the others
-        if problem_type == "multi_label_classification":
-            decisions, scores = (logits > 0).astype(int), expit(logits)
-        else:
-            decisions, scores = logits.argmax(-1), softmax(logits, axis=-1)
-        result = Accuracy(keep_in_memory=True).compute(predictions=decisions, references=references)
-        for average in get_args(Average):
-            result |= F1(keep_in_memory=True).compute(predictions=decisions, references=references, average=average)
-        result |= MatthewsCorrelation(keep_in_memory=True).compute(predictions=decisions, references=references)
-        for metric in (CalibrationError, BrierScore):
-            result |= metric(keep_in_memory=True).compute(prediction_scores=scores, references=references)
-        return result
+            return RegressionErrors(keep_in_memory=True).compute(**flat) if logits.size else {}
+        references = references.astype(int)
+        labelled = references >= 0 if references.ndim == 1 else (references >= 0).all(axis=1)
+        if not labelled.any():
+            if not told:
+                logger.warning("The evaluation set has no labels, so there are no metrics of it.")
+            told = True
+            return {}
+        return _classification_metrics(logits[labelled], references[labelled])
 
     return compute
+
+
+def _classification_metrics(logits: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    """Of `[n, classes]` logits and `[n]` class ids or `[n, classes]` of 0 and 1."""
+    finite = np.isfinite(logits).all()
+    if not finite:
+        logits = np.zeros_like(logits)  # for the names of the metrics alone
+    if references.ndim == 2:
+        decisions, scores = (logits > 0).astype(int), expit(logits)
+    else:
+        decisions, scores = logits.argmax(-1), softmax(logits, axis=-1)
+    result = Accuracy(keep_in_memory=True).compute(predictions=decisions, references=references)
+    for average in get_args(Average):
+        result |= F1(keep_in_memory=True).compute(predictions=decisions, references=references, average=average)
+    result |= MatthewsCorrelation(keep_in_memory=True).compute(predictions=decisions, references=references)
+    for metric in (CalibrationError, BrierScore):
+        result |= metric(keep_in_memory=True).compute(prediction_scores=scores, references=references)
+    return result if finite else dict.fromkeys(result, math.nan)

@@ -1,7 +1,6 @@
 """The Trainer layer that looks at a model and publishes it: compactness in evaluation, model card, push to the Hub."""
 
 import os
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy, PredictionOutput
 from transformers.utils import logging
 
@@ -24,6 +23,7 @@ from .model_card import write_card
 from .provenance import Evaluation, HubSource, dataset_of, evaluation_of
 from .publishing import CARD_NAME, HiddenToken, explaining, keeping_card, read_remote_card
 from .randomness import untouched_randomness
+from .signatures import show_base_signatures
 from .tapping import ModelTap
 
 logger = logging.get_logger(__name__)
@@ -42,8 +42,17 @@ class ReportingMixin(_TrainerBase):
     of `args` are its settings.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        show_base_signatures(cls, __package__)
+
+    if not TYPE_CHECKING:  # so that editors show the constructor of the Trainer below
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._set_up_reports()
+
+    def _set_up_reports(self) -> None:
         own = isinstance(self.args, AlignmentArguments)
         self._default_alignment_args = None if own else AlignmentArguments()
         self._hide_token()
@@ -54,10 +63,6 @@ class ReportingMixin(_TrainerBase):
         self._evaluated_data: dict[str, HubSource | None] = {}
         self._remote_from: tuple[str | None, str | None] | None = None
         self._is_saved = False
-        self.add_callback(StartOfTraining(self._start_reports))
-        if self.alignment_args.gradient_noise_steps:
-            # A proxy, for the Trainer holds its callbacks.
-            self.add_callback(GradientNoiseCallback(weakref.proxy(self), self.alignment_args.gradient_noise_steps))
 
     @property
     def alignment_args(self) -> AlignmentArguments:
@@ -70,10 +75,26 @@ class ReportingMixin(_TrainerBase):
             logger.warning(message)
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self._evaluated, self._predictions = EvaluatedFeatures(), {}
+        callbacks = self._callbacks_of_run()
+        for callback in callbacks:
+            self.add_callback(callback)
         try:
             return super()._inner_training_loop(*args, **kwargs)
         finally:
+            for callback in callbacks:
+                self.remove_callback(callback)
             self._tap.remove()
+
+    def _callbacks_of_run(self) -> list[TrainerCallback]:
+        """Those that a run with these settings needs; they are gone after it, for they hold the Trainer."""
+        args = self.alignment_args
+        callbacks: list[TrainerCallback] = []
+        if args.eval_compactness and self.eval_dataset is not None:
+            callbacks.append(StartOfTraining(self._measure_start))
+        if args.gradient_noise_steps:
+            callbacks.append(GradientNoiseCallback(self, args.gradient_noise_steps))
+        return callbacks
 
     # ---- Evaluation ----
 
@@ -86,7 +107,7 @@ class ReportingMixin(_TrainerBase):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """The stock loop, with `<prefix>_compactness_*` among the metrics where `eval_compactness` asks for it."""
-        self._evaluated_data[metric_key_prefix] = dataset_of(dataloader.dataset)
+        self._evaluated_data[metric_key_prefix] = dataset_of(getattr(dataloader, "dataset", None))
         run = partial(super().evaluation_loop, dataloader, description, prediction_loss_only, ignore_keys)
         if not self.alignment_args.eval_compactness:
             return run(metric_key_prefix)
@@ -117,9 +138,11 @@ class ReportingMixin(_TrainerBase):
             self._evaluated.current.add(features.cpu().numpy(), labels.cpu().numpy())
         return result
 
-    def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
         """The stock prediction; its metrics end in the model card."""
-        output = super().predict(*args, **kwargs)
+        output = super().predict(test_dataset, ignore_keys, metric_key_prefix)
         self._predictions |= evaluation_of(output.metrics or {}, self.state.global_step)
         return output
 
@@ -127,23 +150,23 @@ class ReportingMixin(_TrainerBase):
         self,
         hp_space: Callable[[Any], dict[str, Any]] | None = None,
         compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
         *args: Any,
         **kwargs: Any,
     ) -> Any:
         """The stock search; without `compute_objective`, compactness stays out of what it optimises."""
         objective = compute_objective or objective_without_compactness
-        return super().hyperparameter_search(hp_space, objective, *args, **kwargs)
-
-    def _start_reports(self, fresh: bool) -> None:
-        self._evaluated, self._predictions = EvaluatedFeatures(), {}
-        if fresh and self.alignment_args.eval_compactness and self.eval_dataset is not None:
-            with untouched_randomness():
-                self._measure_start()
+        return super().hyperparameter_search(hp_space, objective, n_trials, direction, *args, **kwargs)
 
     def _measure_start(self) -> None:
-        """Logs the compactness of the features before the first step."""
-        if self.args.eval_on_start:
-            return  # a whole evaluation follows anyway
+        """Logs the compactness of the features before the first step of a fresh run."""
+        if self.state.global_step or self.args.eval_on_start:  # a whole evaluation follows anyway
+            return
+        with untouched_randomness():
+            self._measure_evaluation_sets()
+
+    def _measure_evaluation_sets(self) -> None:
         sets = {f"eval_{name}": name for name in self.eval_dataset} if isinstance(self.eval_dataset, dict) else {}
         wrapped: Any = self.model
         model = self._wrap_model(wrapped, training=False)

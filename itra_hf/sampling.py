@@ -128,8 +128,9 @@ class CollatedApart(dict):
 class PairCollator:
     """Collates pairs into one batch `{primary batch..., "companion": {companion batch...}}`.
 
-    Both halves go through the wrapped collator together, hence share one padding. Where its result can't
-    be cut in two (not every value has one entry an example), it is called once a half.
+    Both halves go through the wrapped collator together, hence share one padding. Where it can't take them
+    together (a batch of one, unpadded), or its result can't be cut in two (not every value has one entry an example),
+    it is called once a half.
 
     Args:
         collator: the collator of single examples.
@@ -141,13 +142,17 @@ class PairCollator:
     def __call__(self, pairs: Sequence[tuple[Any, Any]]) -> Mapping[str, Any]:
         """Collates pairs `(example, companion example)`; the result has the wrapped collator's type."""
         primary, companion = map(list, zip(*pairs, strict=True))
-        both = self.collator(primary + companion)
         rows = len(pairs)
-        if all(_has_rows(value, 2 * rows) for value in both.values()):
+        try:
+            both = self.collator(primary + companion)
+        except Exception:  # whatever it is, where each half fails alone too, that is the error to show
+            both = None
+        if both is not None and all(_has_rows(value, 2 * rows) for value in both.values()):
             first = {key: value[:rows] for key, value in both.items()}
             second = {key: value[rows:] for key, value in both.items()}
         else:
-            first, second = dict(self.collator(primary)), CollatedApart(self.collator(companion))
+            both = self.collator(primary)
+            first, second = dict(both), CollatedApart(self.collator(companion))
         # The Trainer rebuilds batches the same way, so a BatchEncoding stays one.
         return type(both)({**first, COMPANION: second})  # type: ignore[call-arg]
 

@@ -2,20 +2,27 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
+from transformers.utils import logging
 
-from .alignment import AlignedLoss, Aligner, FeatureBatch, needed_labels
+from .alignment import AlignedLoss, Aligner, FeatureBatch
 from .checkpoints import load_alignment, save_alignment
 from .config import PAIRED_COMPANIONS, check_alignment_arguments
 from .diagnostics import TrainingWatch
+from .features import unwrap_adapter
 from .forward import PairedForward, batch_rows, concatenate, unwrap
-from .gathering import agree, agree_on_rows
+from .gathering import agree
+from .item_counts import takes_item_count
+from .label_kinds import needed_labels
 from .loading import CompanionEpoch, PairedLoadingMixin
-from .sampling import COMPANION
+from .sampling import COMPANION, CollatedApart
+from .steps import StepFacts, companion_of, count_rows, look_ahead
+
+logger = logging.get_logger(__name__)
 
 
 class ITRAMixin(PairedLoadingMixin):
@@ -34,31 +41,34 @@ class ITRAMixin(PairedLoadingMixin):
         ```
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                f"{self.args.n_gpu} GPUs are visible to one process (DataParallel), which alignment can't use. Start "
-                "one process a GPU with `accelerate launch script.py`, or set CUDA_VISIBLE_DEVICES to one GPU."
-            )
-        if getattr(self, "loss_is_scaled_for_ga", None) is not True:
-            # Most heads take **kwargs without normalising their loss by the number of items; told otherwise,
-            # the Trainer skips the division by the accumulation steps.
-            self.model_accepts_loss_kwargs = False
-        self._mean_rows: float | None
+    if not TYPE_CHECKING:  # so that editors show the constructor of the Trainer below
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._set_up_alignment()
+
+    def _set_up_alignment(self) -> None:
+        trusted = getattr(self, "loss_is_scaled_for_ga", None) is True
+        if not trusted and self.model_accepts_loss_kwargs and not takes_item_count(unwrap(self.model)):
+            self.model_accepts_loss_kwargs = False  # else the Trainer skips the division by the accumulation steps
         self._ran_aligned = self._reports = False
         self._companion_epoch = CompanionEpoch()
-        self.add_callback(self._companion_epoch)
         self._start_run()
 
     def _start_run(self) -> None:
         args = self.alignment_args
         check_alignment_arguments(args)
+        if self.args.n_gpu > 1 and args.matching_weight > 0:
+            raise ValueError(
+                f"{self.args.n_gpu} GPUs are visible to one process (DataParallel), which alignment can't use. Start "
+                "one process a GPU with `accelerate launch script.py`, or set CUDA_VISIBLE_DEVICES to one GPU, or "
+                "matching_weight=0."
+            )
         self._aligner = Aligner.from_arguments(args, self.accelerator)
         self._watch = TrainingWatch(self.args.device)
         self._tap.remove()  # the feature may be another one now
         self._companion_epoch.paired = None
-        self._mean_rows = None
+        self._step, self._normalised = StepFacts(), False
         self._warned = set()
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -68,30 +78,33 @@ class ITRAMixin(PairedLoadingMixin):
     # ---- Steps ----
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """Collects the micro-batches of one optimizer step, as the Trainer does, and notes their mean size.
+        """Collects the micro-batches of one optimizer step, as the Trainer does, and looks at them.
 
         Where a process has run out of batches, none takes the step: they would wait for each other for ever.
         """
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        rows = [self._count_rows(batch) for batch in batches]
-        together, self._mean_rows = agree_on_rows(self.accelerator, rows)
-        if together < len(batches):
-            batches = batches[:together]
+        num_labels = getattr(getattr(unwrap_adapter(unwrap(self.model)), "config", None), "num_labels", None)
+        self._step = look_ahead(self.accelerator, batches, self.label_names, num_labels)
+        if self._step.batches < len(batches):
+            batches = batches[: self._step.batches]
             items = self._get_num_items_in_batch(batches, device)
+        self._normalised = items is not None
         if self.alignment_args.companion_task_loss and batches and COMPANION in batches[0]:
             more = self._get_num_items_in_batch([batch[COMPANION] for batch in batches], device)
             items = None if items is None or more is None else items + more
         return batches, items
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The stock step.
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """The stock step, which aligns while `train()` runs.
 
         Raises:
             ValueError: the subclass's `compute_loss` hides the one that aligns.
         """
         self._ran_aligned = self.alignment_args.matching_weight == 0
-        loss = super().training_step(*args, **kwargs)
-        if not self._ran_aligned:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.is_in_train and not self._ran_aligned:
             raise ValueError(
                 f"{type(self).__name__}.compute_loss hides the one that aligns. Move it into a Trainer subclass of its "
                 "own, and put ITRAMixin before that: class MyITRATrainer(ITRAMixin, MyTrainer). Or set "
@@ -127,19 +140,30 @@ class ITRAMixin(PairedLoadingMixin):
             ValueError: a training batch without companion, or features or labels that can't be aligned.
             FloatingPointError: the matching loss is not finite.
         """
-        companion = inputs.get(COMPANION) if isinstance(inputs, Mapping) else None
+        companion = companion_of(inputs)
         paired = isinstance(companion, Mapping)
         if not (paired or self._takes_companion_from_within(model)):
             return self._plain_loss(model, inputs, return_outputs, num_items_in_batch)
         primary = type(inputs)({name: value for name, value in inputs.items() if name != COMPANION})
         self._ran_aligned = True
-        if not self._aligner.is_due(self.state.global_step):
+        if not self._is_due():
             result = self._plain_loss(model, primary, True, num_items_in_batch)
             loss, outputs = result if isinstance(result, tuple) else (result, None)
             self._observe(loss.detach() * self._scale(), None)
         else:
             loss, outputs = self._aligned_loss(model, primary, companion if paired else None, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+    def _is_due(self) -> bool:
+        """Whether this step aligns; the first that does decides `alignment='auto'`."""
+        if not self._aligner.is_due(self.state.global_step):
+            return False
+        before, can_align = self._aligner.alignment, self._aligner.can_align(self._step.label_kind)
+        if self._aligner.alignment != before:
+            tell = logger.info if self._aligner.alignment == "conditional" else logger.warning
+            if self.is_world_process_zero():
+                tell(f"alignment='auto' is {self._aligner.alignment!r} in this run, by the labels of the first batch.")
+        return can_align
 
     def _takes_companion_from_within(self, model: nn.Module) -> bool:
         """Whether a batch without companion is one to align; if it must have one, that is an error."""
@@ -153,7 +177,7 @@ class ITRAMixin(PairedLoadingMixin):
         return True
 
     def _aligned_loss(self, model: nn.Module, primary: Any, companion: Any, items: Any) -> tuple[Tensor, Any]:
-        alignment = self.alignment_args.alignment
+        alignment = self._aligner.matching_loss.alignment
         labels, companion_labels = (
             None if half is None else needed_labels(half, alignment, self.label_names) for half in (primary, companion)
         )
@@ -191,7 +215,8 @@ class ITRAMixin(PairedLoadingMixin):
                     "collator returns to one shape."
                 )
             companion = None
-        paired = PairedForward(model, companion, prepare, self.label_names, rows, args.companion_gradient)
+        together = args.companion_gradient and self._step.together and not isinstance(companion, CollatedApart)
+        paired = PairedForward(model, companion, prepare, self.label_names, rows, together, args.companion_gradient)
         model_of_both: Any = paired
         result: Any = super().compute_loss(model_of_both, primary, return_outputs=True, num_items_in_batch=items)
         if not self._tap.own_loss_is_standard and companion is not None:
@@ -209,15 +234,10 @@ class ITRAMixin(PairedLoadingMixin):
 
     def _weigh_rows(self, loss: Tensor, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """Makes the mean of the batches' means the examples' mean, where the batches of one step differ in size."""
-        if self._mean_rows is None or not model.training or self._task_loss_is_scaled():
+        mean_rows = self._step.mean_rows
+        if mean_rows is None or not (self.is_in_train and model.training) or self._task_loss_is_scaled():
             return loss
-        return loss * (self._count_rows(inputs) / self._mean_rows)
-
-    def _count_rows(self, batch: Any) -> int:
-        try:
-            return batch_rows(batch, self.label_names)
-        except (AttributeError, ValueError):  # no dict, or without a tensor: fine while nothing is aligned
-            return 0
+        return loss * (count_rows(inputs, self.label_names) / mean_rows)
 
     def _accumulation_steps(self) -> int:
         return getattr(self, "current_gradient_accumulation_steps", 1)  # unknown outside training
@@ -229,7 +249,8 @@ class ITRAMixin(PairedLoadingMixin):
     def _task_loss_is_scaled(self) -> bool:
         """Whether `training_step` takes the loss as already divided by the gradient accumulation steps."""
         declared = getattr(self, "loss_is_scaled_for_ga", None)  # older Trainers don't have it
-        return self.compute_loss_func is not None if declared is None else declared
+        normalised = self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and self._normalised)
+        return normalised if declared is None else declared
 
     # ---- Observation ----
 

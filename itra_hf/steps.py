@@ -1,0 +1,64 @@
+"""What the micro-batches of an optimizer step are like, over all processes, before the step runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from accelerate import Accelerator
+
+from .forward import batch_rows, find_labels
+from .gathering import gather_counts
+from .label_kinds import LabelKind, kind_of
+from .sampling import COMPANION, CollatedApart
+
+
+class StepFacts(NamedTuple):
+    """What all processes agree on, so that all of them take the same way.
+
+    Attributes:
+        batches: the least number of micro-batches that a process has.
+        mean_rows: the mean number of rows of a micro-batch; `None` where all have the same.
+        together: whether every primary batch was collated together with its companion.
+        label_kind: the least kind of labels.
+    """
+
+    batches: int = 0
+    mean_rows: float | None = None
+    together: bool = True
+    label_kind: LabelKind = LabelKind.NONE
+
+
+def look_ahead(
+    accelerator: Accelerator, batches: Sequence[Any], label_names: Sequence[str], num_labels: int | None
+) -> StepFacts:
+    """The facts of one optimizer step, by one collective.
+
+    Args:
+        accelerator: knows the processes.
+        batches: this process's micro-batches.
+        label_names: the model's label arguments.
+        num_labels: see `kind_of`.
+    """
+    rows = [count_rows(batch, label_names) for batch in batches]
+    together = all(not isinstance(companion_of(batch), CollatedApart) for batch in batches)
+    kinds = (kind_of(find_labels(batch, label_names), num_labels) for batch in batches if isinstance(batch, Mapping))
+    kind = min(kinds, default=LabelKind.CLASS_IDS if not batches else LabelKind.NONE)
+    counts, totals, joined, least = gather_counts(accelerator, len(rows), sum(rows), together, kind)
+    common = min(counts)
+    if common < max(counts):
+        (totals,) = gather_counts(accelerator, sum(rows[:common]))
+    even = len(set(totals)) == 1 and len(set(rows[:common])) <= 1
+    mean_rows = None if even or not common else sum(totals) / (len(totals) * common)
+    return StepFacts(common, mean_rows, all(joined), LabelKind(min(least)))
+
+
+def count_rows(batch: Any, label_names: Sequence[str]) -> int:
+    """The examples of a batch; 0 for one that is no mapping of tensors, which is fine while nothing is aligned."""
+    try:
+        return batch_rows(batch, label_names)
+    except (AttributeError, ValueError):
+        return 0
+
+
+def companion_of(batch: Any) -> Any:
+    """The companion batch that came with a primary batch; `None` without."""
+    return batch.get(COMPANION) if isinstance(batch, Mapping) else None
