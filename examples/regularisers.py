@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from itra_hf.features import build_tap
-from itra_hf.forward import eval_mode
+from itra_hf.models import eval_mode
 
 
 class RDropTrainer(Trainer):

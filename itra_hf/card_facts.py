@@ -14,9 +14,8 @@ from transformers.modelcard import TASK_MAPPING, extract_hyperparameters_from_tr
 from .card_merging import listed
 from .config import AlignmentArguments
 from .evaluation import PREFIX, EvaluatedFeatures
-from .features import unwrap_adapter
-from .forward import unwrap
 from .model_card import KINDS, CardFacts
+from .models import unwrap, unwrap_adapter
 from .provenance import Evaluation, HubSource, base_model_of, dataset_of, evaluations, license_of
 
 PICTURES = "figures"

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-POOLINGS = ("cls", "mean", "last")
-Run = Callable[[], tuple[Tensor, Mapping[str, Any]]]  # runs the model once; its logits and inputs
+from .models import logits_of, unwrap_adapter
+from .pooling import POOLINGS, pool
+
+Run = Callable[[], tuple[Tensor | None, Mapping[str, Any]]]  # runs the model once; its logits, if any, and inputs
 
 
 class FeatureTap:
@@ -100,9 +102,36 @@ def build_tap(model: nn.Module, feature: str, run: Run) -> FeatureTap:
 
     Raises:
         ValueError: there is no such module, it has no usable input, or (`auto`) no linear layer's output
-            is the logits.
+            is the logits; the message says which settings work for this model.
     """
     pad_token_id = getattr(getattr(model, "config", None), "pad_token_id", None)
+    try:
+        return _build_tap(model, feature, run, pad_token_id)
+    except ValueError as error:
+        others = [each for each in ("auto", *POOLINGS) if each != feature and _works(model, each, run, pad_token_id)]
+        raise ValueError(f"{error} {_advice(others)}") from error
+
+
+def _advice(settings: list[str]) -> str:
+    named = "the name of the module whose input to align, if that has one row an example"
+    if not settings:
+        return (
+            "Neither 'auto' nor pooled hidden states give one feature an example here, so this head can't be aligned "
+            f"as it is: matching_weight=0 trains it without alignment; feature may also be {named}."
+        )
+    work = " or ".join(map(repr, settings))
+    return f"What works for this model: feature={work}, or {named}; matching_weight=0 trains without alignment."
+
+
+def _works(model: nn.Module, feature: str, run: Run, pad_token_id: int | None) -> bool:
+    try:
+        _build_tap(model, feature, run, pad_token_id).remove()
+    except ValueError:
+        return False
+    return True
+
+
+def _build_tap(model: nn.Module, feature: str, run: Run, pad_token_id: int | None) -> FeatureTap:
     if feature == "auto":
         return FeatureTap(find_head(model, run, pad_token_id), "input", pad_token_id)
     if feature in POOLINGS:
@@ -121,7 +150,7 @@ def build_tap(model: nn.Module, feature: str, run: Run) -> FeatureTap:
     try:
         with tap.recording():
             logits, inputs = run()
-        _check_shape(tap, inputs, len(logits), feature, per_token)
+        _check_shape(tap, inputs, _rows(inputs) if logits is None else len(logits), feature, per_token)
     except Exception:
         tap.remove()
         raise
@@ -152,8 +181,12 @@ def find_head(model: nn.Module, run: Run, pad_token_id: int | None = None) -> nn
         finished, logits, inputs = _linear_outputs(modules, run)
         for module, output in reversed(finished):
             scores = pool(output, inputs, "input", pad_token_id) if output.dim() in (2, 3) else None
-            if scores is not None and scores.shape == logits.shape and _close(scores, logits):
+            if scores is None or logits is None:
+                continue
+            if scores.shape == logits.shape and _close(scores, logits):
                 return module
+    if logits is None:
+        raise ValueError(f"{type(model).__name__} returns no logits, so there is no 'auto' feature.")
     if not torch.isfinite(logits).all():
         raise ValueError(
             f"{type(model).__name__} gives logits that are not finite for the first batch: look for bad values in the "
@@ -161,13 +194,13 @@ def find_head(model: nn.Module, run: Run, pad_token_id: int | None = None) -> nn
         )
     raise ValueError(
         f"{type(model).__name__} has no linear layer whose output is its logits {list(logits.shape)}, so there is no "
-        "'auto' feature. Set feature to 'cls', 'mean' or 'last', or to the name of the module whose input to align."
+        "'auto' feature."
     )
 
 
 def _linear_outputs(
     modules: list[nn.Module], run: Run
-) -> tuple[list[tuple[nn.Module, Tensor]], Tensor, Mapping[str, Any]]:
+) -> tuple[list[tuple[nn.Module, Tensor]], Tensor | None, Mapping[str, Any]]:
     finished: list[tuple[nn.Module, Tensor]] = []
 
     def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -183,74 +216,14 @@ def _linear_outputs(
     return finished, logits, inputs
 
 
-def pool(captured: Tensor, inputs: Mapping[str, Any], pooling: str, pad_token_id: int | None = None) -> Tensor:
-    """Turns a tapped tensor into one feature an example.
-
-    Args:
-        captured: `[batch, dim]`, returned as it is, or `[batch, tokens, dim]`.
-        inputs: what the model was called with.
-        pooling: `"input"` picks the token that the model itself scores; `"cls"` the first token, `"last"` the
-            last attended one, `"mean"` the mean over the attended ones.
-        pad_token_id: for `"input"`, see `last_token_rows`.
-
-    Returns:
-        `[batch, dim]`.
-
-    Raises:
-        ValueError: the attention mask doesn't fit the hidden states.
-    """
-    if captured.dim() == 2:
-        return captured
-    rows = torch.arange(len(captured), device=captured.device)
-    if pooling == "input":
-        return captured[rows, last_token_rows(inputs, captured, pad_token_id)]
-    if pooling == "cls":
-        return captured[:, 0]
-    mask = inputs.get("attention_mask")
-    if mask is None:
-        mask = torch.ones(captured.shape[:2], device=captured.device, dtype=torch.long)
-    if mask.shape != captured.shape[:2]:
-        raise ValueError(
-            f"feature={pooling!r} needs one attention-mask entry a hidden state, got a mask of shape "
-            f"{list(mask.shape)} for hidden states of shape {list(captured.shape)}; use 'auto' or a module's name."
-        )
-    if pooling == "last":
-        return captured[rows, _last_true(mask.bool())]
-    weights = mask.to(captured.dtype)[:, :, None]
-    return (captured * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-def last_token_rows(inputs: Mapping[str, Any], captured: Tensor, pad_token_id: int | None) -> Tensor:
-    """The token that a model with one score a token takes as the sequence's: the right-most non-padding one.
-
-    Args:
-        inputs: what the model was called with.
-        captured: `[batch, tokens, dim]`.
-        pad_token_id: the model config's; without it, and without `input_ids`, the model takes the last token.
-
-    Returns:
-        `[batch]` indices, whichever side the padding is on.
-    """
-    input_ids = inputs.get("input_ids")
-    if input_ids is None or pad_token_id is None or input_ids.shape != captured.shape[:2]:
-        return torch.full((len(captured),), captured.shape[1] - 1, device=captured.device)
-    return _last_true(input_ids != pad_token_id)
-
-
-def _last_true(mask: Tensor) -> Tensor:
-    positions = torch.arange(mask.shape[1], device=mask.device, dtype=torch.int32)
-    return (positions * mask).argmax(dim=1)
-
-
 def _close(scores: Tensor, logits: Tensor) -> bool:
     scores, logits = scores.float(), logits.float()
     tolerance = 1e-3 * float(logits.abs().max()) + 1e-6
     return float((scores - logits).abs().max()) <= tolerance
 
 
-def unwrap_adapter(model: Any) -> Any:
-    """The model inside peft's wrapper."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+def _rows(inputs: Mapping[str, Any]) -> int:
+    return next((len(value) for value in inputs.values() if isinstance(value, Tensor) and value.dim() > 0), 0)
 
 
 def _backbone(model: nn.Module, feature: str) -> nn.Module:
@@ -258,8 +231,7 @@ def _backbone(model: nn.Module, feature: str) -> nn.Module:
     backbone = getattr(inner, "base_model", inner)
     if backbone is inner or not isinstance(backbone, nn.Module):
         raise ValueError(
-            f"feature={feature!r} pools the hidden states of a backbone, which {type(inner).__name__} does not "
-            "name; use 'auto' or a module's name."
+            f"feature={feature!r} pools the hidden states of a backbone, which {type(inner).__name__} does not name."
         )
     return backbone
 
@@ -274,12 +246,12 @@ def _holds_head(module: nn.Module, model: nn.Module, run: Run, pad_token_id: int
 
 def _check_shape(tap: FeatureTap, inputs: Mapping[str, Any], rows: int, feature: str, per_token: bool) -> None:
     captured = tap.captured
-    if captured is None:
-        raise ValueError(f"feature={feature!r}: the model ran without that module.")
+    if not isinstance(captured, Tensor):
+        raise ValueError(f"feature={feature!r}: the model ran without that module, or gave it no tensor.")
     if not (captured.dim() == 2 or (captured.dim() == 3 and per_token)) or len(captured) != rows:
         raise ValueError(
             f"feature={feature!r} gives a tensor of shape {list(captured.shape)} for {rows} examples, not one "
-            "feature an example; name a later module, or use 'auto', 'cls', 'mean' or 'last'."
+            "feature an example."
         )
     tap.features(inputs)
 
@@ -311,9 +283,8 @@ def extract_features(
             inputs = {key: value for key, value in batch.items() if key != label_name}
             inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
 
-            def run(inputs: Mapping[str, Any] = inputs) -> tuple[Tensor, Mapping[str, Any]]:
-                outputs = model(**inputs)
-                return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0], inputs
+            def run(inputs: Mapping[str, Any] = inputs) -> tuple[Tensor | None, Mapping[str, Any]]:
+                return logits_of(model(**inputs)), inputs
 
             tap = tap or build_tap(model, feature, run)
             with tap.recording():

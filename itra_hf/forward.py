@@ -2,17 +2,16 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
-from .features import FeatureTap, unwrap_adapter
-from .randomness import untouched_randomness
+from .features import FeatureTap
+from .models import eval_mode, logits_of, unwrap, unwrap_adapter
 
 
 class PairedForward:
@@ -165,21 +164,6 @@ def cut_rows(value: Any, rows: int, total: int) -> Any:
     return value
 
 
-def logits_of(outputs: Any, first: int = 0) -> Any:
-    """The logits among a model's outputs: by their name, else the first that is not the loss; `None` without any.
-
-    Args:
-        outputs: a mapping, an object with an attribute `logits`, or a tuple.
-        first: the position in a tuple.
-    """
-    if isinstance(outputs, Mapping):
-        others = (value for name, value in outputs.items() if name != "loss" and isinstance(value, Tensor))
-        return outputs["logits"] if outputs.get("logits") is not None else next(others, None)
-    if hasattr(outputs, "logits"):
-        return outputs.logits
-    return outputs if isinstance(outputs, Tensor) else outputs[first] if len(outputs) > first else None
-
-
 def standard_loss(model: nn.Module, outputs: Any, labels: Tensor) -> Tensor:
     """The sequence-classification loss of transformers, of the problem type that the config names or implies."""
     logits = logits_of(outputs)
@@ -216,31 +200,8 @@ def find_labels(batch: Mapping[str, Any], label_names: Sequence[str]) -> Any:
     return next((batch[name] for name in label_names if batch.get(name) is not None), None)
 
 
-def run_in_eval_mode(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-    """The model's outputs without dropout and without gradient; modes and random numbers stay as they were."""
-    with untouched_randomness(), eval_mode(model), torch.no_grad():
-        return model(**inputs)
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Takes dropout off; each module gets back the mode that it was in, for some may be frozen in eval mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _with_loss(outputs: Any, loss: Tensor) -> Any:
     if isinstance(outputs, Mapping):
         rest = {name: value for name, value in outputs.items() if name != "loss"}
         return type(outputs)(**{"loss": loss, **rest})
     return (loss, *outputs)
-
-
-def unwrap(model: Any) -> nn.Module:
-    """The model inside the wrappers of distributed training and compilation."""
-    return extract_model_from_parallel(model, keep_torch_compile=False)

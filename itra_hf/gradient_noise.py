@@ -11,7 +11,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import has_length
 
 from .features import find_head
-from .forward import find_labels, logits_of, run_in_eval_mode, unwrap
+from .forward import find_labels
+from .models import logits_of, run_in_eval_mode, unwrap
 from .randomness import untouched_randomness
 
 
@@ -122,7 +123,7 @@ class GradientNoiseCallback(TrainerCallback):
             )
         return chosen
 
-    def _trial_pass(self) -> tuple[Tensor, Any]:
+    def _trial_pass(self) -> tuple[Tensor | None, Any]:
         labels = find_labels(self._held_out, self.trainer.label_names)
         with self.trainer.compute_loss_context_manager():
             outputs = run_in_eval_mode(unwrap(self.trainer.model), self._held_out)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from transformers.loss.loss_utils import LOSS_MAPPING, ForSequenceClassificationLoss
 
-from .features import unwrap_adapter
+from .models import unwrap_adapter
 
 ITEM_COUNT = "num_items_in_batch"
 Method = tuple[type, str]

@@ -12,7 +12,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.file_download import repo_folder_name
 from transformers.utils import logging
 
-from .features import unwrap_adapter
+from .models import unwrap_adapter
 
 logger = logging.get_logger(__name__)
 

@@ -40,8 +40,7 @@ def look_ahead(
     """
     rows = [count_rows(batch, label_names) for batch in batches]
     together = all(not isinstance(companion_of(batch), CollatedApart) for batch in batches)
-    kinds = (kind_of(find_labels(batch, label_names), num_labels) for batch in batches if isinstance(batch, Mapping))
-    kind = min(kinds, default=LabelKind.CLASS_IDS if not batches else LabelKind.NONE)
+    kind = min((_kind_of(batch, label_names, num_labels) for batch in batches), default=LabelKind.CLASS_IDS)
     counts, totals, joined, least = gather_counts(accelerator, len(rows), sum(rows), together, kind)
     common = min(counts)
     if common < max(counts):
@@ -49,6 +48,15 @@ def look_ahead(
     even = len(set(totals)) == 1 and len(set(rows[:common])) <= 1
     mean_rows = None if even or not common else sum(totals) / (len(totals) * common)
     return StepFacts(common, mean_rows, all(joined), LabelKind(min(least)))
+
+
+def _kind_of(batch: Any, label_names: Sequence[str], num_labels: int | None) -> LabelKind:
+    if not isinstance(batch, Mapping):
+        return LabelKind.NONE
+    names = [name for name in label_names if batch.get(name) is not None]
+    if len(names) > 1 and "labels" not in names:  # such as an answer's start and its end
+        return LabelKind.OTHER
+    return kind_of(find_labels(batch, label_names), num_labels)
 
 
 def count_rows(batch: Any, label_names: Sequence[str]) -> int:

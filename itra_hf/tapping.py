@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from .features import FeatureTap, build_tap
-from .forward import find_labels, has_standard_loss, logits_of, run_in_eval_mode, unwrap
+from .forward import find_labels, has_standard_loss
+from .models import logits_of, run_in_eval_mode, unwrap
 
 
 class ModelTap:
@@ -57,7 +58,7 @@ class ModelTap:
             self._tap.remove()
         self._tap, self._model, self._knows_loss = None, None, False
 
-    def _probe(self, wrapped: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
+    def _probe(self, wrapped: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor | None, Mapping[str, Any]]:
         outputs = run_in_eval_mode(wrapped, inputs)
         labels = find_labels(inputs, self.label_names)
         logits = logits_of(outputs, first=0 if labels is None else 1)

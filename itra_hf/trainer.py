@@ -13,12 +13,12 @@ from .alignment import AlignedLoss, Aligner, FeatureBatch
 from .checkpoints import load_alignment, save_alignment
 from .config import PAIRED_COMPANIONS, check_alignment_arguments
 from .diagnostics import TrainingWatch
-from .features import unwrap_adapter
-from .forward import PairedForward, batch_rows, concatenate, unwrap
+from .forward import PairedForward, batch_rows, concatenate
 from .gathering import agree
 from .item_counts import takes_item_count
 from .label_kinds import needed_labels
 from .loading import CompanionEpoch, PairedLoadingMixin
+from .models import unwrap, unwrap_adapter
 from .sampling import COMPANION, CollatedApart
 from .steps import StepFacts, companion_of, count_rows, look_ahead
 

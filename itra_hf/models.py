@@ -1,0 +1,54 @@
+"""What a model is wrapped in, what it returns, and how to run it without a trace."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+
+from .randomness import untouched_randomness
+
+
+def unwrap(model: Any) -> nn.Module:
+    """The model inside the wrappers of distributed training and compilation."""
+    return extract_model_from_parallel(model, keep_torch_compile=False)
+
+
+def unwrap_adapter(model: Any) -> Any:
+    """The model inside peft's wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def logits_of(outputs: Any, first: int = 0) -> Any:
+    """The logits among a model's outputs: by their name, else the first that is not the loss; `None` without any.
+
+    Args:
+        outputs: a mapping, an object with an attribute `logits`, or a tuple.
+        first: the position in a tuple.
+    """
+    if isinstance(outputs, Mapping):
+        others = (value for name, value in outputs.items() if name != "loss" and isinstance(value, Tensor))
+        return outputs["logits"] if outputs.get("logits") is not None else next(others, None)
+    if hasattr(outputs, "logits"):
+        return outputs.logits
+    return outputs if isinstance(outputs, Tensor) else outputs[first] if len(outputs) > first else None
+
+
+def run_in_eval_mode(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+    """The model's outputs without dropout and without gradient; modes and random numbers stay as they were."""
+    with untouched_randomness(), eval_mode(model), torch.no_grad():
+        return model(**inputs)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Takes dropout off; each module gets back the mode that it was in, for some may be frozen in eval mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
