@@ -169,7 +169,10 @@ def _settings(trainer: Any) -> dict[str, Any]:
     if not hasattr(trainer, "_aligner") or args.matching_weight == 0 or not trainer.state.global_step:
         return {}
     names = [field.name for field in dataclasses.fields(AlignmentArguments) if field.name not in REPORTS]
-    return {name: getattr(args, name) for name in names}
+    settings = {name: getattr(args, name) for name in names}
+    if args.alignment == "auto":
+        settings["alignment"] = f"{trainer._aligner.matching_loss.alignment} (auto)"
+    return settings
 
 
 def _hyperparameters(trainer: Any) -> dict[str, Any]:

@@ -24,6 +24,8 @@ USAGE = {
     "compare": "itra-hf compare CONFIG.yaml [--field value ...]",
     "inspect": "itra-hf inspect MODEL [--field value ...]",
 }
+FILES = ("train_file", "validation_file", "test_file")
+PATHS = (*FILES, "dataset_name", "model_name_or_path", "tokenizer_name", "cache_dir", "output_dir")
 HELP = """usage: {train}
        {compare}
        {inspect}
@@ -36,7 +38,10 @@ inspect  measures and draws how compact the features of a fine-tuned one are
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command line; settings and data that don't fit end it with a message and exit status 2.
+    """Runs the command line.
+
+    Settings and data that don't fit end it with a message and exit status 2, a run that diverged and a comparison with
+    runs that failed with status 1.
 
     Args:
         argv: the arguments after the program's name; `None` takes those of the process.
@@ -57,7 +62,10 @@ def _train(arguments: Sequence[str]) -> None:
         trainer, splits, task = build_trainer(data_args, model_args, training_args)
     except (ValueError, OSError, RuntimeError) as error:  # files that are not there, heads that don't fit
         _fail(f"error: {error}")
-    finetune(trainer, splits, task, card)
+    try:
+        finetune(trainer, splits, task, card)
+    except FloatingPointError as error:
+        _fail(f"error: {error}", status=1)
     try:
         publish(trainer, card)
     except (HfHubHTTPError, ConnectionError) as error:
@@ -125,7 +133,10 @@ def parse_comparison(arguments: Sequence[str]) -> Plan:
     common |= vars(parser.parse_args(options))
     names = [field.name for field in dataclasses.fields(ComparisonArguments)]
     own = {name: common.pop(name) for name in names if name in common}
-    for name in ("train_file", "validation_file", "test_file"):
+    for name in PATHS:
+        if isinstance(common.get(name), str):
+            common[name] = os.path.expanduser(common[name])  # runs are known by it
+    for name in FILES:
         if common.get(name) is not None and not os.path.isfile(common[name]):
             raise FileNotFoundError(f"There is no file {common[name]!r} (looked in {os.getcwd()}).")
     return make_plan(ComparisonArguments(**own), common, variants, common.get("output_dir") or "comparison")
@@ -154,6 +165,6 @@ def _parser(command: str, *classes: type, **options: Any) -> HfArgumentParser:
     )
 
 
-def _fail(message: str) -> Any:
+def _fail(message: str, status: int = 2) -> Any:
     print(f"itra-hf: {message}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(status)

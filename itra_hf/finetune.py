@@ -1,6 +1,8 @@
 """The job behind `itra-hf train`: data in, fine-tuned classifier and its metrics out."""
 
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +16,16 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, get_last_checkpoint
+from transformers.utils import logging
 
 from .config import ITRAConfig
 from .data import DataArguments, Task, cut_validation, encode_labels, infer_task, load_splits, subset, tokenize
 from .metrics import compute_metrics_for
+from .text_models import ensure_padding, expand_paths, fitting_length
 from .trainer import ITRATrainer
+
+logger = logging.get_logger(__name__)
 
 PREDICTIONS_NAME = "test_predictions.csv"
 
@@ -42,6 +48,10 @@ class ModelArguments:
         default=None,
         metadata={"help": "For the model card: the model's licence, like apache-2.0; default: the base model's."},
     )
+
+    def __post_init__(self) -> None:
+        """Completes paths."""
+        expand_paths(self, "model_name_or_path", "tokenizer_name", "cache_dir")
 
 
 def read_data(
@@ -83,6 +93,9 @@ def load_model(args: ModelArguments, task: Task) -> tuple[PreTrainedModel, PreTr
     """Loads the classifier, with a head for the task's labels, and its tokenizer.
 
     A decoder without padding token gets its end-of-sequence token for it.
+
+    Raises:
+        ValueError: the tokenizer has neither.
     """
     common: dict[str, Any] = {
         "cache_dir": args.cache_dir,
@@ -99,8 +112,7 @@ def load_model(args: ModelArguments, task: Task) -> tuple[PreTrainedModel, PreTr
         problem_type=task.problem_type,
         **common,
     )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    ensure_padding(tokenizer, args.tokenizer_name or args.model_name_or_path)
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -117,12 +129,13 @@ def build_trainer(
     Returns:
         The trainer, the tokenised splits and the task.
     """
+    training_args.resume_from_checkpoint = find_checkpoint(training_args)
     set_seed(training_args.seed)  # the new head starts from it
     with training_args.main_process_first(desc="reading and tokenising the data"):
         splits, task = prepare_data(data_args, training_args, model_args)
         check_alignment_fits(training_args, task)
         model, tokenizer = load_model(model_args, task)
-        longest = min(data_args.max_seq_length, tokenizer.model_max_length)
+        longest = fitting_length(data_args.max_seq_length, model, tokenizer)
         for name, data in splits.items():
             splits[name] = tokenize(data, tokenizer, task, longest, data_args.preprocessing_num_workers)
     trainer = ITRATrainer(
@@ -150,8 +163,8 @@ def check_alignment_fits(args: ITRAConfig, task: Task) -> None:
         return
     if args.alignment == "conditional":
         raise ValueError(
-            f"alignment='conditional' needs one class a text, and this is {task.problem_type}; 'marginal' works, "
-            "and with matching_loss='mmd' 'joint'."
+            f"alignment='conditional' needs one class a text, and this is {task.problem_type}; 'auto' and 'marginal' "
+            "work, and with matching_loss='mmd' 'joint'."
         )
     if args.companion == "class_matched":
         raise ValueError(
@@ -188,27 +201,72 @@ def finetune(trainer: ITRATrainer, splits: datasets.DatasetDict, task: Task, car
 
     Returns:
         The metrics of the validation split, and of the test split if it has labels.
+
+    Raises:
+        FloatingPointError: the run diverged; then nothing is saved over what lies in the output folder.
     """
     if trainer.args.push_to_hub and trainer.args.hub_strategy != HubStrategy.END:
         trainer.create_model_card(**card)  # the cards at checkpoints keep what this one knows
-    resume = trainer.args.resume_from_checkpoint
-    result = trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+    result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    try:
+        metrics = trainer.evaluate()
+    except Exception:
+        trainer.save_model(_internal_call=True)  # else what was trained would be lost
+        raise
+    check_finite(metrics, "eval")
     trainer.save_model(_internal_call=True)  # without a push, which has to wait for the results
     trainer.save_state()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
-    metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
     if "test" in splits:
         prediction = trainer.predict(splits["test"])
         tested = prediction.metrics or {}
+        check_finite(tested, "test")
         trainer.log_metrics("test", tested)
         trainer.save_metrics("test", tested)
         if trainer.is_world_process_zero():
             _write_predictions(os.path.join(str(trainer.args.output_dir), PREDICTIONS_NAME), prediction, task)
         metrics |= tested
     return metrics
+
+
+def check_finite(metrics: Mapping[str, float], prefix: str) -> None:
+    """Checks that the logits behind metrics of `compute_metrics_for` and the loss were finite.
+
+    Raises:
+        FloatingPointError: they weren't.
+    """
+    values = {name: metrics.get(f"{prefix}_{name}", 0.0) for name in ("loss", "accuracy", "mse")}
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        raise FloatingPointError(
+            f"The run diverged: the model's logits or {prefix}_loss are not finite ({prefix}_{wrong[0]} is "
+            f"{values[wrong[0]]}). Nothing was published. Lower learning_rate, set max_grad_norm, or train in bf16 "
+            "instead of fp16."
+        )
+
+
+def find_checkpoint(args: ITRAConfig) -> str | None:
+    """The checkpoint that `resume_from_checkpoint` means: a folder, with `true` the last one in the output folder.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    asked = args.resume_from_checkpoint
+    if asked is None or str(asked).lower() in ("", "false"):
+        return None
+    if str(asked).lower() == "true":
+        folder = str(args.output_dir)
+        found = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+        if found is None:
+            logger.warning(f"There is no checkpoint in {folder} yet, so training starts anew.")
+        return found
+    asked = os.path.expanduser(asked)
+    if not os.path.isdir(asked):
+        raise FileNotFoundError(f"There is no checkpoint {asked!r} (looked in {os.getcwd()}).")
+    return asked
 
 
 def publish(trainer: ITRATrainer, card: dict[str, Any]) -> None:

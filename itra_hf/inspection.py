@@ -22,6 +22,7 @@ from transformers.utils import logging
 from .compactness import compactness
 from .data import DataArguments, Task, encode_labels, infer_task, load_splits, subset, tokenize
 from .features import extract_features
+from .text_models import ensure_padding, expand_paths, fitting_length
 
 logger = logging.get_logger(__name__)
 
@@ -50,7 +51,8 @@ class InspectionArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
 
     def __post_init__(self) -> None:
-        """Checks the fields."""
+        """Checks the fields, and completes paths."""
+        expand_paths(self, "model_name_or_path", "output_dir", "cache_dir")
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size!r} must be at least 1.")
 
@@ -80,7 +82,7 @@ def inspect_model(args: InspectionArguments, data_args: DataArguments) -> pd.Dat
         if "labels" not in data.column_names:
             logger.warning(f"The {name} data have no labels, so they are left out.")
             continue
-        longest = min(data_args.max_seq_length, tokenizer.model_max_length)
+        longest = fitting_length(data_args.max_seq_length, model, tokenizer)
         data = tokenize(data, tokenizer, task, longest, data_args.preprocessing_num_workers)
         loader = DataLoader(data, args.batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
         features[name] = extract_features(model, loader, args.feature)
@@ -105,8 +107,7 @@ def _load(args: InspectionArguments, task: Task) -> tuple[Any, PreTrainedTokeniz
         "trust_remote_code": args.trust_remote_code,
     }
     tokenizer = AutoTokenizer.from_pretrained(name, **common)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    ensure_padding(tokenizer, name)
     names = task.label_names
     if os.path.isfile(os.path.join(name, ADAPTER_CONFIG)):
         try:

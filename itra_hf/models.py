@@ -52,3 +52,9 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def has_finite_weights(model: nn.Module) -> bool:
+    """Whether all weights are finite; of sharded ones those of this process, for a collective would wait for others."""
+    weights = (getattr(weight, "_local_tensor", weight) for weight in model.parameters())
+    return all(bool(torch.isfinite(weight).all()) for weight in weights if weight.is_floating_point())

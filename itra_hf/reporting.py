@@ -20,6 +20,7 @@ from .forward import find_labels
 from .gathering import agree
 from .gradient_noise import GradientNoiseCallback
 from .model_card import write_card
+from .models import has_finite_weights, unwrap
 from .provenance import Evaluation, HubSource, dataset_of, evaluation_of
 from .publishing import CARD_NAME, HiddenToken, explaining, keeping_card, read_remote_card
 from .randomness import untouched_randomness
@@ -285,6 +286,9 @@ class ReportingMixin(_TrainerBase):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         self._hide_token()
+        if self.args.hub_strategy != HubStrategy.END and not has_finite_weights(unwrap(self.model)):
+            self._warn_once("The weights are not finite, so this checkpoint was not pushed: the run has diverged.")
+            return
         push = self.push_in_progress if self.is_world_process_zero() else None
         waits = push is not None and not push.is_done() and not self.args.hub_always_push  # the stock push is skipped
         if self.args.hub_strategy != HubStrategy.END and not waits:

@@ -41,7 +41,7 @@ def test_argument_parser_reads_every_field():
 def test_settings_survive_a_dictionary():
     config = ITRAConfig(**QUIET, bandwidth=3.0)
     assert config.to_dict()["bandwidth"] == 3.0
-    assert config.to_dict()["alignment"] == "conditional"
+    assert config.to_dict()["alignment"] == "auto"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_settings_survive_a_dictionary():
         ({"matching_warmup_ratio": 1.5}, r"matching_warmup_ratio=1.5 must be from 0 to 1"),
         ({"matching_warmup_ratio": -0.5}, r"matching_warmup_ratio=-0.5 must be from 0 to 1"),
         ({"weight_mode": "auto"}, r"weight_mode='auto' is not one of 'rising', 'sustained', 'balanced', 'constant'"),
-        ({"alignment": "class"}, r"alignment='class' is not one of 'conditional', 'joint', 'marginal'"),
+        ({"alignment": "class"}, r"alignment='class' is not one of 'auto', 'conditional', 'joint', 'marginal'"),
         ({"estimator": "v"}, r"estimator='v' is not one of 'biased', 'unbiased'"),
         ({"kernel": "rbf"}, r"kernel='rbf' is not one of 'gaussian'"),
         ({"companion": "queue"}, r"companion='queue' is not one of 'sample', 'class_matched'"),

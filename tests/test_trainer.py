@@ -125,19 +125,6 @@ def test_plain_training_arguments_get_the_defaults(tmp_path):
     assert weights[-1] > max(weights[:20])  # it rises as the task loss's pull falls
 
 
-def test_labels_that_the_default_alignment_cannot_use_are_refused_in_the_first_step(tmp_path):
-    args = TrainingArguments(str(tmp_path), max_steps=2, report_to="none", use_cpu=True)
-    data = [{"x": row["x"], "labels": float(row["labels"])} for row in toy_examples(12)]
-
-    class Regressor(Toy):
-        def forward(self, x, labels=None):
-            scores = self.head(self.body(x))
-            return {"loss": None if labels is None else (scores[:, 0] - labels).square().mean(), "logits": scores}
-
-    with pytest.raises(ValueError, match="conditional alignment needs one class id an example"):
-        ITRATrainer(Regressor(outputs=1), args, train_dataset=data).train()
-
-
 def test_constant_weight_adds_to_the_task_loss_of_the_primary_batch(tmp_path):
     data, model = examples("Bert", 12), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     trainer = ITRATrainer(model, config(tmp_path, weight_mode="constant", matching_weight=0.7), train_dataset=data)
@@ -749,7 +736,7 @@ def unlabelled(count):
         (examples("Bert", 1), {}, "needs at least two"),
         (
             [{k: row[k] for k in ("input_ids", "attention_mask")} for row in examples("Bert", 8)],
-            {},
+            {"alignment": "conditional"},
             "needs labels|no labels column",
         ),
         (examples("Bert", 8), {"feature": "nowhere"}, "nor the name of a module"),
@@ -763,9 +750,9 @@ def test_bad_input_is_refused_when_training_starts(data, settings, message, tmp_
 
 def test_missing_labels_are_refused_with_what_there_is(tmp_path):
     with pytest.raises(ValueError, match="needs labels, but the batch has only input_ids, attention_mask"):
-        run(ITRATrainer, tmp_path, unlabelled(8))
+        run(ITRATrainer, tmp_path, unlabelled(8), alignment="conditional")
     with pytest.raises(ValueError, match="needs labels, but the batch has only input_ids, attention_mask"):
-        run(ITRATrainer, tmp_path, Dataset.from_list(unlabelled(8)))
+        run(ITRATrainer, tmp_path, Dataset.from_list(unlabelled(8)), alignment="conditional")
 
 
 def test_unused_columns_are_dropped_before_pairing(tmp_path):

@@ -22,7 +22,9 @@ from ..compactness import compactness
 from ..data import Task, subset, tokenize
 from ..features import extract_features
 from ..finetune import check_alignment_fits, load_model, read_data
+from ..item_counts import takes_item_count
 from ..metrics import ProblemType, compute_metrics_for
+from ..text_models import fitting_length
 from ..trainer import ITRAMixin
 from .measures import BY_NAME
 from .plan import Run, build_arguments, check_sources
@@ -80,6 +82,9 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
 
     Returns:
         The figures of `MEASURES` that apply, the training's log and what was run.
+
+    Raises:
+        FloatingPointError: the run diverged.
     """
     trainer, tested, task = build(run, folder)
     seconds = trainer.train().metrics["train_runtime"]
@@ -88,6 +93,8 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
     prediction = trainer.predict(tested)
     logits = prediction.predictions
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits, dtype=np.float64)
+    if not np.isfinite(logits).all():
+        raise FloatingPointError("the run diverged: the model's logits are not finite")
     metrics: dict[str, Any] = {name.removeprefix("test_"): value for name, value in (prediction.metrics or {}).items()}
     metrics["nll"] = negative_log_likelihood(logits, np.asarray(prediction.label_ids), task.problem_type)
     if task.problem_type == "single_label_classification":
@@ -129,7 +136,7 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task]:
     if issubclass(trainer_class, ITRAMixin):
         check_alignment_fits(args, task)
     model, tokenizer = load_model(model_args, task)
-    longest = min(data_args.max_seq_length, tokenizer.model_max_length)
+    longest = fitting_length(data_args.max_seq_length, model, tokenizer)
     for name, data in splits.items():
         splits[name] = tokenize(data, tokenizer, task, longest, data_args.preprocessing_num_workers)
     steps = count_steps(len(splits["train"]), args)
@@ -147,7 +154,7 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task]:
         compute_metrics=compute_metrics_for(task.problem_type),
         **run.trainer_arguments,
     )
-    if trainer.compute_loss_func is None:
+    if trainer.compute_loss_func is None and not takes_item_count(model):
         # Else the stock Trainer skips the division by the accumulation steps for most heads, and ITRATrainer does not.
         trainer.model_accepts_loss_kwargs = False
     labelled_test = "test" in splits and "labels" in splits["test"].column_names
