@@ -9,9 +9,11 @@ from typing import Any
 
 import yaml
 
+from .written_yaml import WrittenLoader, meaning
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, with `true` and `false` as the only booleans: `save_strategy: no` means "no"."""
+
+class _Loader(WrittenLoader):
+    """A safe loader to which `true` and `false` are the only booleans, as in YAML 1.2, and 2e-5 is a number."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -19,10 +21,13 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|false|False)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """Reads a YAML file of fields, safely: it can't make objects or run code.
+    """Reads a YAML file of fields, safely: it can't make objects or run code. Scalars come as they were written.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -79,23 +84,27 @@ def suggest(name: object, known: Iterable[str], where: str) -> str:
 
 
 def as_typed(name: str, value: Any, action: argparse.Action) -> Any:
-    """A YAML value as the command line would give it: YAML reads 2e-5 as text, and 1 where a float is meant.
+    """A YAML value as the command line would give it: for text as it was written, `1.10` or `007`.
 
     Raises:
         ValueError: no value where one is needed, a list where one value is, or a value that is no such type.
     """
-    if value is None:
+    if meaning(value) is None:
         if action.default is not None:
             raise ValueError(f"The config field {name!r} needs a value; leave the line out for the default.")
         return None
     if isinstance(value, dict):
-        return value
+        return meaning(value)
+    if action.nargs == "?" and isinstance(meaning(value), bool):  # `fsdp` is one of these or a text
+        return meaning(value)
     convert: Any = action.type or str
     several = action.nargs == "+"
     if isinstance(value, list) and not several:
         raise ValueError(f"The config field {name!r} takes one value, not the list {value}.")
     try:
-        items = [convert(str(item)) for item in (value if isinstance(value, list) else [value])]
+        items = value if isinstance(value, list) else [value]
+        # Python reads neither 0x1F nor 012 as YAML does.
+        items = [convert(str(meaning(item) if convert in (int, float) else item)) for item in items]
     except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
         raise ValueError(f"The config field {name!r} can't be {value!r}: {error}") from None
     return items if several else items[0]

@@ -7,16 +7,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Template
 
-from .card_merging import BEGIN, END, KeptParts, choose_card, decode_card, listed, mark, with_history
+from .card_merging import (
+    BEGIN,
+    END,
+    KeptParts,
+    choose_card,
+    decode_card,
+    listed,
+    mark,
+    merge_metadata,
+    results_of,
+    texts,
+    with_history,
+)
 from .compactness import FIGURES
 from .evaluation import PREFIX
 from .provenance import Evaluation, HubSource
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAG, METHOD = "itra", "arxiv:2211.13332"
-REPLACED_KEYS = ("model-index", "metrics", "library_name", "model_name", "eval_results", "ignore_metadata_errors")
+REPLACED_KEYS = ("model-index", "metrics", "library_name")
+REFUSED_KEYS = ("self", "eval_results", "ignore_metadata_errors")  # with which the Hub's client would not read the card
 UNKNOWN = "unknown"  # what model-index has for data that are not on the Hub
 MOST_LABELS = 50
 
@@ -103,22 +117,16 @@ def write_card(path: Path, facts: CardFacts, remote: str | None = None) -> None:
     """
     local = decode_card(path.read_bytes()) if path.is_file() else None
     kept = choose_card(local, remote)
-    data, marks = metadata(facts, kept)
-    card = ModelCard.from_template(
-        data,
-        template_path=str(TEMPLATE),
-        begin=BEGIN,
-        end=END,
-        before=kept.before,
-        after=kept.after,
-        **contents(facts),
+    block, marks = metadata(facts, kept)
+    content = Template(TEMPLATE.read_text(encoding="utf-8")).render(
+        card_data=block, begin=BEGIN, end=END, before=kept.before, after=kept.after, **contents(facts)
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(with_history(card.content, kept.history, marks), encoding="utf-8", newline="")
+    path.write_text(with_history(content, kept.history, marks), encoding="utf-8", newline="")
 
 
-def metadata(facts: CardFacts, kept: KeptParts) -> tuple[ModelCardData, list[str]]:
-    """The card's metadata, and the marks of what was found rather than said, which the next run finds anew.
+def metadata(facts: CardFacts, kept: KeptParts) -> tuple[str, list[str]]:
+    """The card's metadata as YAML, and the marks of what was found rather than said, which the next run finds anew.
 
     What the user says, in the arguments or in the README, goes before what the run finds. Results in a README that was
     generated before are the last run's, so they go, unless they name a source.
@@ -136,31 +144,28 @@ def metadata(facts: CardFacts, kept: KeptParts) -> tuple[ModelCardData, list[str
         "pipeline_tag": facts.task,
         "datasets": [each.name for each in facts.datasets] or None,
     }
-    own = {key: value for key, value in kept.data.items() if key not in REPLACED_KEYS}
-    data: dict[str, Any] = {key: said.get(key) or own.get(key) or found.get(key) for key in {**said, **own}}
-    old_tags = [tag for tag in listed(own.get("tags")) if facts.settings or tag not in (TAG, METHOD)]
+    own = {key: texts(kept.data.get(key)) for key in (*said, "tags")}
+    data: dict[str, Any] = {key: said[key] or own[key] or found.get(key) for key in said}
+    old_tags = [tag for tag in listed(own["tags"]) if facts.settings or tag not in (TAG, METHOD)]
     found_tags = [facts.adapter] if facts.adapter else []
     found_tags += [TAG, METHOD] if facts.settings else []
     data["tags"] = _together(old_tags, facts.tags, found_tags)
     data["library_name"] = "peft" if facts.adapter else "transformers"
     results = eval_results(facts, data["pipeline_tag"])
     data["metrics"] = _together([result.metric_type for result in results if result.metric_type != "loss"]) or None
-    shown = [*results, *(old for old in _kept_results(kept) if not any(map(old.is_equal_except_value, results)))]
+    old_results = [old for old in results_of(kept.data) if old.source_url or not kept.generated]
+    shown = [*results, *(old for old in old_results if not any(map(old.is_equal_except_value, results)))]
     known = {key: listed(said.get(key) or own.get(key)) for key in data}
     known["tags"] = [*old_tags, *facts.tags]
     marks = [mark(key, item) for key in data for item in listed(data[key]) if item not in known[key]]
-    return ModelCardData(**data, eval_results=shown or None, model_name=facts.name if shown else None), marks
+    values = ModelCardData(**data, eval_results=shown or None, model_name=facts.name if shown else None).to_dict()
+    return merge_metadata(kept, values, {*data, *REPLACED_KEYS, *REFUSED_KEYS}), marks
 
 
-def _kept_results(kept: KeptParts) -> list[EvalResult]:
-    old = ModelCardData(**{"model-index": kept.data.get("model-index")}, ignore_metadata_errors=True).eval_results
-    return [result for result in old or [] if result.source_url or not kept.generated]
-
-
-def eval_results(facts: CardFacts, task: str | None) -> list[EvalResult]:
+def eval_results(facts: CardFacts, task: Any) -> list[EvalResult]:
     """The evaluations as the Hub's `model-index` wants them: none without a task, and no values that are not finite."""
     results: list[EvalResult] = []
-    if task is None:
+    if not isinstance(task, str):
         return results
     for prefix, evaluation in facts.evaluations.items():
         data = facts.evaluated_data.get(prefix)
@@ -275,5 +280,6 @@ def _plain(value: Any) -> str:
 
 
 def _together(*lists: Sequence[str]) -> list[str]:
-    """The items of all lists, each once, in order."""
-    return list(dict.fromkeys(item for each in lists for item in each))
+    """The items of all lists, each once, in order, also where a README has items that can't be hashed."""
+    items = [item for each in lists for item in each]
+    return [item for index, item in enumerate(items) if item not in items[:index]]

@@ -17,6 +17,7 @@ from ..config_files import as_typed, named_actions, suggest
 from ..data import DataArguments
 from ..finetune import ModelArguments
 from ..trainer import ITRAMixin
+from ..written_yaml import meaning
 from .measures import BY_NAME
 from .trainers import check_arguments, load_trainer
 
@@ -227,7 +228,7 @@ def make_plan(args: ComparisonArguments, common: Mapping[str, Any], variants: An
     Raises:
         ValueError: an unknown field, a wrong value, or a variant that is no mapping.
     """
-    named = {"ITRATrainer": {}} if variants is None else variants
+    named = {"ITRATrainer": {}} if meaning(variants) is None else variants
     if not isinstance(named, Mapping) or not named:
         raise ValueError(f"variants must map names to settings, like `ITRA: {{matching_weight: 0.2}}`, not {named!r}.")
     common = {name: value for name, value in common.items() if name not in FIXED}
@@ -276,13 +277,13 @@ def build_arguments(run: Run, output_dir: str) -> tuple[ModelArguments, DataArgu
 
 def _read_variant(name: str, settings: Any) -> Variant:
     if not isinstance(settings, Mapping):
-        if settings is not None:
+        if meaning(settings) is not None:
             raise ValueError(f"Variant {name!r} must be a mapping from fields to values, not {settings!r}.")
         settings = {}
     settings = dict(settings)
     trainer = str(settings.pop("trainer", ITRA))
-    trainer_arguments = settings.pop("trainer_arguments", None) or {}
-    twice_compute = settings.pop("twice_compute", None)
+    trainer_arguments = meaning(settings.pop("trainer_arguments", None)) or {}
+    twice_compute = meaning(settings.pop("twice_compute", None))
     if not isinstance(trainer_arguments, Mapping):
         raise ValueError(f"Variant {name!r}: trainer_arguments={trainer_arguments!r} must be a mapping.")
     if twice_compute not in (None, True, False):
