@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification, PrinterCallb
 from itra_hf import AlignmentArguments, ITRATrainer, MatchingLoss
 from itra_hf.config import MOST_WEIGHT
 
-ALIGNMENTS = ("conditional", "joint", "marginal")
+ALIGNMENTS = ("conditional", "joint", "marginal")  # that a matching loss has; a run may find out by itself
 ESTIMATORS = ("biased", "unbiased")
 KERNELS = ("gaussian", "laplacian", "inverse_multiquadric")
 LABELS = ("ids", "ids, some unlabelled", "floats", "multi-hot")
@@ -28,7 +28,7 @@ GOOD = {
     "matching_weight": (0.0, 0.1, 1, 30.0, 100.0),
     "matching_warmup_ratio": (0.0, 0.5, 1),
     "weight_mode": ("rising", "sustained", "balanced", "constant"),
-    "alignment": ALIGNMENTS,
+    "alignment": ("auto", *ALIGNMENTS),
     "matching_loss": ("mmd", "mmd", "mmd", "coral", "central_moments"),
     "estimator": ESTIMATORS,
     "kernel": KERNELS,

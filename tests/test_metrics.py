@@ -314,3 +314,29 @@ def test_confidence_on_a_boundary_belongs_below_it():
         for score in scores
     ]
     assert groups == pytest.approx([abs(1 - 2 * score + 0.005) / 2 for score in scores])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("several", [False, True])
+def test_metrics_of_logits_that_are_not_finite_are_nan(several, bad):
+    logits = np.random.default_rng(0).normal(size=(6, 3))
+    truth = np.arange(18).reshape(6, 3) % 2 if several else np.arange(6) % 3
+    name = "multi_label_classification" if several else "single_label_classification"
+    whole = compute_metrics_for(name)(EvalPrediction(logits, truth))
+    logits[2, 1] = bad
+    got = compute_metrics_for(name)(EvalPrediction(logits, truth))
+    assert set(got) == set(whole)
+    assert all(math.isnan(value) for value in got.values())
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3)])
+def test_an_evaluation_set_without_any_label_has_no_metrics_and_says_so_once(shape, caplog):
+    compute = compute_metrics_for(f"{'multi' if len(shape) > 1 else 'single'}_label_classification")
+    for _ in range(2):
+        assert compute(EvalPrediction(np.zeros((4, 3)), np.full(shape, -100))) == {}
+    assert sum("has no labels" in record.message for record in caplog.records) == 1
+
+
+def test_a_regression_of_targets_that_are_missing_is_nan():
+    errors = compute_metrics_for("regression")(EvalPrediction(np.zeros((2, 1)), np.array([1.0, np.nan])))
+    assert all(math.isnan(value) for value in errors.values())
