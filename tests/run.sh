@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lint, types and tests in an environment of the project's own. Arguments go to pytest.
+# Lint, types and tests in an environment of the project's own: bash tests/run.sh [--all] [PYTEST ARGUMENT ...]
+# --all runs the tests marked `slow` too, and draws more examples in the random ones.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source examples/environment.sh
@@ -8,4 +9,9 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
+if [ "${1:-}" = --all ]; then
+  shift
+  export TEST_AT_LENGTH=1
+  set -- -m "not deepspeed and not quantised and not gpu" "$@"
+fi
 exec "$PYTHON" -m pytest -n 2 --dist loadgroup "$@"

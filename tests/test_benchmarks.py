@@ -15,6 +15,9 @@ FOLDER = ROOT / "examples" / "benchmarks"
 TINY = ["--n", "16", "8", "--dim", "4", "--rounds", "1", "--device", "cpu", "--no_memory"]
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def load():
     def load_one(name):

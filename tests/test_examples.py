@@ -24,6 +24,7 @@ def load(path):
     return module
 
 
+@pytest.mark.slow
 def test_quickstart_on_a_few_documents(tmp_path):
     command = [sys.executable, str(ROOT / "examples" / "quickstart.py"), "--train_samples", "64"]
     done = subprocess.run(

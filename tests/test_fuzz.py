@@ -1,6 +1,7 @@
 """Random data and random settings: a run either ends well, or is refused in words before its first step."""
 
 import math
+import os
 import re
 from typing import Any
 
@@ -21,6 +22,7 @@ ESTIMATORS = ("biased", "unbiased")
 KERNELS = ("gaussian", "laplacian", "inverse_multiquadric")
 LABELS = ("ids", "ids, some unlabelled", "floats", "multi-hot")
 ALL_CHECKS = list(HealthCheck)
+RUNS = 400 if os.environ.get("TEST_AT_LENGTH") else 60
 LOGGED = ("loss", "task_loss", "matching_loss", "matching_weight")
 
 # What each setting is drawn from: values that are fine, if seldom all together, and values that have to be refused.
@@ -204,7 +206,7 @@ def must_be_refused(spec: dict, chosen: dict, bad: str | None, stock: dict) -> b
     return bad == "feature" or too_few or (needs_class_ids and not class_ids)
 
 
-@settings(max_examples=120, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=ALL_CHECKS)
+@settings(max_examples=RUNS, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=ALL_CHECKS)
 @given(data_sets(), method_settings(), trainer_settings)
 def test_a_run_ends_well_or_is_refused_before_its_first_step(tmp_path_factory, spec, method, stock):
     chosen, bad = method

@@ -129,6 +129,7 @@ def test_text_goes_between_the_marks_and_nowhere_else(show, tmp_path):
         show.put(path, "b", "new")
 
 
+@pytest.mark.slow
 def test_a_condition_runs_and_leaves_its_figures(load, tmp_path, monkeypatch):
     study = load("run")
     model = save_model(tmp_path / "model", BertModel, BertConfig, pad_token="[PAD]")

@@ -615,6 +615,7 @@ def test_integer_weights_survive_a_search_that_casts(tmp_path):
     assert isinstance(config(tmp_path, matching_weight=1).matching_weight, float)
 
 
+@pytest.mark.slow
 def test_compiled_models_are_balanced_too(tmp_path):
     data, model = examples("Bert", 12), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     plain, _ = run(ITRATrainer, tmp_path / "a", data, model)
@@ -678,6 +679,7 @@ def test_collapse_is_reported_once(tmp_path, caplog):
     assert "matching_weight" in warnings[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [0.3, 1.0])
 def test_defaults_do_not_collapse(weight, tmp_path, caplog):
     data = toy_examples(300)

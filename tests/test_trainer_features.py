@@ -97,6 +97,7 @@ def test_a_search_uses_its_values_and_no_trial_leaks_into_the_next(tmp_path):
         assert logged(fresh) == log
 
 
+@pytest.mark.slow
 def test_auto_find_batch_size_ends_like_a_run_of_that_size(tmp_path):
     model, common = plain(), {"max_steps": 5, **SGD}
     expected = train(tmp_path, copy.deepcopy(model), per_device_train_batch_size=10, **common)
@@ -125,6 +126,7 @@ def restored():
     torch.use_deterministic_algorithms(deterministic)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"torch_empty_cache_steps": 1}, {"full_determinism": True}])
 def test_housekeeping_changes_no_loss(settings, restored, tmp_path):
     expected = train(tmp_path, build("Bert"), max_steps=8)
@@ -146,6 +148,7 @@ def test_gradient_checkpointing_changes_no_loss(family, reentrant, tmp_path):
     assert_close(model.state_dict(), expected.model.state_dict(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_compiling_changes_no_loss(tmp_path):
     model, common = plain("GPT2"), {"max_steps": 3, **SGD}
     expected = train(tmp_path, copy.deepcopy(model), **common)
@@ -204,6 +207,7 @@ def spawning():
     multiprocessing.set_start_method(usual, force=True)
 
 
+@pytest.mark.slow
 def test_spawned_workers_give_the_same_losses(spawning, tmp_path):
     data, common = Dataset.from_list(examples("Bert", 12)), {"max_steps": 6}  # two epochs
     expected = train(tmp_path, plain(), data, **common)
