@@ -6,7 +6,7 @@ from .matching import MatchingLoss
 from .reporting import ReportingMixin
 from .trainer import ITRAMixin, ITRATrainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "AlignmentArguments",
     "GradientNoiseCallback",
