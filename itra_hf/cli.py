@@ -126,7 +126,7 @@ def parse_comparison(arguments: Sequence[str]) -> Plan:
     names = [field.name for field in dataclasses.fields(ComparisonArguments)]
     own = {name: common.pop(name) for name in names if name in common}
     for name in ("train_file", "validation_file", "test_file"):
-        if common.get(name) is not None and not os.path.isfile(common[name]):
+        if common.get(name) is not None and not os.path.isfile(os.path.expanduser(common[name])):
             raise FileNotFoundError(f"There is no file {common[name]!r} (looked in {os.getcwd()}).")
     return make_plan(ComparisonArguments(**own), common, variants, common.get("output_dir") or "comparison")
 

@@ -140,17 +140,17 @@ class DelimitedFile:
             if len(row) > width:
                 odd = "" if self._odd_row is None else f" Or quotation marks are unbalanced in row {self._odd_row}."
                 raise ValueError(
-                    f"{self.path}, row {number}: it has {_count(len(row), 'field')}, and the header {width}. A cell that "
-                    f"holds {self._delimiter!r} must stand in quotation marks; for another delimiter, set csv_delimiter."
-                    f"{odd}"
+                    f"{self.path}, row {number}: it has {_count(len(row), 'field')}, and the header {width}. A cell "
+                    f"that holds {self._delimiter!r} must stand in quotation marks; for another delimiter, set "
+                    f"csv_delimiter.{odd}"
                 )
             if len(row) == 1 < width and not row[0].strip():
                 continue
             if len(row) < width and not self._short:
                 self._short = True
                 self.warnings.append(
-                    f"{self.path}, row {number}: it has {_count(len(row), 'field')}, and the header {width}; the cells that are "
-                    "missing at its end, and in other such rows, are taken as empty."
+                    f"{self.path}, row {number}: it has {_count(len(row), 'field')}, and the header {width}; the "
+                    "cells that are missing at its end, and in other such rows, are taken as empty."
                 )
             fitted.append(row + [""] * (width - len(row)))
         return fitted
@@ -171,13 +171,13 @@ class DelimitedFile:
                 if breaks[row] >= MANY_LINES or self._looks_like_rows(table, int(row), column):
                     self._swallowed = True
                     self.warnings.append(
-                        f"{self.path}, row {self._rows + row + 1}: the cell in column {name!r} has {breaks[row] + 1} lines, as if "
-                        f"a quotation mark had swallowed rows. {TWICE}"
+                        f"{self.path}, row {self._rows + row + 1}: the cell in column {name!r} has {breaks[row] + 1} "
+                        f"lines, as if a quotation mark had swallowed rows. {TWICE}"
                     )
                     return
 
     def _looks_like_rows(self, table: pa.Table, row: int, column: int) -> bool:
-        """Whether the lines of a cell have a row's delimiters, and cells that are short words or values of other rows."""
+        """Whether a cell's lines have a row's delimiters, and between them short words or values of other rows."""
         lines = [line.split(self._delimiter) for line in table.column(column)[row].as_py().split("\n")]
         width, last = table.num_columns, len(lines) - 1
         fields: list[list[str]] = [[] for _ in self.names]
@@ -232,6 +232,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def distinct_names(header: list[str]) -> list[str]:
+    """The columns' names, each of them once and none empty; see `DelimitedFile.names`."""
     names: list[str] = []
     for position, name in enumerate(header):
         name = wanted = name or f"Unnamed: {position}"

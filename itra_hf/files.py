@@ -117,7 +117,7 @@ class _Builder(datasets.ArrowBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         return [datasets.SplitGenerator(name=self.split)]
 
-    def _generate_tables(self) -> Iterator[tuple[tuple[int, int], pa.Table]]:  # type: ignore[override]
+    def _generate_tables(self) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         warnings: list[str] = []
         tables = {"csv": _delimited, "json": _json, "parquet": _parquet}[self.kind]
         for number, table in enumerate(tables(self.paths, self.reading, warnings)):
@@ -150,7 +150,8 @@ def _delimited(paths: Sequence[str], reading: Reading, warnings: list[str]) -> I
         names = names or file.names
         if sorted(file.names) != sorted(names):
             raise ValueError(
-                f"{path} has the columns {', '.join(file.names)}, and {paths[0]}, of the same split, {', '.join(names)}."
+                f"{path} has the columns {', '.join(file.names)}, and {paths[0]}, which is of the same split, "
+                f"{', '.join(names)}."
             )
         for table in file.tables():
             yield table.select(names)
@@ -162,6 +163,8 @@ def _json(paths: Sequence[str], reading: Reading, warnings: list[str]) -> Iterat
     for path in paths:
         read.read(path)
     table = read.table()
+    if not table.num_columns:
+        raise ValueError(f"{', '.join(paths)}: there are no rows.")
     _check_used(table.column_names, reading.used, read.problems)
     yield table
 
@@ -220,5 +223,6 @@ def _check_used(names: Sequence[str], groups: Sequence[Sequence[str]], problems:
         used = next((name for name in group if name in names), None)
         if used in problems:
             raise ValueError(
-                f"{problems[used]}. Texts must be strings, and labels strings, numbers or lists of them, all of one kind."
+                f"{problems[used]}. Texts must be strings, and labels strings, numbers or lists of them, all of one "
+                "kind."
             )

@@ -1,6 +1,7 @@
 """The job behind `itra-hf train`: data in, fine-tuned classifier and its metrics out."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import (
 from transformers.trainer_utils import HubStrategy
 
 from .config import ITRAConfig
-from .data import DataArguments, Task, cut_validation, encode_labels, infer_task, load_splits, subset, tokenize
+from .data import ROW, DataArguments, Task, cut_validation, encode_labels, infer_task, load_splits, subset, tokenize
 from .metrics import compute_metrics_for
 from .trainer import ITRATrainer
 
@@ -68,8 +69,10 @@ def read_data(
 def prepare_data(
     args: DataArguments, training_args: ITRAConfig, model_args: ModelArguments
 ) -> tuple[datasets.DatasetDict, Task]:
-    """The splits of `read_data`, cut to the sizes that are asked for."""
+    """The splits of `read_data`, cut to the sizes that are asked for; the test split says which rows it has."""
     splits, task = read_data(args, training_args, model_args)
+    if "test" in splits:
+        splits["test"] = splits["test"].add_column(ROW, np.arange(len(splits["test"])))
     seed = _data_seed(training_args)
     parts = {name: subset(data, args.most_samples[name], seed) for name, data in splits.items()}
     return datasets.DatasetDict(parts), task
@@ -178,7 +181,8 @@ def finetune(trainer: ITRATrainer, splits: datasets.DatasetDict, task: Task, car
     """Trains, evaluates, tests and saves.
 
     The output folder gets the model with its tokenizer, `train_results.json`, `eval_results.json` and, with
-    a test split, `test_results.json` and the predictions in `test_predictions.csv`.
+    a test split, `test_results.json` and the predictions in `test_predictions.csv`, with the rows of the test file,
+    counted from 0.
 
     Args:
         trainer: from `build_trainer`.
@@ -201,12 +205,14 @@ def finetune(trainer: ITRATrainer, splits: datasets.DatasetDict, task: Task, car
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
     if "test" in splits:
-        prediction = trainer.predict(splits["test"])
+        tests = splits["test"]
+        rows = tests[ROW][:] if ROW in tests.column_names else range(len(tests))
+        prediction = trainer.predict(tests.remove_columns(ROW) if ROW in tests.column_names else tests)
         tested = prediction.metrics or {}
         trainer.log_metrics("test", tested)
         trainer.save_metrics("test", tested)
         if trainer.is_world_process_zero():
-            _write_predictions(os.path.join(str(trainer.args.output_dir), PREDICTIONS_NAME), prediction, task)
+            _write_predictions(os.path.join(str(trainer.args.output_dir), PREDICTIONS_NAME), prediction, task, rows)
         metrics |= tested
     return metrics
 
@@ -227,7 +233,7 @@ def publish(trainer: ITRATrainer, card: dict[str, Any]) -> None:
         trainer.create_model_card(**card)
 
 
-def _write_predictions(path: str, prediction: Any, task: Task) -> None:
+def _write_predictions(path: str, prediction: Any, task: Task, rows: Sequence[int]) -> None:
     logits = prediction.predictions
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
     if task.problem_type == "regression":
@@ -237,4 +243,4 @@ def _write_predictions(path: str, prediction: Any, task: Task) -> None:
     else:
         names = np.asarray(task.label_names, dtype=object)
         values = ["|".join(names[row > 0]) for row in logits]
-    datasets.Dataset.from_dict({"index": list(range(len(values))), "prediction": values}).to_csv(path)
+    datasets.Dataset.from_dict({"index": list(rows), "prediction": values}).to_csv(path)

@@ -1,4 +1,4 @@
-"""JSON and JSON Lines files: strings stay strings, whatever they look like, and numbers and booleans keep their type."""
+"""JSON and JSON Lines files: strings stay strings, whatever they look like; numbers and booleans keep their type."""
 
 import json
 from collections.abc import Iterator, Sequence
