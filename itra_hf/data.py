@@ -134,7 +134,7 @@ def encode_labels(data: datasets.Dataset, split: str, task: Task, args: DataArgu
             f"The {said} data has no column {task.label_column!r}; it has: {', '.join(data.column_names)}."
         )
     labels = read_labels(data, said, task.label_column, args.label_delimiter)
-    if split == "test" and labels.missing.all():
+    if split == "test" and (labels.missing | labels.not_a_number).all():
         return data.remove_columns(task.label_column)
     several = task.problem_type == "multi_label_classification"
     if several != (labels.lengths is not None):

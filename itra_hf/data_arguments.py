@@ -35,9 +35,12 @@ class DataArguments:
     label_delimiter: str | None = _field("Splits a cell into several labels, for multi-label CSV and TSV files.")
     csv_delimiter: str | None = _field("Between the cells of CSV and TSV files; default: a comma, in TSV a tab.")
     file_encoding: str = _field("Of CSV, TSV and JSON files, such as latin-1, cp1252 or utf-16.", "utf-8")
-    problem_type: ProblemType | None = _field(
-        "What the labels are: 'single_label_classification', 'multi_label_classification' or 'regression'; default: "
-        "inferred from them, as the log says."
+    problem_type: ProblemType | None = field(
+        default=None,
+        metadata={
+            "help": "What the labels are: 'single_label_classification', 'multi_label_classification' or 'regression'; "
+            "default: inferred from them, as the log says."
+        },
     )
     do_regression: bool = _field("The same as problem_type: regression.", False)
     validation_fraction: float = _field("Part of the training data cut off for evaluation where none is given.", 0.1)
@@ -83,7 +86,7 @@ class DataArguments:
             self.csv_delimiter = "\t"
         if self.csv_delimiter is not None and (len(self.csv_delimiter) != 1 or self.csv_delimiter in '"\r\n'):
             raise ValueError(
-                f"csv_delimiter={self.csv_delimiter!r} must be one character, and neither a quotation mark nor a line end."
+                f"csv_delimiter={self.csv_delimiter!r} must be one character, neither a quotation mark nor a line end."
             )
         try:
             text = codecs.decode(b"", self.file_encoding)

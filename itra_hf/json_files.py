@@ -186,6 +186,8 @@ def _columns(value: dict[str, Any]) -> list[dict[str, Any]]:
     columns = {name: list(each.values()) if isinstance(each, dict) else each for name, each in value.items()}
     if not all(isinstance(each, list) for each in columns.values()) or len(set(map(len, columns.values()))) != 1:
         return []
+    if len({tuple(each) for each in value.values() if isinstance(each, dict)}) > 1:
+        return []
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

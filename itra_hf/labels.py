@@ -51,6 +51,12 @@ class Labels:
         lengths = np.ones(len(self.codes), dtype=np.int64) if self.lengths is None else self.lengths
         return np.repeat(np.arange(len(lengths)), lengths)
 
+    @property
+    def not_a_number(self) -> np.ndarray:
+        """`[n]` whether the row's one label is NaN."""
+        found = np.isin(self.codes, [code for code, value in enumerate(self.values) if value != value])
+        return found if self.lengths is None else np.zeros(len(self.lengths), dtype=bool)
+
     def first_row(self, codes: Sequence[int]) -> int:
         """The first row, from 1, with one of these values."""
         return int(self.rows[np.isin(self.codes, codes)][0]) + 1
@@ -171,9 +177,7 @@ def check_complete(labels: Labels, problem_type: ProblemType) -> None:
     Raises:
         ValueError: one has none.
     """
-    missing = labels.missing
-    if problem_type == "single_label_classification":
-        missing = missing | np.isin(labels.codes, [code for code, value in enumerate(labels.values) if value != value])
+    missing = labels.missing if problem_type == "regression" else labels.missing | labels.not_a_number
     if missing.any():
         row = int(missing.argmax()) + 1
         raise ValueError(f"Row {row} of the {labels.split} data has no label in column {labels.column!r}.")
