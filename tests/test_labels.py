@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from itra_hf.data import DataArguments, encode_labels, infer_task, load_splits
+from itra_hf.data import DataArguments, encode_labels, infer_task, load_splits, tokenize
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 
@@ -190,10 +190,20 @@ def load_and_encode(args, folder):
     return encode_labels(data, "train", infer_task(args, data), args)
 
 
-def test_a_missing_second_text_is_empty(tmp_path):
-    path = put(tmp_path, "jsonl", ["a", "b"])
-    args = DataArguments(train_file=path, validation_file=path, text_column_names="text,label")
-    assert infer_task(args, load_splits(args, str(tmp_path / "cache"))["train"]).text_columns == ["text", "label"]
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "label,text,other\nx,a,\ny,b\n"),
+        ("a.jsonl", '{"label": "x", "text": "a", "other": null}\n{"label": "y", "text": "b"}\n'),
+    ],
+)
+def test_a_missing_second_text_is_empty(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    args = DataArguments(train_file=str(tmp_path / name), text_column_names="text,other")
+    data = load_splits(args, str(tmp_path / "cache"))["train"]
+    task = infer_task(args, data)
+    joined = tokenize(encode_labels(data, "train", task, args), lambda *texts, **_: {"pairs": [*zip(*texts)]}, task, 8, 1)
+    assert joined["pairs"][:] == [["a", ""], ["b", ""]]
 
 
 @pytest.mark.parametrize(
