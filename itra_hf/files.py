@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import table_cast
 from transformers.utils import logging
@@ -117,19 +118,18 @@ class _Builder(datasets.ArrowBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         return [datasets.SplitGenerator(name=self.split)]
 
-    def _generate_tables(self) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+    def _generate_tables(self) -> Iterator[tuple[int, pa.Table]]:
         warnings: list[str] = []
         tables = {"csv": _delimited, "json": _json, "parquet": _parquet}[self.kind]
-        for number, table in enumerate(tables(self.paths, self.reading, warnings)):
-            yield datasets.builder.Key(0, number), table
+        yield from enumerate(tables(self.paths, self.reading, warnings))
         if [digest(path) for path in self.paths] != self.digests:
             raise ValueError(f"{', '.join(self.paths)}: the content changed while it was read; start again.")
         self.info.description = json.dumps(warnings)  # they are said whenever the rows are used
 
 
 def digest(path: str) -> str:
-    """The SHA-256 of a file's content, in hex."""
-    found = hashlib.sha256()
+    """A hash of a file's content, 128 bits in hex."""
+    found = xxhash.xxh3_128()  # it takes a tenth of the time of SHA-256, and nobody forges files here
     with open(path, "rb") as file:
         while piece := file.read(PIECE):
             found.update(piece)

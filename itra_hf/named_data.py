@@ -56,10 +56,9 @@ def load_named(
     folder = os.path.expanduser(name)
     found = find_files(folder, config) if os.path.isdir(folder) else None
     if found is None:
+        name = folder if os.path.isdir(folder) else name
         try:
-            return datasets.load_dataset(
-                folder if os.path.isdir(folder) else name, config, cache_dir=cache_dir, token=token
-            )
+            return datasets.load_dataset(name, config, cache_dir=cache_dir, token=token)
         except DatasetGenerationError as error:
             raise ValueError(f"{name} can't be read: {error.__cause__ or error}") from error
     reading = reading._replace(

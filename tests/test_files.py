@@ -1,13 +1,10 @@
 """Files as the model would be trained on them: cells as written, errors that name the row, and no stale content."""
 
-import json
 import os
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
 
 from itra_hf.data import DataArguments, Task, encode_labels, infer_task, load_splits, tokenize
 from itra_hf.delimited import DelimitedFile
@@ -39,7 +36,24 @@ def refused(folder, name, content, reading=USED):
     return str(caught.value)
 
 
-CELLS = ["007", "1.10", "2e3", "true", "NA", "null", "None", "nan", "2020-01-01", "[1]", "{}", "-0", " a ", "é", "😀", "\0"]
+CELLS = [
+    "007",
+    "1.10",
+    "2e3",
+    "true",
+    "NA",
+    "null",
+    "None",
+    "nan",
+    "2020-01-01",
+    "[1]",
+    "{}",
+    "-0",
+    " a ",
+    "é",
+    "😀",
+    "\0",
+]
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "json", "parquet"])
@@ -101,7 +115,11 @@ def test_delimiter_and_encoding_can_be_set(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "text,label\nx,a\nà,b\n".encode("latin-1"), "row 2: there are bytes that are not utf-8; set file_enc"),
+        (
+            "a.csv",
+            "text,label\nx,a\nà,b\n".encode("latin-1"),
+            "row 2: there are bytes that are not utf-8; set file_enc",
+        ),
         ("a.tsv", "text\tlabel\nx\ta\n".encode("utf-16"), "set file_encoding to utf-16"),
         ("a.jsonl", '{"text": "x"}\n{"text": "à"}\n'.encode("latin-1"), "row 2: there are bytes that are not utf-8"),
         ("a.csv", "", "is empty"),
@@ -128,7 +146,11 @@ def test_delimiter_and_encoding_can_be_set(tmp_path):
         ("a.jsonl", '{"label": "a"}\n{"label": {"a": 1}}\n', "row 2: column 'label' has an object"),
         ("a.jsonl", '{"text": "x", "label": [["a"]]}\n', "row 1: column 'label' has a list of lists"),
         ("a.jsonl", '{"label": 12345678901234567890}\n', "row 1: column 'label' has a number of more than 64 bits"),
-        ("a.jsonl", '{"text": "x"}\n{"text": "\\ud83d"}\n', "row 2: column 'text' has a number of more than 64 bits or"),
+        (
+            "a.jsonl",
+            '{"text": "x"}\n{"text": "\\ud83d"}\n',
+            "row 2: column 'text' has a number of more than 64 bits or",
+        ),
     ],
 )
 def test_a_file_that_can_not_be_read_is_named_with_the_row(name, content, message, tmp_path):
@@ -188,51 +210,6 @@ def test_the_fast_way_and_the_thorough_one_agree(tmp_path, monkeypatch):
     fast = pa.concat_tables(DelimitedFile(path, ",", "utf-8").tables())
     monkeypatch.setattr("itra_hf.delimited.is_plain", lambda *ignored: False)
     assert fast == pa.concat_tables(DelimitedFile(path, ",", "utf-8").tables())
-
-
-# ---- JSON and Parquet ----
-
-
-def test_json_strings_stay_strings_and_numbers_numbers(tmp_path):
-    rows = [
-        {"text": "2020-01-01T00:00:00", "label": 1, "other": {"a": 1}},
-        {"text": None, "label": 2.5, "other": [1, "a"]},
-        {"text": "1", "late": True},
-    ]
-    expected = {
-        "text": ["2020-01-01T00:00:00", None, "1"],
-        "label": [1.0, 2.5, None],
-        "other": ['{"a": 1}', '[1, "a"]', None],
-        "late": [None, None, True],
-    }
-    lines = "\n".join(map(json.dumps, rows))
-    spread = "\n".join(json.dumps(row, indent=1) for row in rows)
-    for name, content in (("a.jsonl", lines), ("b.json", json.dumps(rows)), ("c.json", spread)):
-        assert columns(tmp_path, name, content) == expected
-
-
-@pytest.mark.parametrize("orient", ["list", "index", "dict"])
-def test_json_objects_of_columns(orient, tmp_path):
-    data = {"text": ["a", "b"], "label": [0, 1]}
-    content = data if orient == "list" else {name: dict(enumerate(values)) for name, values in data.items()}
-    assert columns(tmp_path, "a.json", json.dumps(content, indent=1 if orient == "index" else None)) == data
-
-
-@pytest.mark.parametrize(
-    "text",
-    [pa.array(["a", "b"]).dictionary_encode(), pa.array(["a", "b"], pa.large_string()), pa.array(["a", "b"], pa.string_view())],
-)
-def test_parquet_strings_of_any_layout_are_strings(text, tmp_path):
-    unknown = pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64()))
-    pq.write_table(pa.table({"text": text, "label": text, "unknown": unknown}), tmp_path / "a.parquet")
-    data = read_files([str(tmp_path / "a.parquet")], USED, str(tmp_path / "cache"))
-    assert [data["text"][:], data["label"][:]] == [["a", "b"], ["a", "b"]]
-
-
-def test_parquet_keeps_declared_classes(tmp_path):
-    features = Features({"text": Value("string"), "label": ClassLabel(names=["x", "a"])})
-    Dataset.from_dict({"text": ["t"], "label": [1]}, features=features).to_parquet(tmp_path / "a.parquet")
-    assert read_files([str(tmp_path / "a.parquet")], USED, str(tmp_path / "cache")).features == features
 
 
 # ---- The content that is there ----

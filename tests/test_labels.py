@@ -126,7 +126,12 @@ def test_the_kind_of_problem_is_as_asked_or_inferred(ending, labels, fields, exp
 @pytest.mark.parametrize(
     ("ending", "labels", "fields", "message"),
     [
-        ("csv", ["1.5", "0.2", "nan", "0.7"], {}, "Row 3 of the training data has 'nan' in column 'label', which is no num"),
+        (
+            "csv",
+            ["1.5", "0.2", "nan", "0.7"],
+            {},
+            "Row 3 of the training data has 'nan' in column 'label', which is no num",
+        ),
         ("csv", ["1.5", "N/A"], {}, "Row 2 of the training data has 'N/A'"),
         ("csv", ["1.5", "-inf"], {}, "set problem_type to single_label_classification"),
         ("csv", ["1.5", "1e999"], {}, "Row 2 of the training data has '1e999'"),
@@ -149,7 +154,12 @@ def test_the_kind_of_problem_is_as_asked_or_inferred(ending, labels, fields, exp
         ("csv", ["0|1", "1|0"], {"label_delimiter": "|"}, "not 0/1 vectors"),
         ("csv", ["0|0|1", "1|0|0"], {"label_delimiter": "|"}, "not 0/1 vectors"),
         ("csv", ["True|False", "False|False"], {"label_delimiter": "|"}, "not 0/1 vectors"),
-        ("jsonl", [["a"], ["b"]], {"problem_type": SINGLE}, "does not go with column 'label', which has several labels"),
+        (
+            "jsonl",
+            [["a"], ["b"]],
+            {"problem_type": SINGLE},
+            "does not go with column 'label', which has several labels",
+        ),
         ("csv", ["a", "b"], {"problem_type": MULTI}, "has one label a text. A list of labels is several, and so is"),
         ("csv", ["a", "a"], {}, "holds one label only: ['a']"),
         ("csv", [], {}, "The training data has no rows"),
@@ -202,7 +212,9 @@ def test_a_missing_second_text_is_empty(name, content, tmp_path):
     args = DataArguments(train_file=str(tmp_path / name), text_column_names="text,other")
     data = load_splits(args, str(tmp_path / "cache"))["train"]
     task = infer_task(args, data)
-    joined = tokenize(encode_labels(data, "train", task, args), lambda *texts, **_: {"pairs": [*zip(*texts)]}, task, 8, 1)
+    joined = tokenize(
+        encode_labels(data, "train", task, args), lambda *texts, **_: {"pairs": [*zip(*texts, strict=True)]}, task, 8, 1
+    )
     assert joined["pairs"][:] == [["a", ""], ["b", ""]]
 
 
@@ -249,6 +261,6 @@ def test_hidden_labels_of_the_test_split_leave_it_without(ending, tmp_path):
     ],
 )
 def test_settings_that_contradict_or_are_unknown(fields, message):
-    with pytest.raises(ValueError, match="problem_type|label_delimiter|csv_delimiter|file_encoding") as caught:
+    with pytest.raises(ValueError, match=r"problem_type|label_delimiter|csv_delimiter|file_encoding") as caught:
         DataArguments(train_file="x.csv", **fields)
     assert message in str(caught.value)

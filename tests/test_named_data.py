@@ -107,7 +107,9 @@ def test_declared_types_are_kept_and_empty_cells_are_no_numbers(tmp_path):
 def _yaml(features):
     kinds = {"text": "string", "size": "int64"}
     lines = [f"  - name: {name}\n    dtype: {kinds[name]}\n" for name in ("text", "size")]
-    lines.insert(1, "  - name: label\n    dtype:\n      class_label:\n        names:\n          '0': b\n          '1': a\n")
+    lines.insert(
+        1, "  - name: label\n    dtype:\n      class_label:\n        names:\n          '0': b\n          '1': a\n"
+    )
     return "".join(lines)
 
 
