@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from .decoding import ESCAPED, check_beginning, open_text, undecodable
 from .plain_csv import is_plain, plain_tables
 
-BATCH = 10_000  # rows
+BATCH = 500  # rows; with more, the columns that are made of them fall out of the caches
 MANY_LINES = 1_000  # in one cell
 LARGEST_CELL = 2**31 - 1
 # Lone surrogates, which no decoded text holds: for the end of the file, and for what the csv module refuses.
