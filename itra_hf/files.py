@@ -53,9 +53,8 @@ def read_files(
 ) -> datasets.Dataset:
     """Reads files of one kind, one after the other, as one table.
 
-    CSV and TSV columns are strings. JSON strings are strings; JSON numbers, booleans and lists keep their type, and a
-    column that is neither text nor label becomes JSON text where Arrow has no type for it. Parquet columns keep theirs,
-    but for categories, which are decoded.
+    CSV and TSV columns are strings. JSON strings, numbers, booleans and lists keep their type; other JSON columns become
+    JSON text. Parquet columns keep their type, but for categories, which are decoded.
 
     Args:
         paths: at least one.
@@ -71,9 +70,7 @@ def read_files(
         FileNotFoundError: a file does not exist.
         ValueError: a file that can't be read so; the message names the file, and the row where it is known.
     """
-    for path in paths:
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"There is no file {path!r} (looked in {os.getcwd()}).")
+    _check_exist(paths)
     builder = _Builder(paths, reading, kind or kind_of(paths[0]), cache_dir, split)
     try:
         builder.download_and_prepare()
@@ -88,6 +85,12 @@ def read_files(
     if info.splits[split].num_examples:
         return builder.as_dataset(split)
     return datasets.Dataset(info.features.arrow_schema.empty_table(), info, datasets.NamedSplit(split))
+
+
+def _check_exist(paths: Sequence[str]) -> None:
+    for path in paths:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"There is no file {path!r} (looked in {os.getcwd()}).")
 
 
 def kind_of(path: str) -> str:
