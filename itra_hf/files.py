@@ -53,22 +53,19 @@ def read_files(
 ) -> datasets.Dataset:
     """Reads files of one kind, one after the other, as one table.
 
-    CSV and TSV columns are strings. JSON strings, numbers, booleans and lists keep their type; other JSON columns become
-    JSON text. Parquet columns keep their type, but for categories, which are decoded.
+    CSV and TSV columns are strings. JSON strings, numbers, booleans and lists of them keep their type, other JSON
+    becomes its text. Parquet columns keep theirs, but for categories, which are decoded.
 
     Args:
         paths: at least one.
         reading: how.
         cache_dir: of datasets; `None`: its default.
         kind: `csv`, `json` or `parquet`; `None`: by the first file's name.
-        split: the name of the split that the files make up.
-
-    Returns:
-        The rows, memory-mapped.
+        split: the name of the split that the files make up, memory-mapped.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: a file that can't be read so; the message names the file, and the row where it is known.
+        ValueError: a file can't be read so; the message names it, and the row where that is known.
     """
     _check_exist(paths)
     builder = _Builder(paths, reading, kind or kind_of(paths[0]), cache_dir, split)
