@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers.trainer_utils import HubStrategy, get_last_checkpoint
 from transformers.utils import logging
 
 from .config import ITRAConfig
-from .data import DataArguments, Task, cut_validation, encode_labels, infer_task, load_splits, subset, tokenize
+from .data import ROW, DataArguments, Task, cut_validation, encode_labels, infer_task, load_splits, subset, tokenize
 from .metrics import compute_metrics_for
 from .text_models import ensure_padding, expand_paths, fitting_length
 from .trainer import ITRATrainer
@@ -78,8 +78,10 @@ def read_data(
 def prepare_data(
     args: DataArguments, training_args: ITRAConfig, model_args: ModelArguments
 ) -> tuple[datasets.DatasetDict, Task]:
-    """The splits of `read_data`, cut to the sizes that are asked for."""
+    """The splits of `read_data`, cut to the sizes that are asked for; the test split says which rows it has."""
     splits, task = read_data(args, training_args, model_args)
+    if "test" in splits:
+        splits["test"] = splits["test"].add_column(ROW, np.arange(len(splits["test"])))
     seed = _data_seed(training_args)
     parts = {name: subset(data, args.most_samples[name], seed) for name, data in splits.items()}
     return datasets.DatasetDict(parts), task
@@ -191,7 +193,8 @@ def finetune(trainer: ITRATrainer, splits: datasets.DatasetDict, task: Task, car
     """Trains, evaluates, tests and saves.
 
     The output folder gets the model with its tokenizer, `train_results.json`, `eval_results.json` and, with
-    a test split, `test_results.json` and the predictions in `test_predictions.csv`.
+    a test split, `test_results.json` and the predictions in `test_predictions.csv`, with the rows of the test file,
+    counted from 0.
 
     Args:
         trainer: from `build_trainer`.
@@ -221,13 +224,15 @@ def finetune(trainer: ITRATrainer, splits: datasets.DatasetDict, task: Task, car
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
     if "test" in splits:
-        prediction = trainer.predict(splits["test"])
+        tests = splits["test"]
+        rows = tests[ROW][:] if ROW in tests.column_names else range(len(tests))
+        prediction = trainer.predict(tests.remove_columns(ROW) if ROW in tests.column_names else tests)
         tested = prediction.metrics or {}
         check_finite(tested, "test")
         trainer.log_metrics("test", tested)
         trainer.save_metrics("test", tested)
         if trainer.is_world_process_zero():
-            _write_predictions(os.path.join(str(trainer.args.output_dir), PREDICTIONS_NAME), prediction, task)
+            _write_predictions(os.path.join(str(trainer.args.output_dir), PREDICTIONS_NAME), prediction, task, rows)
         metrics |= tested
     return metrics
 
@@ -285,7 +290,7 @@ def publish(trainer: ITRATrainer, card: dict[str, Any]) -> None:
         trainer.create_model_card(**card)
 
 
-def _write_predictions(path: str, prediction: Any, task: Task) -> None:
+def _write_predictions(path: str, prediction: Any, task: Task, rows: Sequence[int]) -> None:
     logits = prediction.predictions
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
     if task.problem_type == "regression":
@@ -295,4 +300,4 @@ def _write_predictions(path: str, prediction: Any, task: Task) -> None:
     else:
         names = np.asarray(task.label_names, dtype=object)
         values = ["|".join(names[row > 0]) for row in logits]
-    datasets.Dataset.from_dict({"index": list(range(len(values))), "prediction": values}).to_csv(path)
+    datasets.Dataset.from_dict({"index": list(rows), "prediction": values}).to_csv(path)

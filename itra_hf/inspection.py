@@ -78,7 +78,8 @@ def inspect_model(args: InspectionArguments, data_args: DataArguments) -> pd.Dat
     model, tokenizer, names = _load(args, task)
     features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, data in splits.items():
-        data = encode_labels(subset(data, data_args.most_samples[name], args.seed), name, task, data_args)
+        # Labels first, so that messages count the file's rows
+        data = subset(encode_labels(data, name, task, data_args), data_args.most_samples[name], args.seed)
         if "labels" not in data.column_names:
             logger.warning(f"The {name} data have no labels, so they are left out.")
             continue

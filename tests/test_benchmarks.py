@@ -138,6 +138,12 @@ def test_startup_prints_its_tables(load, capsys):
     assert "bytes a row" in capsys.readouterr().out
 
 
+def test_reading_compares_plain_and_quoted_cells(load, capsys):
+    results = load("reading").main(["--rows", "2000", "--rounds", "2"])
+    assert {name: len(ratios) for name, ratios in results.items()} == {"plain cells": 2, "quoted cells": 2}
+    assert "ratio" in capsys.readouterr().out
+
+
 def test_scaling_measures_two_processes(load, tiny_model):
     module = load("scaling")
     results = module.main([tiny_model, *SHORT, "--steps", "3", "--processes", "2"])

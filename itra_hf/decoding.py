@@ -1,0 +1,64 @@
+"""Text files: what they are encoded in, and what to say of one that can't be decoded."""
+
+import codecs
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+BEGINNINGS = {
+    b"\x1f\x8b": "a gzip file; unpack it",
+    b"PK\x03\x04": "a zip file or an Excel workbook; unpack it, or export it as CSV",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook; export it as CSV",
+    b"PAR1": "a Parquet file; let its name end in .parquet",
+}
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+ESCAPED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of undecodable bytes
+BYTE_ORDER_MARK = "\ufeff"
+
+
+def check_beginning(path: str) -> None:
+    """Checks that a file can be text.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is empty, or begins like a packed file or a workbook.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no file {path!r} (looked in {os.getcwd()}).")
+    with open(path, "rb") as file:
+        beginning = file.read(4)
+    if not beginning:
+        raise ValueError(f"{path} is empty.")
+    for mark, what in BEGINNINGS.items():
+        if beginning.startswith(mark):
+            raise ValueError(f"{path} is no text, for it begins like {what}.")
+
+
+@contextmanager
+def open_text(path: str, encoding: str, newline: str = "\n", errors: str = "strict") -> Iterator[TextIO]:
+    """Opens a text file after its byte order mark, if it has one; lines end where `newline` says, as in `open`.
+
+    Raises:
+        UnicodeError: the beginning is not in this encoding; so may reading do.
+    """
+    with open(path, encoding=encoding, newline=newline, errors=errors) as file:
+        if file.read(1) != BYTE_ORDER_MARK:
+            file.seek(0)
+        yield file
+
+
+def undecodable(path: str, encoding: str, row: int | None) -> ValueError:
+    """The error for a file whose bytes are not in the encoding.
+
+    Args:
+        path: the file.
+        encoding: what it was read in.
+        row: the first data row that can't be decoded, counted from 1; 0 for the header, `None` if it is not known.
+    """
+    where = "" if row is None else ", the header" if row == 0 else f", row {row}"
+    with open(path, "rb") as file:
+        utf_16 = file.read(2) in UTF_16
+    advice = "utf-16, as its first bytes say" if utf_16 else "its own, such as latin-1, cp1252 or utf-16"
+    return ValueError(f"{path}{where}: there are bytes that are not {encoding}; set file_encoding to {advice}.")

@@ -1,0 +1,135 @@
+"""Data sets by name: a folder, whose splits and files the datasets library finds, or one on the Hub."""
+
+import dataclasses
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets.exceptions import DatasetGenerationError
+
+from .files import KINDS, Reading, read_files
+
+PATTERN = re.compile(r"[*?\[\]{}]")
+HONOURED = {"name", "version", "data_files", "data_dir", "description", "features", "sep", "delimiter", "encoding"}
+
+
+class Found(NamedTuple):
+    """The files of a folder.
+
+    Attributes:
+        kind: `csv`, `json` or `parquet`.
+        files: of each split, by its name.
+        delimiter: that the folder's card names; `None` if it doesn't.
+        encoding: likewise.
+        features: likewise.
+    """
+
+    kind: str
+    files: dict[str, list[str]]
+    delimiter: str | None
+    encoding: str | None
+    features: datasets.Features | None
+
+
+def load_named(
+    name: str, config: str | None, reading: Reading, cache_dir: str | None, token: str | None
+) -> Mapping[str, datasets.Dataset]:
+    """Loads all splits of a data set. CSV, TSV, JSON and Parquet files of a folder are read as `read_files` reads them.
+
+    Args:
+        name: a folder, or a name on the Hub.
+        config: its configuration.
+        reading: of the files of a folder.
+        cache_dir: of datasets.
+        token: of the Hub.
+
+    Raises:
+        FileNotFoundError: there is none of this name.
+        ValueError: files that can't be read.
+    """
+    folder = os.path.expanduser(name)
+    found = find_files(folder, config) if os.path.isdir(folder) else None
+    if found is None:
+        name = folder if os.path.isdir(folder) else name
+        try:
+            return datasets.load_dataset(name, config, cache_dir=cache_dir, token=token)
+        except DatasetGenerationError as error:
+            raise ValueError(f"{name} can't be read: {error.__cause__ or error}") from error
+    reading = reading._replace(
+        delimiter=reading.delimiter or found.delimiter, encoding=found.encoding or reading.encoding
+    )
+    splits = {}
+    for split, paths in found.files.items():
+        data = read_files(paths, reading, cache_dir, found.kind, split)
+        splits[split] = data if found.features is None else _as_declared(data, found.features, folder)
+    return splits
+
+
+def find_files(folder: str, config: str | None) -> Found | None:
+    """The files of a folder's splits; `None` where they are of other kinds, packed, or read with special options."""
+    with tempfile.TemporaryDirectory() as cache, _without_pattern(folder) as base:
+        # An empty cache: else what an earlier run made of the files would count as declared.
+        builder = datasets.load_dataset_builder(base, config, cache_dir=cache)
+        base = os.path.realpath(base)
+        files = {
+            str(split): [os.path.join(folder, os.path.relpath(path, base)) for path in paths]
+            for split, paths in (builder.config.data_files or {}).items()
+        }
+    options = {
+        each.name: getattr(builder.config, each.name)
+        for each in dataclasses.fields(builder.config)
+        if getattr(builder.config, each.name) != getattr(type(builder.config)(), each.name)
+    }
+    endings = {os.path.splitext(path)[1].lower() for paths in files.values() for path in paths}
+    if builder.name not in KINDS.values() or set(options) - HONOURED or not endings <= {*KINDS, ".ndjson", ".txt"}:
+        return None
+    delimiter = options.get("sep")
+    return Found(
+        builder.name,
+        files,
+        None if delimiter == "\t" and endings <= {".csv", ".tsv"} else delimiter,  # the ending says it, file by file
+        options.get("encoding"),
+        builder.info.features,
+    )
+
+
+@contextmanager
+def _without_pattern(folder: str) -> Iterator[str]:
+    """The folder, or, where its path would be taken as a pattern, one of links to its files."""
+    if not PATTERN.search(os.path.realpath(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as links:
+        for root, _, names in os.walk(folder):
+            inside = os.path.join(links, os.path.relpath(root, folder))
+            os.makedirs(inside, exist_ok=True)
+            for name in names:
+                os.symlink(os.path.realpath(os.path.join(root, name)), os.path.join(inside, name))
+        yield links
+
+
+def _as_declared(data: datasets.Dataset, features: datasets.Features, folder: str) -> datasets.Dataset:
+    """The data with the types that the folder's card declares; an empty cell is no number."""
+
+    def without_blanks(table: pa.Table) -> pa.Table:
+        columns = {}
+        for name in table.column_names:
+            column = table.column(name)
+            if pa.types.is_string(column.type) and features.get(name) != datasets.Value("string"):
+                column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+            columns[name] = column
+        return pa.table(columns)
+
+    if data.features == features:
+        return data
+    try:
+        formatted: Any = data.with_format("arrow").map(without_blanks, batched=True)
+        return formatted.with_format(None).select_columns(list(features)).cast(features)
+    except (ValueError, TypeError, KeyError, pa.ArrowException) as error:
+        raise ValueError(f"The data in {folder} are not what its card declares them to be: {error}") from error

@@ -1,0 +1,262 @@
+"""Files as the model would be trained on them: cells as written, errors that name the row, and no stale content."""
+
+import os
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from itra_hf.data import DataArguments, Task, encode_labels, infer_task, load_splits, tokenize
+from itra_hf.delimited import DelimitedFile
+from itra_hf.files import Reading, read_files
+
+USED = Reading(used=(("text",), ("label",)))
+TABLE = "text,label\n"
+
+
+def put(folder, name, content):
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def read(folder, name, content, reading=USED):
+    return read_files([put(folder, name, content)], reading, str(folder / "cache"))
+
+
+def columns(folder, name, content, reading=USED):
+    return read(folder, name, content, reading)[:]
+
+
+def refused(folder, name, content, reading=USED):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011, the callers look at the message
+        read(folder, name, content, reading)
+    assert name in str(caught.value)
+    return str(caught.value)
+
+
+CELLS = [
+    "007",
+    "1.10",
+    "2e3",
+    "true",
+    "NA",
+    "null",
+    "None",
+    "nan",
+    "2020-01-01",
+    "[1]",
+    "{}",
+    "-0",
+    " a ",
+    "é",
+    "😀",
+    "\0",
+]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "json", "parquet"])
+def test_cells_are_their_characters(ending, tmp_path):
+    data = pd.DataFrame({"text": CELLS, "label": CELLS[::-1]})
+    path = str(tmp_path / f"a.{ending}")
+    if ending == "parquet":
+        data.to_parquet(path)
+    elif ending.startswith("json"):
+        data.to_json(path, orient="records", lines=ending == "jsonl")
+    else:
+        data.to_csv(path, sep="\t" if ending == "tsv" else ",", index=False)
+    assert read_files([path], USED, str(tmp_path / "cache"))[:] == {"text": CELLS, "label": CELLS[::-1]}
+
+
+def test_what_a_cell_means_does_not_depend_on_the_rows_before(tmp_path):
+    labels = ["007", "012", "K1"] * 4000 + ["007", "012"] * 2000
+    content = TABLE + "".join(f"x,{label}\n" for label in labels)
+    assert columns(tmp_path, "a.csv", content)["label"] == labels
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        (b"\xef\xbb\xbf" + b'"text",label\nx,a\n', ["x"]),
+        (b"text,label\r\nx,a\r\n", ["x"]),
+        (b"text,label\rx,a\ry,b\r", ["x", "y"]),
+        (b'text,label\n"x\ny, ""z""",a\n', ['x\ny, "z"']),
+        (b'text,label\n"x\r\ny",a\r\n', ["x\r\ny"]),
+        (b"text,label\nx\ry,a\nz,b", ["x\ry", "z"]),
+        (b"text,label\nx\0y\rz,a\n", ["x\0y\rz"]),
+        (b'text,label\n5" pipe,a\n\n"""q""",b\n', ['5" pipe', '"q"']),
+        (b"text,label\n" + b"x" * 5_000_000 + b",a\ny,b\n", ["x" * 5_000_000, "y"]),
+        (b"text,label\nx,a\n  \ny,b\n", ["x", "y"]),
+        (b"text,label\n", []),
+        (b"text\nx\n \n\ny\n", ["x", " ", "y"]),
+    ],
+)
+def test_lines_quotes_and_long_cells(content, texts, tmp_path):
+    assert columns(tmp_path, "a.csv", content)["text"] == texts
+
+
+def test_columns_without_a_name_or_with_a_name_twice(tmp_path):
+    assert columns(tmp_path, "a.csv", "text,text,,label\na,b,c,d\n") == {
+        "text": ["a"],
+        "text.1": ["b"],
+        "Unnamed: 2": ["c"],
+        "label": ["d"],
+    }
+
+
+def test_delimiter_and_encoding_can_be_set(tmp_path):
+    latin = "text;label\nà, là;ü\n".encode("latin-1")
+    assert columns(tmp_path, "a.csv", latin, Reading(";", "latin-1")) == {"text": ["à, là"], "label": ["ü"]}
+    assert columns(tmp_path, "b.csv", "text,label\né,a\n".encode("utf-16"), Reading(encoding="utf-16"))["text"] == ["é"]
+    assert columns(tmp_path, "c.jsonl", '{"text": "é"}'.encode("latin-1"), Reading(encoding="latin-1"))["text"] == ["é"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            "text,label\nx,a\nà,b\n".encode("latin-1"),
+            "row 2: there are bytes that are not utf-8; set file_enc",
+        ),
+        ("a.tsv", "text\tlabel\nx\ta\n".encode("utf-16"), "set file_encoding to utf-16"),
+        ("a.jsonl", '{"text": "x"}\n{"text": "à"}\n'.encode("latin-1"), "row 2: there are bytes that are not utf-8"),
+        ("a.csv", "", "is empty"),
+        ("a.csv", "\n\n", "is empty"),
+        ("a.json", "", "is empty"),
+        ("a.json", "[]", "there are no rows"),
+        ("a.parquet", "", "can't be read as Parquet"),
+        ("a.parquet", "text,label\n", "can't be read as Parquet"),
+        ("a.csv", b"\x1f\x8b\x08\0", "begins like a gzip file; unpack it"),
+        ("a.csv", "text,label\nx,a\ny,b,c\n", "row 2: it has 3 fields, and the header 2"),
+        ("a.csv", "text,label\nx,a,\ny,b,\n", "row 1: it has 3 fields, and the header 2"),
+        ("a.csv", TABLE + "x,a\n" * 20_000 + '"x,y",b,c\n', "row 20001: it has 3 fields"),
+        ("a.csv", "text;label\nx, y;a\n", "set csv_delimiter"),
+        ("a.csv", 'text,label\nx,a\n"y,b\nz,c\n', "row 2: a quotation mark that opens a cell there is not closed"),
+        ("a.csv", 'text,"label\nx,a\n', "the header has a quotation mark that is never closed"),
+        ("a.csv", 'text,label\nx,a\n"y z,b\n"c,d",e\n', "Or quotation marks are unbalanced in row 2."),
+        ("a.jsonl", '{"text": "x"}\n\n{"text": "y",}\n', "row 2 (line 3): it is broken JSON"),
+        ("a.jsonl", '{"text": x}\n{"text": "y"}\n', "row 1 (line 1): it is broken JSON"),
+        ("a.json", '[{"text": "x"},\n{"text": }]', "line 2: it is broken JSON"),
+        ("a.json", "[1, 2]", "row 1: it is a number, where a row is an object"),
+        ("a.jsonl", '{"label": 1}\n{"label": "1"}\n', "row 2: column 'label' has a string, and before that a number"),
+        ("a.jsonl", '{"text": "x"}\n{"text": true}\n', "row 2: column 'text' has a boolean, and before that a string"),
+        ("a.jsonl", '{"label": ["a"]}\n{"label": ["b", 1]}\n', "row 2: column 'label' has a list of several types"),
+        ("a.jsonl", '{"label": "a"}\n{"label": {"a": 1}}\n', "row 2: column 'label' has an object"),
+        ("a.jsonl", '{"text": "x", "label": [["a"]]}\n', "row 1: column 'label' has a list of lists"),
+        ("a.jsonl", '{"label": 12345678901234567890}\n', "row 1: column 'label' has a number of more than 64 bits"),
+        (
+            "a.jsonl",
+            '{"text": "x"}\n{"text": "\\ud83d"}\n',
+            "row 2: column 'text' has a number of more than 64 bits or",
+        ),
+    ],
+)
+def test_a_file_that_can_not_be_read_is_named_with_the_row(name, content, message, tmp_path):
+    assert message in refused(tmp_path, name, content)
+
+
+def test_rows_with_too_few_fields_get_empty_cells_and_a_warning(tmp_path, caplog):
+    assert columns(tmp_path, "a.csv", "text,label,more\nx,a,b\ny,c\nz\n") == {
+        "text": ["x", "y", "z"],
+        "label": ["a", "c", ""],
+        "more": ["b", "", ""],
+    }
+    assert caplog.text.count("row 2: it has 2 fields, and the header 3") == 1
+    read_files([str(tmp_path / "a.csv")], USED, str(tmp_path / "cache"))
+    assert caplog.text.count("row 2: it has 2 fields") == 2  # also where the rows come from the cache
+
+
+SWALLOWED = [
+    'text,label\nx,good\n"the ring,bad\ny,good\nz,bad\nw",good\nv,bad\n',
+    'text,label\n"the ring,bad\ny",good\nv,bad\n',
+    'label,text\ngood,x\nbad,"the ring\ngood,y\nbad,z"\ngood,w\n',
+    'text,label\nx,very good\n"the ring,not bad\ny,very good\nz",very good\nv,not bad\n',
+    'text,label\nx,1.5\n"the ring,2.5\ny,3.5\nz",4.5\n',
+]
+
+
+@pytest.mark.parametrize("content", [*SWALLOWED, *(each.replace(",", "\t") for each in SWALLOWED)])
+def test_swallowed_rows_are_warned_of(content, tmp_path, caplog):
+    read(tmp_path, "a.tsv" if "\t" in content else "a.csv", content)
+    assert "as if a quotation mark had swallowed rows" in caplog.text
+    assert f"row {2 if content.splitlines()[1][0] != chr(34) else 1}: the cell in column 'text'" in caplog.text
+
+
+def test_text_after_a_closing_quotation_mark_is_warned_of(tmp_path, caplog):
+    assert columns(tmp_path, "a.csv", 'text,label\nx,a\n"the" ring,b\n"c\nd",e\n')["text"] == ["x", "the ring", "c\nd"]
+    assert "row 2: text follows the closing quotation mark" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Roses are red, violets blue\nsugar is sweet, and so are you\nfor ever, my dear",
+        "\n".join(f"> on {n} you wrote, and I read, with joy" for n in range(40)),
+        "\n".join(["Dear all", "see you", "", "Ann"]),
+        "Main Street 5, Springfield\nMain Street 7, Springfield",
+    ],
+)
+def test_texts_of_many_lines_are_not_warned_of(text, tmp_path, caplog):
+    content = f'text,label\n"{text}",good\n"{text}",bad\nx,good\n'
+    assert columns(tmp_path, "a.csv", content)["text"] == [text, text, "x"]
+    assert not caplog.records
+
+
+def test_the_fast_way_and_the_thorough_one_agree(tmp_path, monkeypatch):
+    content = TABLE + "".join(f'"{"word " * (n % 30)}, ""{n}""\nx",{n % 7}\r\n' for n in range(12_000))
+    path = put(tmp_path, "a.csv", content)
+    fast = pa.concat_tables(DelimitedFile(path, ",", "utf-8").tables())
+    monkeypatch.setattr("itra_hf.delimited.is_plain", lambda *ignored: False)
+    assert fast == pa.concat_tables(DelimitedFile(path, ",", "utf-8").tables())
+
+
+# ---- The content that is there ----
+
+
+class Lengths:
+    """A tokenizer that counts characters."""
+
+    def __call__(self, texts, truncation, max_length):
+        return {"input_ids": [[len(text)] for text in texts]}
+
+
+def test_new_content_under_the_old_modification_time_is_read_and_tokenised(tmp_path):
+    task = Task("single_label_classification", ["a", "b"], ["text"], "label")
+    for texts in (["x", "yy"], ["z", "wwww"], ["x", "yy"]):
+        path = put(tmp_path, "a.csv", f"text,label\n{texts[0]},a\n{texts[1]},b\n")
+        os.utime(path, (1, 1))
+        data = read_files([path], USED, str(tmp_path / "cache"))
+        assert data["text"][:] == texts
+        assert tokenize(data, Lengths(), task, 8, None)["input_ids"][:] == [[len(text)] for text in texts]
+
+
+def test_the_table_is_kept_for_other_runs_under_what_decides_it(tmp_path):
+    first = read(tmp_path, "a.csv", "text;label\nx;a\n", Reading(";"))
+    again = read(tmp_path, "b.csv", "text;label\nx;a\n", Reading(";"))
+    other = read(tmp_path, "a.csv", "text;label\nx;a\n", Reading("|"))
+    assert first.cache_files == again.cache_files != other.cache_files
+    assert other.column_names == ["text;label"]
+
+
+def test_content_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    digests = iter("ab")
+    monkeypatch.setattr("itra_hf.files.digest", lambda path: next(digests))
+    assert "changed while it was read" in refused(tmp_path, "a.csv", "text,label\nx,a\n")
+
+
+@pytest.mark.parametrize("name", ["train[1].csv", "q?.csv", "*.csv", "{a,b}.csv", "a.csv"])
+def test_the_file_that_was_named_is_read(name, tmp_path):
+    for other in ("train1.csv", "q1.csv", "b.csv"):
+        put(tmp_path, other, "text,label\nother,a\n")
+    assert columns(tmp_path, name, "text,label\nmine,a\n")["text"] == ["mine"]
+
+
+def test_home_in_a_path_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    put(tmp_path, "a.csv", "text,label\nx,a\ny,b\n")
+    args = DataArguments(train_file="~/a.csv", validation_file="~/a.csv", test_file="~/a.csv")
+    splits = load_splits(args, str(tmp_path / "cache"))
+    task = infer_task(args, splits["train"])
+    assert [encode_labels(data, name, task, args)["labels"][:] for name, data in splits.items()] == [[0, 1]] * 3
