@@ -8,6 +8,7 @@ import pytest
 import torch
 from families import EOS, FAMILIES, OTHER_FAMILIES, build
 from test_cli import model_folder, refused, results, rows, save_model, write, write_config
+from trainers import config
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, TrainerCallback
 
 from itra_hf import ITRATrainer
@@ -61,7 +62,7 @@ def test_checkpoints_with_broken_weights_are_not_pushed(tmp_path, monkeypatch, c
 
     pushed = []
     monkeypatch.setattr("transformers.Trainer._push_from_checkpoint", lambda self, folder: pushed.append(folder))
-    trainer = ITRATrainer(build("Bert"))
+    trainer = ITRATrainer(build("Bert"), config(tmp_path))
     trainer.args.hub_strategy, trainer.push_in_progress = "every_save", None
     trainer._push_from_checkpoint("checkpoint-1")
     Break().on_step_end(None, None, None, model=trainer.model)
@@ -123,14 +124,14 @@ def test_a_tokenizer_without_padding_and_end_token_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("model", "config", "size"),
+    ("model", "model_config", "size"),
     [
         (BertModel, BertConfig, {"max_position_embeddings": 7}),
         (GPT2Model, GPT2Config, {"n_positions": 7, "n_embd": 16}),
     ],
 )
-def test_texts_are_cut_to_the_positions_of_the_model(model, config, size, tmp_path, caplog):
-    folder = save_model(tmp_path / "model", model, lambda **kw: config(**{**kw, **size}), pad_token="[PAD]")
+def test_texts_are_cut_to_the_positions_of_the_model(model, model_config, size, tmp_path, caplog):
+    folder = save_model(tmp_path / "model", model, lambda **kw: model_config(**{**kw, **size}), pad_token="[PAD]")
     data = [{**row, "text": row["text"] * (1 + index % 3)} for index, row in enumerate(rows())]
     train = write(tmp_path, "train.csv", data)
     main(["train", write_config(tmp_path, folder, train_file=train, max_seq_length=64)])
