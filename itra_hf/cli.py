@@ -16,8 +16,9 @@ from .comparison.study import REPORTS, compare
 from .config import ITRAConfig
 from .config_files import read_config, set_defaults, suppress_defaults
 from .data import DataArguments
-from .finetune import ModelArguments, build_trainer, card_details, finetune, publish
+from .finetune import build_trainer, card_details, finetune, publish
 from .inspection import InspectionArguments, inspect_model
+from .text_models import ModelArguments
 
 USAGE = {
     "train": "itra-hf train [CONFIG.yaml] [--field value ...]",

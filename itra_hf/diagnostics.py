@@ -1,14 +1,22 @@
 """What happens to losses and features during training, gathered on the device without a synchronisation per step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from .config import AlignmentArguments
 
 SERIES = ("task_loss", "matching_loss", "matching_weight")
 START_STEPS = 10  # steps whose mean spread counts as the start
 SPREAD_DECAY = 0.9
 COLLAPSE_THRESHOLD = 0.02  # of the start's spread
+FROZEN = "The features need no gradient (frozen backbone, or taken inside a checkpointed layer), so they stay."
+NOTHING_ALIGNED = (
+    "The matching loss has been exactly 0 since the last log line, so nothing is aligned: the batches are too small to "
+    "hold examples of one class in both (estimator='unbiased': two in each). Use larger batches, "
+    "companion='class_matched' or 'memory' (with a larger memory_size), or alignment='marginal'."
+)
 
 
 class TrainingWatch:
@@ -135,3 +143,18 @@ def feature_spread(features: Tensor) -> Tensor:
     """
     features = features.float()
     return (features - features.mean(dim=0)).square().sum(dim=1).mean()
+
+
+def too_short(args: AlignmentArguments, steps: int) -> Iterator[str]:
+    """What to say of settings that leave hardly any step of a run to align.
+
+    Args:
+        args: the settings.
+        steps: optimizer steps of the run; 0 or less where that is not known.
+    """
+    settings = {"companion_every": args.companion_every} if args.companion_every > 1 else {}
+    if args.companion == "memory":
+        settings["memory_warmup_steps"] = args.memory_warmup_steps
+    for name, needed in settings.items():
+        if 0 < steps <= needed:
+            yield f"Training has {steps} steps: with {name}={needed} hardly any of them aligns."

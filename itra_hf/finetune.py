@@ -3,17 +3,11 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
 import numpy as np
 from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     set_seed,
 )
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint
@@ -22,36 +16,12 @@ from transformers.utils import logging
 from .config import ITRAConfig
 from .data import ROW, DataArguments, Task, cut_validation, encode_labels, infer_task, load_splits, subset, tokenize
 from .metrics import compute_metrics_for
-from .text_models import ensure_padding, expand_paths, fitting_length
+from .text_models import ModelArguments, fitting_length, load_model
 from .trainer import ITRATrainer
 
 logger = logging.get_logger(__name__)
 
 PREDICTIONS_NAME = "test_predictions.csv"
-
-
-@dataclass
-class ModelArguments:
-    """Which model to fine-tune, named as in the text-classification example of transformers."""
-
-    model_name_or_path: str = field(metadata={"help": "A model on the Hub, or a folder."})
-    tokenizer_name: str | None = field(default=None, metadata={"help": "Its tokenizer, if it is another's."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
-    model_revision: str = field(default="main", metadata={"help": "The branch, tag or commit on the Hub."})
-    token: str | None = field(default=None, metadata={"help": "The Hub token; default: the one you logged in with."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
-    ignore_mismatched_sizes: bool = field(
-        default=False, metadata={"help": "Replace a head that was trained for other labels."}
-    )
-    language: str | None = field(default=None, metadata={"help": "For the model card: the texts' language, like en."})
-    license: str | None = field(
-        default=None,
-        metadata={"help": "For the model card: the model's licence, like apache-2.0; default: the base model's."},
-    )
-
-    def __post_init__(self) -> None:
-        """Completes paths."""
-        expand_paths(self, "model_name_or_path", "tokenizer_name", "cache_dir")
 
 
 def read_data(
@@ -89,38 +59,6 @@ def prepare_data(
 
 def _data_seed(args: ITRAConfig) -> int:
     return args.seed if args.data_seed is None else args.data_seed
-
-
-def load_model(args: ModelArguments, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads the classifier, with a head for the task's labels, and its tokenizer.
-
-    A decoder without padding token gets its end-of-sequence token for it.
-
-    Raises:
-        ValueError: the tokenizer has neither.
-    """
-    common: dict[str, Any] = {
-        "cache_dir": args.cache_dir,
-        "revision": args.model_revision,
-        "token": args.token,
-        "trust_remote_code": args.trust_remote_code,
-    }
-    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name or args.model_name_or_path, **common)
-    config = AutoConfig.from_pretrained(
-        args.model_name_or_path,
-        num_labels=len(task.label_names),
-        id2label=dict(enumerate(task.label_names)),
-        label2id={name: index for index, name in enumerate(task.label_names)},
-        problem_type=task.problem_type,
-        **common,
-    )
-    ensure_padding(tokenizer, args.tokenizer_name or args.model_name_or_path)
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = tokenizer.pad_token_id
-    model = AutoModelForSequenceClassification.from_pretrained(
-        args.model_name_or_path, config=config, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **common
-    )
-    return model, tokenizer
 
 
 def build_trainer(

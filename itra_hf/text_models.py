@@ -1,15 +1,48 @@
-"""What every command does with a text classifier and its tokenizer before texts are turned into tokens."""
+"""Text classifiers and their tokenizers: which one, loaded how, and how long its texts may be."""
 
 import os
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
+
+from .data import Task
 
 logger = logging.get_logger(__name__)
 
 POSITION_TABLES = ("position_embeddings", "position_embedding", "positions_embed", "embed_positions", "wpe", "pos_emb")
+
+
+@dataclass
+class ModelArguments:
+    """Which model to fine-tune, named as in the text-classification example of transformers."""
+
+    model_name_or_path: str = field(metadata={"help": "A model on the Hub, or a folder."})
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Its tokenizer, if it is another's."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
+    model_revision: str = field(default="main", metadata={"help": "The branch, tag or commit on the Hub."})
+    token: str | None = field(default=None, metadata={"help": "The Hub token; default: the one you logged in with."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+    ignore_mismatched_sizes: bool = field(
+        default=False, metadata={"help": "Replace a head that was trained for other labels."}
+    )
+    language: str | None = field(default=None, metadata={"help": "For the model card: the texts' language, like en."})
+    license: str | None = field(
+        default=None,
+        metadata={"help": "For the model card: the model's licence, like apache-2.0; default: the base model's."},
+    )
+
+    def __post_init__(self) -> None:
+        """Completes paths."""
+        expand_paths(self, "model_name_or_path", "tokenizer_name", "cache_dir")
 
 
 def expand_paths(args: Any, *names: str) -> None:
@@ -18,6 +51,38 @@ def expand_paths(args: Any, *names: str) -> None:
         value = getattr(args, name)
         if isinstance(value, str):
             setattr(args, name, os.path.expanduser(value))
+
+
+def load_model(args: ModelArguments, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads the classifier, with a head for the task's labels, and its tokenizer.
+
+    A decoder without padding token gets its end-of-sequence token for it.
+
+    Raises:
+        ValueError: the tokenizer has neither.
+    """
+    common: dict[str, Any] = {
+        "cache_dir": args.cache_dir,
+        "revision": args.model_revision,
+        "token": args.token,
+        "trust_remote_code": args.trust_remote_code,
+    }
+    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name or args.model_name_or_path, **common)
+    config = AutoConfig.from_pretrained(
+        args.model_name_or_path,
+        num_labels=len(task.label_names),
+        id2label=dict(enumerate(task.label_names)),
+        label2id={name: index for index, name in enumerate(task.label_names)},
+        problem_type=task.problem_type,
+        **common,
+    )
+    ensure_padding(tokenizer, args.tokenizer_name or args.model_name_or_path)
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    model = AutoModelForSequenceClassification.from_pretrained(
+        args.model_name_or_path, config=config, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **common
+    )
+    return model, tokenizer
 
 
 def ensure_padding(tokenizer: PreTrainedTokenizerBase, name: str) -> None:

@@ -12,7 +12,7 @@ from transformers.utils import logging
 from .alignment import AlignedLoss, Aligner, FeatureBatch
 from .checkpoints import load_alignment, save_alignment
 from .config import PAIRED_COMPANIONS, check_alignment_arguments
-from .diagnostics import TrainingWatch
+from .diagnostics import FROZEN, NOTHING_ALIGNED, TrainingWatch, too_short
 from .forward import PairedForward, batch_rows, concatenate
 from .gathering import agree
 from .item_counts import takes_item_count
@@ -188,11 +188,10 @@ class ITRAMixin(PairedLoadingMixin):
         batch = FeatureBatch(features, labels, companion_features, companion_labels)
         aligned = self._aligner(task_loss, batch, captured, self.state.global_step, self.state.max_steps)
         self._observe(task_loss.detach(), aligned)
-        self._warn_if_too_short()
+        for warning in too_short(self.alignment_args, self.state.max_steps):
+            self._warn_once(warning)
         if not features.requires_grad and torch.is_grad_enabled():
-            self._warn_once(
-                "The features need no gradient (frozen backbone, or taken inside a checkpointed layer), so they stay."
-            )
+            self._warn_once(FROZEN)
         return aligned.total / accumulated, outputs
 
     def _plain_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, items: Any) -> Any:
@@ -265,15 +264,6 @@ class ITRAMixin(PairedLoadingMixin):
         if aligned.features.device.type == "cpu":
             self._check_finite()  # free here; elsewhere it would wait for the device, so at logs and saves
 
-    def _warn_if_too_short(self) -> None:
-        args, steps = self.alignment_args, self.state.max_steps
-        settings = {"companion_every": args.companion_every} if args.companion_every > 1 else {}
-        if args.companion == "memory":
-            settings["memory_warmup_steps"] = args.memory_warmup_steps
-        for name, needed in settings.items():
-            if 0 < steps <= needed:
-                self._warn_once(f"Training has {steps} steps: with {name}={needed} hardly any of them aligns.")
-
     def _check_finite(self) -> None:
         self._watch.check_finite(self.state.global_step, self.state.epoch or 0)
 
@@ -290,12 +280,7 @@ class ITRAMixin(PairedLoadingMixin):
             self._check_finite()
             series = self._watch.drain(self.accelerator.reduce(self._watch.sums.clone(), reduction="sum"))
             if series.get("matching_loss") == 0:
-                self._warn_once(
-                    "The matching loss has been exactly 0 since the last log line, so nothing is aligned: the batches "
-                    "are too small to hold examples of one class in both (estimator='unbiased': two in each). Use "
-                    "larger batches, companion='class_matched' or 'memory' (with a larger memory_size), or "
-                    "alignment='marginal'."
-                )
+                self._warn_once(NOTHING_ALIGNED)
             logs.update(series)
         warning = self._watch.collapse_warning()
         if warning is not None:

@@ -15,7 +15,7 @@ from transformers import HfArgumentParser
 from ..config import PAIRED_COMPANIONS, AlignmentArguments, ITRAConfig
 from ..config_files import as_typed, named_actions, suggest
 from ..data import DataArguments
-from ..finetune import ModelArguments
+from ..text_models import ModelArguments
 from ..trainer import ITRAMixin
 from ..written_yaml import meaning
 from .measures import BY_NAME

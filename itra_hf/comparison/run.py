@@ -21,10 +21,10 @@ from .. import __version__
 from ..compactness import compactness
 from ..data import Task, subset, tokenize
 from ..features import extract_features
-from ..finetune import check_alignment_fits, load_model, read_data
+from ..finetune import check_alignment_fits, read_data
 from ..item_counts import takes_item_count
 from ..metrics import ProblemType, compute_metrics_for
-from ..text_models import fitting_length
+from ..text_models import fitting_length, load_model
 from ..trainer import ITRAMixin
 from .measures import BY_NAME
 from .plan import Run, build_arguments, check_sources
