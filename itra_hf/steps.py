@@ -18,13 +18,13 @@ class StepFacts(NamedTuple):
         batches: the least number of micro-batches that a process has.
         mean_rows: the mean number of rows of a micro-batch; `None` where all have the same.
         together: whether every primary batch was collated together with its companion.
-        label_kind: the least kind of labels.
+        label_kind: the least kind of labels; `None` before any step was looked at.
     """
 
     batches: int = 0
     mean_rows: float | None = None
     together: bool = True
-    label_kind: LabelKind = LabelKind.NONE
+    label_kind: LabelKind | None = None
 
 
 def look_ahead(
@@ -40,7 +40,7 @@ def look_ahead(
     """
     rows = [count_rows(batch, label_names) for batch in batches]
     together = all(not isinstance(companion_of(batch), CollatedApart) for batch in batches)
-    kind = min((_kind_of(batch, label_names, num_labels) for batch in batches), default=LabelKind.CLASS_IDS)
+    kind = min((kind_of_batch(batch, label_names, num_labels) for batch in batches), default=LabelKind.CLASS_IDS)
     counts, totals, joined, least = gather_counts(accelerator, len(rows), sum(rows), together, kind)
     common = min(counts)
     if common < max(counts):
@@ -50,7 +50,8 @@ def look_ahead(
     return StepFacts(common, mean_rows, all(joined), LabelKind(min(least)))
 
 
-def _kind_of(batch: Any, label_names: Sequence[str], num_labels: int | None) -> LabelKind:
+def kind_of_batch(batch: Any, label_names: Sequence[str], num_labels: int | None) -> LabelKind:
+    """The kind of a batch's labels, see `kind_of`; several label arguments, none of them `labels`, are no class."""
     if not isinstance(batch, Mapping):
         return LabelKind.NONE
     names = [name for name in label_names if batch.get(name) is not None]

@@ -20,7 +20,7 @@ from .label_kinds import needed_labels
 from .loading import CompanionEpoch, PairedLoadingMixin
 from .models import unwrap, unwrap_adapter
 from .sampling import COMPANION, CollatedApart
-from .steps import StepFacts, companion_of, count_rows, look_ahead
+from .steps import StepFacts, companion_of, count_rows, kind_of_batch, look_ahead
 
 logger = logging.get_logger(__name__)
 
@@ -83,8 +83,7 @@ class ITRAMixin(PairedLoadingMixin):
         Where a process has run out of batches, none takes the step: they would wait for each other for ever.
         """
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        num_labels = getattr(getattr(unwrap_adapter(unwrap(self.model)), "config", None), "num_labels", None)
-        self._step = look_ahead(self.accelerator, batches, self.label_names, num_labels)
+        self._step = look_ahead(self.accelerator, batches, self.label_names, self._num_labels())
         if self._step.batches < len(batches):
             batches = batches[: self._step.batches]
             items = self._get_num_items_in_batch(batches, device)
@@ -146,7 +145,7 @@ class ITRAMixin(PairedLoadingMixin):
             return self._plain_loss(model, inputs, return_outputs, num_items_in_batch)
         primary = type(inputs)({name: value for name, value in inputs.items() if name != COMPANION})
         self._ran_aligned = True
-        if not self._is_due():
+        if not self._is_due(primary):
             result = self._plain_loss(model, primary, True, num_items_in_batch)
             loss, outputs = result if isinstance(result, tuple) else (result, None)
             self._observe(loss.detach() * self._scale(), None)
@@ -154,11 +153,17 @@ class ITRAMixin(PairedLoadingMixin):
             loss, outputs = self._aligned_loss(model, primary, companion if paired else None, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
-    def _is_due(self) -> bool:
+    def _num_labels(self) -> int | None:
+        return getattr(getattr(unwrap_adapter(unwrap(self.model)), "config", None), "num_labels", None)
+
+    def _is_due(self, primary: Mapping[str, Any]) -> bool:
         """Whether this step aligns; the first that does decides `alignment='auto'`."""
         if not self._aligner.is_due(self.state.global_step):
             return False
-        before, can_align = self._aligner.alignment, self._aligner.can_align(self._step.label_kind)
+        kind = self._step.label_kind
+        if kind is None:  # in a loop that is not the Trainer's
+            kind = kind_of_batch(primary, self.label_names, self._num_labels())
+        before, can_align = self._aligner.alignment, self._aligner.can_align(kind)
         if self._aligner.alignment != before:
             tell = logger.info if self._aligner.alignment == "conditional" else logger.warning
             if self.is_world_process_zero():
