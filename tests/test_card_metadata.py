@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from test_card_merging import THEIRS
 from test_model_card import FACTS, TAGS
@@ -282,14 +282,18 @@ LITERALS = st.lists(CHARACTERS, min_size=1, max_size=3).map(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(values=st.lists(FLOWS | LITERALS, min_size=1, max_size=5), keys=st.permutations([*"abcde"]))
 def test_any_scalars_stay_as_they_were_written(values, keys, tmp_path):
     block = "".join(f"{key}: {value}\n" for key, value in zip(keys, values, strict=False))
+    try:
+        yaml.safe_load(block)
+    except ValueError:  # a date that is none, such as 2002-02-29, which other readers stop at, is quoted
+        assume(False)
     assert metadata(tmp_path, block.removesuffix("\n")).startswith(block)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(values=st.lists(SCALARS, min_size=1, max_size=5))
 def test_any_tags_come_out_as_texts(values, tmp_path):
     block = metadata(tmp_path, f"tags: [{', '.join(values)}]")

@@ -109,8 +109,7 @@ def test_trains_from_any_file_kind_and_saves_a_plain_model(ending, model_folder,
 )
 def test_integer_several_and_float_labels(labels, problem, names, metric, model_folder, tmp_path):
     train = write(tmp_path, "train.jsonl", rows(30, labels))
-    alignment = "conditional" if problem.startswith("single") else "joint"
-    main(["train", write_config(tmp_path, model_folder, train_file=train, alignment=alignment)])
+    main(["train", write_config(tmp_path, model_folder, train_file=train)])
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["problem_type"] == problem
     expected = names or ["blue", "even", "green", "red"]
@@ -120,7 +119,7 @@ def test_integer_several_and_float_labels(labels, problem, names, metric, model_
 
 def test_delimited_cells_are_several_labels(model_folder, tmp_path):
     train = write(tmp_path, "train.csv", rows(30, lambda name, i: f"{name}; even" if i % 2 else name))
-    config = write_config(tmp_path, model_folder, train_file=train, alignment="joint", label_delimiter="';'")
+    config = write_config(tmp_path, model_folder, train_file=train, label_delimiter="';'")
     main(["train", config])
     assert "eval_f1_micro" in results(tmp_path)
 
@@ -201,7 +200,7 @@ def test_fields_alone_need_no_file(model_folder, tmp_path):
         ({"matching_wieght": 0.1}, "unknown field 'matching_wieght'. Did you mean 'matching_weight'?"),
         ({"xyzzy": 1}, "unknown field 'xyzzy'. `itra-hf train --help` lists the fields."),
         ({"matching_weight": -1}, "matching_weight=-1.0 must be from 0 to 10 "),
-        ({"alignment": "both"}, "alignment='both' is not one of 'conditional', 'joint', 'marginal'"),
+        ({"alignment": "both"}, "alignment='both' is not one of 'auto', 'conditional', 'joint', 'marginal'"),
         ({"train_file": "nowhere.csv"}, "There is no file 'nowhere.csv'"),
         ({"train_file": "{folder}/train.xlsx"}, "not in one of .csv, .tsv, .json, .jsonl, .parquet"),
         ({"dataset_name": "both"}, "Give either dataset_name or train_file"),
@@ -211,7 +210,10 @@ def test_fields_alone_need_no_file(model_folder, tmp_path):
         ({"validation_file": "{folder}/bare.csv"}, "The validation data has no column 'label'; it has: text"),
         ({"train_file": "{folder}/blank.csv"}, "Row 2 of the training data has no label in column 'label'"),
         ({"train_file": "{folder}/hot.jsonl"}, "lists of different label names or ids, not 0/1 vectors"),
-        ({"train_file": "{folder}/float.csv"}, "alignment='conditional' needs one class a text"),
+        (
+            {"train_file": "{folder}/float.csv", "alignment": "conditional"},
+            "alignment='conditional' needs one class a text",
+        ),
         ({"text_column_names": "[a, b]"}, "'text_column_names' takes one value, not the list ['a', 'b']"),
         ({"learning_rate": ""}, "'learning_rate' needs a value"),
         ({"max_steps": "many"}, "'max_steps' can't be 'many'"),

@@ -29,7 +29,7 @@ def plan_of(folder, model, data, **fields):
 @pytest.mark.parametrize(
     ("label", "alignment", "present", "absent"),
     [
-        (lambda name, i: i / 7, "marginal", {"mse", "mae", "r2"}, {"accuracy", "nll", "scatter_ratio"}),
+        (lambda name, i: i / 7, "auto", {"mse", "mae", "r2"}, {"accuracy", "nll", "scatter_ratio"}),
         (lambda name, i: [name, "odd"][: 1 + i % 2], "marginal", {"accuracy", "nll", "f1_macro"}, {"scatter_ratio"}),
         (lambda name, i: name, "conditional", {"accuracy", "nll", "scatter_ratio", "seconds"}, {"mse"}),
     ],
@@ -45,7 +45,7 @@ def test_other_kinds_of_labels_are_measured_in_their_way(label, alignment, prese
 
 def test_noise_without_classes_and_alignment_that_does_not_fit_are_refused(model, tmp_path):
     data = examples(30, 0, lambda name, i: i / 7)
-    plain, *_, itra = plan_of(tmp_path, model, data, seeds="[1]").runs()
+    plain, *_, itra = plan_of(tmp_path, model, data, seeds="[1]", alignment="conditional").runs()
     with pytest.raises(ValueError, match="alignment='conditional' needs one class a text"):
         build(itra, tmp_path)
     plain, *_ = plan_of(tmp_path, model, data, label_noise=0.1, alignment="marginal").runs()
@@ -123,6 +123,10 @@ def test_a_run_that_diverges_fails_with_a_reason(model, tmp_path):
     for run in list(plan.runs())[:2]:
         with pytest.raises((ValueError, FloatingPointError), match=r"not finite|became nan"):
             measure(run, tmp_path)
+    off = plan_of(tmp_path, model, examples(30, 0), learning_rate="1e30", max_grad_norm=0, matching_weight=0)
+    *_, itra = off.runs()  # nothing watches the features of such a run
+    with pytest.raises(FloatingPointError, match="the run diverged"):
+        measure(itra, tmp_path)
 
 
 def test_what_was_trained_and_tested_on_is_told(model, tmp_path):
@@ -178,7 +182,7 @@ def test_a_trainer_file_that_seeds_the_generators_does_not_change_the_first_weig
 def test_alignment_that_does_not_fit_the_labels_is_refused_before_the_first_run(model, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(schedule, "process_context", lambda: pytest.fail("it ran"))
     train = write(tmp_path, "train.jsonl", examples(30, 0, lambda name, i: i / 7))
-    config = write_config(tmp_path, model, train_file=train)
+    config = write_config(tmp_path, model, train_file=train, alignment="conditional")
     assert "Variant 'ITRATrainer': alignment='conditional' needs one class a text" in refused(
         ["compare", config], capsys
     )

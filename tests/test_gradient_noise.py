@@ -273,7 +273,7 @@ def test_streams_and_shards_are_refused(tmp_path):
         GradientNoiseCallback(trainer_of(Trainer, tmp_path, train_dataset=stream))
     for kind in (ITRATrainer, PlainTrainer):
         with pytest.raises(ValueError, match="needs a training set with a length"):
-            trainer_of(kind, tmp_path, train_dataset=stream, gradient_noise_steps=1)
+            trainer_of(kind, tmp_path, train_dataset=stream, gradient_noise_steps=1).train()
     for name in ("is_fsdp_enabled", "is_deepspeed_enabled"):
         trainer = toy_trainer(tmp_path)
         setattr(trainer, name, True)

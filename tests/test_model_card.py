@@ -101,7 +101,7 @@ def test_a_run_on_data_and_a_model_of_no_known_origin(tmp_path):
     for part in ("Labels: red, green, blue.", "5 of 5 optimizer steps, 1.667 epochs.", f'pipeline("{TASK}", "'):
         assert part in card.text
     assert "huggingface.co" not in card.text
-    assert (row(card, "`learning_rate`"), row(card, "`alignment`")) == (["0.01"], ["conditional"])
+    assert (row(card, "`learning_rate`"), row(card, "`alignment`")) == (["0.01"], ["conditional (auto)"])
 
 
 def test_what_the_user_says_of_the_model(tmp_path):
