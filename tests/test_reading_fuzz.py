@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from itra_hf.data import DataArguments, encode_labels, infer_task, load_splits
 from itra_hf.delimited import DelimitedFile
 
+AT_LENGTH = bool(os.environ.get("TEST_AT_LENGTH"))
 AWKWARD = """007 1 01 -0 +1 1.10 1.1 2e3 1E5 true True FALSE NA N/A null None nan inf 2020-01-01 2020-01-01T00:00:00Z
 0x1F 1_000 [1] {} {"a":1} '' \\ \\n # ; | é 😀 =1+1 %""".split()  # noqa: SIM905, it is shorter so
 AWKWARD += [
@@ -58,7 +60,7 @@ def write_all(folder, rows, quoting):
     return [str(folder / f"a.{ending}") for ending in ("csv", "tsv", "jsonl", "parquet")]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=3000 if AT_LENGTH else 60, deadline=None, derandomize=not AT_LENGTH)
 @given(TABLES, st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
 @example([("a", "1"), ("b", "01"), ("", "10"), ("c", "9")], csv.QUOTE_MINIMAL)
 def test_every_kind_of_file_gives_the_same_texts_and_classes(rows, quoting):
@@ -77,7 +79,7 @@ def test_every_kind_of_file_gives_the_same_texts_and_classes(rows, quoting):
             assert task.label_names == sorted(names, key=int if plain else None)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=3000 if AT_LENGTH else 150, deadline=None, derandomize=not AT_LENGTH)
 @given(st.text(st.sampled_from('ab,"\n\r\t 1\0é'), max_size=40))
 def test_the_fast_way_and_the_thorough_one_agree(content):
     with tempfile.TemporaryDirectory() as folder:
