@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
+from accelerate.utils import extract_model_from_parallel, is_compiled_module
 from torch import Tensor, nn
 
 from .randomness import untouched_randomness
@@ -37,9 +37,33 @@ def logits_of(outputs: Any, first: int = 0) -> Any:
 
 
 def run_in_eval_mode(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-    """The model's outputs without dropout and without gradient; modes and random numbers stay as they were."""
-    with untouched_randomness(), eval_mode(model), torch.no_grad():
+    """The model's outputs without dropout and gradient; modes, buffers and random numbers stay as they were."""
+    with untouched_randomness(), _kept_buffers(model), eval_mode(model), torch.no_grad():
         return model(**inputs)
+
+
+@contextmanager
+def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Puts the buffers back, for some models count or remember in them what they have seen, in eval mode too."""
+    saved = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, value in saved:
+                buffer.copy_(value)
+                module._buffers[name] = buffer
+
+
+def forget_compiled(model: nn.Module) -> None:
+    """Has a compiled model compiled anew at its next call: code that is there already knows no hook that came later."""
+    if any(is_compiled_module(module) for module in model.modules()):
+        torch._dynamo.reset()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .features import FeatureTap, build_tap
 from .forward import find_labels, has_standard_loss
-from .models import logits_of, run_in_eval_mode, unwrap
+from .models import forget_compiled, logits_of, run_in_eval_mode, unwrap
 
 
 class ModelTap:
@@ -47,6 +47,7 @@ class ModelTap:
         can_learn_loss = not self._knows_loss and find_labels(inputs, self.label_names) is not None
         if self._tap is None or self._model is not model or can_learn_loss:
             self.remove()
+            forget_compiled(wrapped)
             self._tap = build_tap(unwrap(model), feature, partial(self._probe, wrapped, inputs))
             self._model = model
             self.own_loss_is_standard = agree(self.own_loss_is_standard)

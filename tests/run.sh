@@ -15,4 +15,4 @@ if [ "${1:-}" = --all ]; then
   export TEST_AT_LENGTH=1
   set -- -m "not deepspeed and not quantised and not gpu" "$@"
 fi
-exec "$PYTHON" -m pytest -n 2 --dist loadgroup "$@"
+exec "$PYTHON" -m pytest -n 2 --dist loadfile "$@"

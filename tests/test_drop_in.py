@@ -212,6 +212,39 @@ class Noisy(Toy):
         return super().forward(x + 0.1 * torch.randn_like(x) + 0.1 * random.random() + 0.1 * np.random.rand(), labels)
 
 
+class Remembering(Toy):
+    """Keeps the first value of all examples that it has seen, and counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(0))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x, labels=None):
+        self.seen = torch.cat([self.seen, x[:, 0]])
+        self.calls += 1
+        return super().forward(x, labels)
+
+
+@pytest.mark.parametrize("settings", [DEFAULTS, {**PAIRED, "companion": "split"}, {"matching_weight": 0.0}])
+def test_a_model_sees_each_batch_once(settings, tmp_path):
+    trainer = ITRATrainer(Remembering(), config(tmp_path, max_steps=5, **settings), train_dataset=toy_examples(20))
+    trainer.train()
+    assert float(trainer.model.calls) == 5
+    assert sorted(trainer.model.seen.tolist()) == sorted(float(row["x"][0]) for row in toy_examples(20))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("feature", ["auto", "classifier", "mean"])
+def test_a_compiled_model_may_be_evaluated_before_it_is_trained(feature, tmp_path):
+    args = config(tmp_path, feature=feature, torch_compile=True, torch_compile_backend="eager")
+    data = examples("Bert", 12)
+    trainer = ITRATrainer(build("Bert"), args, train_dataset=data, eval_dataset=data)
+    trainer.evaluate()
+    trainer.train()
+    assert trainer.state.log_history[-2]["matching_weight"] > 0
+
+
 @pytest.mark.parametrize("settings", [PAIRED, DEFAULTS, {**PAIRED, "companion": "split", "eval_compactness": True}])
 def test_a_model_that_draws_in_eval_mode_resumes_bit_for_bit(settings, tmp_path):
     def run(checkpoint=None):

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from test_cli import rows, save_model, write, write_config
 from transformers import BertConfig, BertModel
 
-pytestmark = [pytest.mark.xdist_group("hub"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 TOKENS = f"--token {TOKEN} --hub_token {TOKEN}"
 RUNS = {  # of `itra-hf train`: options, fields of the config file, and HF_TOKEN

@@ -6,8 +6,6 @@ import os
 import pytest
 from launched import REBALANCES, SHARDS_AT_LOAD, assert_same, launch, train
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 EXAMPLES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "examples")
 TWO = {"per_device_train_batch_size": 4, "matching_weight": 1.0}
 EPOCHS = {"max_steps": -1, "num_train_epochs": 3}
