@@ -80,6 +80,7 @@ class Aligner:
         every: how many optimizer steps there are to each that aligns, which gets as many times the weight.
         memory: past features, for companion `"memory"`.
         decides: whether the first labelled batch decides the alignment; until then it is marginal.
+        strict: whether a task loss that does not depend on the features is an error; else it waits for one that does.
 
     Attributes:
         alignment: as it was set or decided; `None` until it is.
@@ -98,6 +99,7 @@ class Aligner:
         every: int = 1,
         memory: FeatureMemory | None = None,
         decides: bool = False,
+        strict: bool = True,
     ) -> None:
         self.matching_loss = matching_loss
         self.matching_weight = matching_weight
@@ -106,9 +108,10 @@ class Aligner:
         self.companion = companion
         self.every = every
         self.memory = memory
-        self.decides = decides
+        self.decides, self.strict = decides, strict
         self.alignment: Alignment | None = None if decides else matching_loss.alignment
         self._checked = False
+        self._width: torch.Size | None = None  # of targets
         parallelism = getattr(accelerator, "parallelism_config", None)
         if self.gather and parallelism is not None and parallelism.non_data_parallel_size > 1:
             raise ValueError(
@@ -138,27 +141,41 @@ class Aligner:
             args.companion_every,
             memory,
             decides=args.alignment == "auto",
+            strict=args.feature != "auto",
         )
 
     def is_due(self, step: int) -> bool:
         """Whether an optimizer step is one that aligns."""
         return step % self.every == 0
 
-    def can_align(self, kind: LabelKind) -> bool:
-        """Whether batches with labels of a kind are ones to align; lets the first labelled ones decide how.
+    def can_align(self, kind: LabelKind, labels: Tensor | None, rows: int) -> bool:
+        """Whether a batch is one to align by its labels; the first labelled one decides how.
 
         Labels that don't go with an alignment that was set are an error later on; where it was decided, the batch is
         left out.
+
+        Args:
+            kind: of its labels.
+            labels: `[batch, ...]`, or `None`.
+            rows: how many features there are.
         """
         if not self.decides:
             return True
+        if labels is not None and (labels.dim() == 0 or len(labels) != rows):  # the model made more or fewer of them
+            kind = min(kind, LabelKind.OTHER)
         found = alignment_for(kind, self.matching_loss.matching_loss)
         if self.alignment is None and kind != LabelKind.NONE:
             self.decide(found)
+        if self.alignment == "joint" and labels is not None:
+            self._width = labels.shape[1:] if self._width is None else self._width
+            if labels.shape[1:] != self._width:
+                return False
         return self.alignment in (None, "marginal", found)
 
     def decide(self, alignment: Alignment) -> None:
-        """Sets an alignment that was left open, and empties the memory, which has no labels yet."""
+        """Sets an alignment that was left open, as far as the distance has it; empties the memory of no labels."""
+        if alignment == "joint" and self.matching_loss.matching_loss != "mmd":
+            alignment = "marginal"
         self.alignment = self.matching_loss.alignment = alignment
         if self.memory is not None:
             self.memory = FeatureMemory(self.memory.size, self.memory.warmup_steps, self.memory.correction)
@@ -238,6 +255,8 @@ class Aligner:
         self, task_loss: Tensor, total: Tensor, captured: Tensor, features: Tensor, gradient: Tensor, weight: Tensor
     ) -> None:
         if not self._checked and not depends_on(task_loss, captured):
+            if not self.strict:  # as long as the head is not used, nothing pulls on its features
+                return
             raise ValueError(
                 "The task loss does not depend on the tapped features, so its pull on them can't be balanced with the "
                 "matching loss's: choose a feature that the classifier uses, or weight_mode='constant'."

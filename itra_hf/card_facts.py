@@ -166,12 +166,12 @@ def _progress(trainer: Any) -> str:
 
 def _settings(trainer: Any) -> dict[str, Any]:
     args = trainer.alignment_args
-    if not hasattr(trainer, "_aligner") or args.matching_weight == 0 or not trainer.state.global_step:
+    if not hasattr(trainer, "_itra_aligner") or args.matching_weight == 0 or not trainer.state.global_step:
         return {}
     names = [field.name for field in dataclasses.fields(AlignmentArguments) if field.name not in REPORTS]
     settings = {name: getattr(args, name) for name in names}
     if args.alignment == "auto":
-        settings["alignment"] = f"{trainer._aligner.matching_loss.alignment} (auto)"
+        settings["alignment"] = f"{trainer._itra_aligner.matching_loss.alignment} (auto)"
     return settings
 
 

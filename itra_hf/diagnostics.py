@@ -12,6 +12,11 @@ START_STEPS = 10  # steps whose mean spread counts as the start
 SPREAD_DECAY = 0.9
 COLLAPSE_THRESHOLD = 0.02  # of the start's spread
 FROZEN = "The features need no gradient (frozen backbone, or taken inside a checkpointed layer), so they stay."
+NOTHING_TAPPED = (
+    "A training batch was not aligned, for compute_loss did not call the model that it was given, or the model ran "
+    "without the module that the feature is taken from. Call the model that compute_loss is given, or set in an "
+    "ITRAConfig feature to a module that runs for every batch, or matching_weight=0."
+)
 NOTHING_ALIGNED = (
     "The matching loss has been exactly 0 since the last log line, so nothing is aligned: the batches are too small to "
     "hold examples of one class in both (estimator='unbiased': two in each). Use larger batches, "

@@ -86,7 +86,9 @@ class FeatureTap:
 
     def _on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._recording:
-            self.captured = output if isinstance(output, Tensor) else output[0]
+            values = output.values() if isinstance(output, Mapping) else output
+            tensors = (value for value in values if isinstance(value, Tensor))
+            self.captured = output if isinstance(output, Tensor) else next(tensors, None)
 
 
 def build_tap(model: nn.Module, feature: str, run: Run) -> FeatureTap:
@@ -117,16 +119,19 @@ def _advice(settings: list[str]) -> str:
     if not settings:
         return (
             "Neither 'auto' nor pooled hidden states give one feature an example here, so this head can't be aligned "
-            f"as it is: matching_weight=0 trains it without alignment; feature may also be {named}."
+            f"as it is: ITRAConfig(matching_weight=0) trains it without alignment; feature may also be {named}."
         )
     work = " or ".join(map(repr, settings))
-    return f"What works for this model: feature={work}, or {named}; matching_weight=0 trains without alignment."
+    return (
+        f"What works for this model: feature={work}, or {named}; ITRAConfig(matching_weight=0) trains without "
+        "alignment."
+    )
 
 
 def _works(model: nn.Module, feature: str, run: Run, pad_token_id: int | None) -> bool:
     try:
         _build_tap(model, feature, run, pad_token_id).remove()
-    except ValueError:
+    except Exception:  # whatever it is, it doesn't work
         return False
     return True
 
@@ -181,9 +186,7 @@ def find_head(model: nn.Module, run: Run, pad_token_id: int | None = None) -> nn
         finished, logits, inputs = _linear_outputs(modules, run)
         for module, output in reversed(finished):
             scores = pool(output, inputs, "input", pad_token_id) if output.dim() in (2, 3) else None
-            if scores is None or logits is None:
-                continue
-            if scores.shape == logits.shape and _close(scores, logits):
+            if scores is not None and logits is not None and _are_logits(scores, logits):
                 return module
     if logits is None:
         raise ValueError(f"{type(model).__name__} returns no logits, so there is no 'auto' feature.")
@@ -214,6 +217,14 @@ def _linear_outputs(
         for handle in handles:
             handle.remove()
     return finished, logits, inputs
+
+
+def _are_logits(scores: Tensor, logits: Tensor) -> bool:
+    """Whether the model returns these scores: as they are, without a column of one, or as probabilities."""
+    if len(scores) != len(logits) or scores.numel() != logits.numel():
+        return False
+    scores = scores.reshape(logits.shape)
+    return any(_close(each, logits) for each in (scores, scores.softmax(-1), scores.sigmoid()))
 
 
 def _close(scores: Tensor, logits: Tensor) -> bool:

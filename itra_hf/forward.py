@@ -1,5 +1,6 @@
 """One forward pass over the primary and the companion batch, seen from outside as the primary batch's alone."""
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,9 @@ from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
 from .features import FeatureTap
 from .models import eval_mode, logits_of, unwrap, unwrap_adapter
+
+OWN = {"companion", "prepare", "label_names", "rows", "together", "companion_gradient", "learning"}
+OWN |= {"features", "companion_features", "captured"}
 
 
 class PairedForward:
@@ -51,7 +55,7 @@ class PairedForward:
         together: bool = True,
         companion_gradient: bool = True,
     ) -> None:
-        self.model = model
+        self.__dict__["model"] = model  # from here on, attributes are set on it
         self.companion = companion
         self.prepare = prepare
         self.label_names = label_names
@@ -63,17 +67,41 @@ class PairedForward:
         self.companion_features: Tensor | None = None
         self.captured: Tensor | None = None
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """The model's, to `isinstance`."""
+        return type(self.model)
+
     def __getattr__(self, name: str) -> Any:
         model = self.__dict__["model"]
         return getattr(model, name) if hasattr(model, name) else getattr(unwrap(model), name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in OWN:
+            self.__dict__[name] = value
+        else:
+            setattr(self.model, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self.model, name)
+
+    def __copy__(self) -> Any:
+        return copy.copy(self.model)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return copy.deepcopy(self.model, memo)
+
+    def forward(self, *args: Any, **inputs: Any) -> Any:
+        """As a call."""
+        return self(*args, **inputs)
+
     def __call__(self, *args: Any, **inputs: Any) -> Any:
         """Runs the model as it would run on the primary batch, and fills the attributes."""
-        if args:
-            inputs.update(zip(inspect.signature(unwrap(self.model).forward).parameters, args, strict=False))
-        if self.features is not None or torch.is_grad_enabled() != self.learning:
+        named = self._named(args)
+        if named is None or self.features is not None or torch.is_grad_enabled() != self.learning:
             # A second call, as in R-Drop, or one for a target without gradient.
-            return self.model(**inputs)
+            return self.model(*args, **inputs)
+        inputs = {**named, **inputs}
         tap, own_loss_is_standard = self.prepare(inputs)
         if self.companion is None:
             outputs, self.features, self.captured = _record(self.model, tap, inputs)
@@ -84,9 +112,18 @@ class PairedForward:
         if both is None or (labels is not None and not own_loss_is_standard):
             return self._two_passes(tap, inputs, labelled=labels is not None and not own_loss_is_standard)
         outputs, features, self.captured = _record(self.model, tap, both)
-        self.features, self.companion_features = features[: self.rows], features[self.rows :]
-        outputs = cut_rows(outputs, self.rows, len(features))
+        if features is not None:
+            self.features, self.companion_features = features[: self.rows], features[self.rows :]
+        outputs = cut_rows(outputs, self.rows, 2 * self.rows if features is None else len(features))
         return outputs if labels is None else _with_loss(outputs, standard_loss(unwrap(self.model), outputs, labels))
+
+    def _named(self, args: tuple[Any, ...]) -> dict[str, Any] | None:
+        """Positional arguments by name; `None` where the model doesn't name them."""
+        if not args:
+            return {}
+        parameters = inspect.signature(unwrap_adapter(unwrap(self.model)).forward).parameters.values()
+        names = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+        return dict(zip(names, args, strict=False)) if len(args) <= len(names) else None
 
     def _two_passes(self, tap: FeatureTap, inputs: dict[str, Any], labelled: bool) -> Any:
         # A model with a loss of its own may insist on labels; otherwise the companion runs without.
@@ -101,10 +138,12 @@ class PairedForward:
         return outputs
 
 
-def _record(model: nn.Module, tap: FeatureTap, inputs: Mapping[str, Any]) -> tuple[Any, Tensor, Tensor]:
+def _record(model: nn.Module, tap: FeatureTap, inputs: Mapping[str, Any]) -> tuple[Any, Tensor | None, Tensor | None]:
+    """The outputs, and the features and what was tapped, both `None` where the model ran without the tapped module."""
     with tap.recording():
         outputs = model(**inputs)
-    features, captured = tap.features(inputs), tap.taken()
+    captured = tap.captured
+    features = None if captured is None else tap.features(inputs)
     tap.captured = None  # else the graph, and a model that can't be copied, would outlive the step
     return outputs, features, captured
 
@@ -167,6 +206,8 @@ def cut_rows(value: Any, rows: int, total: int) -> Any:
 def standard_loss(model: nn.Module, outputs: Any, labels: Tensor) -> Tensor:
     """The sequence-classification loss of transformers, of the problem type that the config names or implies."""
     logits = logits_of(outputs)
+    if logits is None:
+        raise ValueError("The model returns no logits.")
     return ForSequenceClassificationLoss(labels, logits, model.config)
 
 
@@ -197,7 +238,8 @@ def has_standard_loss(model: nn.Module, outputs: Any, labels: Tensor) -> bool:
 
 def find_labels(batch: Mapping[str, Any], label_names: Sequence[str]) -> Any:
     """The first of a model's label arguments that a batch holds, as the collator made it; `None` without."""
-    return next((batch[name] for name in label_names if batch.get(name) is not None), None)
+    names = sorted(label_names, key=lambda name: name != "labels")  # others may be of another kind
+    return next((batch[name] for name in names if batch.get(name) is not None), None)
 
 
 def _with_loss(outputs: Any, loss: Tensor) -> Any:

@@ -124,10 +124,9 @@ class GradientNoiseCallback(TrainerCallback):
         return chosen
 
     def _trial_pass(self) -> tuple[Tensor | None, Any]:
-        labels = find_labels(self._held_out, self.trainer.label_names)
         with self.trainer.compute_loss_context_manager():
             outputs = run_in_eval_mode(unwrap(self.trainer.model), self._held_out)
-        return logits_of(outputs, first=0 if labels is None else 1), self._held_out
+        return logits_of(outputs), self._held_out
 
     def _loss(self, batch: Any) -> Tensor:
         trainer, model = self.trainer, unwrap(self.trainer.model)

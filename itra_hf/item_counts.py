@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
+from transformers import Trainer
 from transformers.loss.loss_utils import LOSS_MAPPING, ForSequenceClassificationLoss
 
 from .models import unwrap_adapter
@@ -23,8 +24,9 @@ def takes_item_count(model: nn.Module) -> bool:
     """Whether the loss that `model` computes is normalised by `num_items_in_batch`.
 
     A model that says so itself (`accepts_loss_kwargs`) is believed. Of any other the source of `forward` tells: whether
-    it names the count, or hands its keywords on to a loss, by itself or through what it calls on itself. The
-    sequence-classification loss of transformers takes it for single labels alone, so it counts as one that does not.
+    it names the count, or hands its keywords on to a loss, by itself or through what it calls on itself. Where a class
+    outside of transformers hands them on to something else, the Trainer's belief stands. The sequence-classification
+    loss of transformers takes the count for single labels alone, so it counts as one that does not.
 
     Args:
         model: unwrapped, but for an adapter.
@@ -61,30 +63,59 @@ def _reaches_loss(owner: type, name: str, module: Any, seen: set[Method]) -> boo
 
 
 def _calls_with(tree: ast.AST, keywords: str | None) -> Iterator[str]:
-    """What is called with `**keywords`, as it is written."""
+    """What is called with `**keywords`, alone or among others, as it is written."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and any(
-            keyword.arg is None and isinstance(keyword.value, ast.Name) and keyword.value.id == keywords
-            for keyword in node.keywords
-        ):
+        handed = (
+            [keyword.value for keyword in node.keywords if keyword.arg is None] if isinstance(node, ast.Call) else []
+        )
+        names = {each.id for value in handed for each in ast.walk(value) if isinstance(each, ast.Name)}
+        if isinstance(node, ast.Call) and keywords in names:
             yield ast.unparse(node.func)
 
 
 def _leads_to_loss(called: str, owner: type, module: Any, seen: set[Method]) -> bool:
     target, _, name = called.rpartition(".")
-    if "loss" in name.lower() or "criterion" in name.lower():
+    if any(part in name.lower() for part in ("loss", "criterion", "entropy")):
         return True
     if target.startswith("super("):
-        later = type(module).__mro__[type(module).__mro__.index(owner) + 1 :]
-        return bool(later) and _reaches_loss(_joined(later, name), name, module, seen)
-    if target != "self":
-        return False
-    inner = getattr(module, name, None)
+        mro = type(module).__mro__
+        later = next((each for each in mro[mro.index(owner) + 1 :] if name in vars(each)), object)
+        return _reaches_loss(later, name, module, seen)
+    place, _, path = called.partition(".")
+    inner = _found(module, path) if place == "self" else None
     if isinstance(inner, nn.Module):
         return _reaches_loss(type(inner), "forward", inner, seen)
-    return callable(inner) and _reaches_loss(type(module), name, module, seen)
+    if target == "self" and callable(inner):
+        return _reaches_loss(type(module), name, module, seen)
+    return not owner.__module__.startswith("transformers.")
 
 
-def _joined(classes: tuple[type, ...], name: str) -> type:
-    """The first of the classes that defines a method of that name."""
-    return next((each for each in classes if name in vars(each)), object)
+def _found(module: Any, path: str) -> Any:
+    """What an attribute of an attribute is; `None` where there is none, or it is no such path."""
+    for name in path.split("."):
+        module = getattr(module, name, None)
+    return module
+
+
+def computes_with_item_count(trainer: type[Trainer]) -> bool:
+    """Whether a `compute_loss` of a user's own, at or above this class, divides by the count itself.
+
+    Handing it on to another `compute_loss` is not using it.
+    """
+    own = [vars(each)["compute_loss"] for each in trainer.__mro__ if "compute_loss" in vars(each)]
+    return any(_uses_count(each) for each in own if not each.__module__.startswith(("transformers.", __package__)))
+
+
+def _uses_count(function: Any) -> bool:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
+    except (OSError, TypeError, SyntaxError):
+        return True
+    handed_on = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("compute_loss")
+        for inner in ast.walk(node)
+    }
+    named = [node for node in ast.walk(tree) if getattr(node, "id", getattr(node, "value", None)) == ITEM_COUNT]
+    return any(id(node) not in handed_on for node in named)

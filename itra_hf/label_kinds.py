@@ -11,18 +11,20 @@ from .kernels import drop_column, is_class_ids
 from .matching import Distance
 from .mmd import Alignment
 
+WIDEST = 1000  # targets an example, beyond which comparing them costs more than the model
+
 
 class LabelKind(IntEnum):
     """What a batch's labels are; of several batches the least tells what they all have."""
 
     NONE = 0  # none, or not in a tensor
-    OTHER = 1  # not one row an example, such as a label a token
+    OTHER = 1  # not one row an example, such as a label a token, or very many targets
     TARGETS = 2  # floats, or several labels an example
     CLASS_IDS = 3  # one an example
 
 
 def kind_of(labels: Any, num_labels: int | None) -> LabelKind:
-    """The kind of a batch's labels, by dtype and shape alone, for values on a device would have to be waited for.
+    """The kind of a batch's labels, by dtype and shape; of rows of integers also by their values.
 
     Args:
         labels: as the collator made them: `[batch]` or `[batch, 1]` class ids or floats, `[batch, num_labels]` targets.
@@ -34,9 +36,15 @@ def kind_of(labels: Any, num_labels: int | None) -> LabelKind:
     assert labels is not None
     if is_class_ids(labels):
         return LabelKind.CLASS_IDS
-    if labels.dim() == 1 or (labels.dim() == 2 and (labels.is_floating_point() or labels.shape[1] == num_labels)):
+    if labels.dim() == 1:
         return LabelKind.TARGETS
-    return LabelKind.OTHER
+    if labels.dim() != 2 or labels.shape[1] > WIDEST:
+        return LabelKind.OTHER
+    if labels.is_floating_point():  # a model of one number has one a token
+        return LabelKind.OTHER if num_labels == 1 else LabelKind.TARGETS
+    # Labels of tokens may be as many as there are classes, by chance.
+    several = labels.shape[1] == num_labels and bool(((labels == 0) | (labels == 1)).all())
+    return LabelKind.TARGETS if several else LabelKind.OTHER
 
 
 def alignment_for(kind: LabelKind, matching_loss: Distance) -> Alignment:

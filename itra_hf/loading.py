@@ -80,10 +80,13 @@ class ShortenedLoader:
 class PairedLoadingMixin(ReportingMixin):
     """The part of `ITRAMixin` that loads the training set as pairs, where the companion is a second batch of it."""
 
-    _companion_epoch: CompanionEpoch
+    _itra_companion_epoch: CompanionEpoch
 
-    def _callbacks_of_run(self) -> list[TrainerCallback]:
-        return [*super()._callbacks_of_run(), *([self._companion_epoch] if self._pairs_examples() else [])]
+    def _itra_callbacks_of_run(self) -> list[TrainerCallback]:
+        return [
+            *super()._itra_callbacks_of_run(),
+            *([self._itra_companion_epoch] if self._itra_pairs_examples() else []),
+        ]
 
     def _get_dataloader(  # type: ignore[override]
         self,
@@ -95,29 +98,29 @@ class PairedLoadingMixin(ReportingMixin):
         **kwargs: Any,
     ) -> DataLoader:
         if is_training:
-            self._companion_epoch.paired = None
-        if is_training and self._pairs_examples():
+            self._itra_companion_epoch.paired = None
+        if is_training and self._itra_pairs_examples():
             original = dataset
-            dataset = self._pair(dataset, description)
+            dataset = self._itra_pair(dataset, description)
             # Samplers that look into the data, such as length grouping, must see single examples.
             sampler_fn = None if sampler_fn is None else partial(_call_with, sampler_fn, original)
         return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
 
     def _get_collator_with_removed_columns(self, data_collator: Callable, description: str | None = None) -> Callable:
-        paired = self._companion_epoch.paired
+        paired = self._itra_companion_epoch.paired
         if description != "Training" or paired is None:
             return super()._get_collator_with_removed_columns(data_collator, description=description)
         if isinstance(paired.dataset, datasets.Dataset):
             return PairCollator(data_collator)  # its columns are gone already
         return PairCollator(super()._get_collator_with_removed_columns(data_collator, description=description))
 
-    def _pair(self, dataset: Any, description: str) -> PairedDataset | PairedStream:
+    def _itra_pair(self, dataset: Any, description: str) -> PairedDataset | PairedStream:
         drop = partial(self._remove_unused_columns, description=description)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         paired = pair_examples(
             dataset, self.alignment_args, seed, self.label_names, drop if self.args.remove_unused_columns else None
         )
-        self._companion_epoch.paired = paired
+        self._itra_companion_epoch.paired = paired
         return paired
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
@@ -125,14 +128,14 @@ class PairedLoadingMixin(ReportingMixin):
         if self.accelerator.num_processes > 1 and has_length(dataloader):
             (batches,) = gather_counts(self.accelerator, len(dataloader))
             if min(batches) < max(batches):
-                self._warn_once(
+                self._itra_warn_once(
                     f"The processes have {batches} batches an epoch; each stops after {min(batches)}, for all of them "
                     "have to take each step together."
                 )
                 dataloader = ShortenedLoader(dataloader, min(batches))
         return super().set_initial_training_values(args, dataloader)
 
-    def _pairs_examples(self) -> bool:
+    def _itra_pairs_examples(self) -> bool:
         args = self.alignment_args
         return args.matching_weight > 0 and args.companion in PAIRED_COMPANIONS
 

@@ -105,7 +105,8 @@ class MatchingLoss(nn.Module):
         Args:
             features: `[n, dim]`, the primary batch's features, any floating dtype.
             labels: `[n]` class ids, `[n]` float targets or `[n, classes]` multi-label targets; may be `None`
-                for marginal alignment, and must be class ids for conditional alignment.
+                for marginal alignment, and must be class ids for conditional alignment. Joint alignment leaves rows
+                out whose targets are not all finite.
             companion_features: `[m, dim]`.
             companion_labels: the companion batch's labels.
 
@@ -120,6 +121,11 @@ class MatchingLoss(nn.Module):
             labels, companion_labels = None, None
         labels, companion_labels = drop_column(labels), drop_column(companion_labels)
         self.check(features, labels, companion_features, companion_labels)
+        if self.alignment == "joint":
+            features, labels = _with_targets(features, labels)
+            companion_features, companion_labels = _with_targets(companion_features, companion_labels)
+            if not (len(features) and len(companion_features)):
+                return 0.0 * (features.sum() + companion_features.sum()).float()
         dtype = torch.promote_types(features.dtype, torch.float32)
         with torch.autocast(device_type=features.device.type, enabled=False):
             batches = features.to(dtype), labels, companion_features.to(dtype), companion_labels
@@ -233,6 +239,14 @@ class MatchingLoss(nn.Module):
                 f"dtype {labels.dtype}; alignment='joint' works with float and multi-label targets, "
                 "'marginal' with any."
             )
+
+
+def _with_targets(features: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The rows whose targets are all finite: some models mask the others, and leave them out of their loss."""
+    if labels is None or not labels.is_floating_point():
+        return features, labels
+    finite = torch.isfinite(labels).reshape(len(labels), -1).all(dim=1)
+    return (features, labels) if bool(finite.all()) else (features[finite], labels[finite])
 
 
 def class_mean(

@@ -21,19 +21,16 @@ def unwrap_adapter(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def logits_of(outputs: Any, first: int = 0) -> Any:
-    """The logits among a model's outputs: by their name, else the first that is not the loss; `None` without any.
-
-    Args:
-        outputs: a mapping, an object with an attribute `logits`, or a tuple.
-        first: the position in a tuple.
-    """
+def logits_of(outputs: Any) -> Tensor | None:
+    """The logits among a model's outputs: by their name, else the first tensor that is no loss; `None` without any."""
+    named = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    if named is not None:
+        return named if isinstance(named, Tensor) else None
     if isinstance(outputs, Mapping):
-        others = (value for name, value in outputs.items() if name != "loss" and isinstance(value, Tensor))
-        return outputs["logits"] if outputs.get("logits") is not None else next(others, None)
-    if hasattr(outputs, "logits"):
-        return outputs.logits
-    return outputs if isinstance(outputs, Tensor) else outputs[first] if len(outputs) > first else None
+        values = [value for name, value in outputs.items() if name != "loss"]
+    else:
+        values = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+    return next((value for value in values if isinstance(value, Tensor) and value.dim() > 0), None)
 
 
 def run_in_eval_mode(model: nn.Module, inputs: Mapping[str, Any]) -> Any:

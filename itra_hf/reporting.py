@@ -50,34 +50,35 @@ class ReportingMixin(_TrainerBase):
     if not TYPE_CHECKING:  # so that editors show the constructor of the Trainer below
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self._itra_set_up_reports()
             super().__init__(*args, **kwargs)
-            self._set_up_reports()
+            self._itra_hide_token()
+            self._itra_tap = ModelTap(self.label_names)
 
-    def _set_up_reports(self) -> None:
-        own = isinstance(self.args, AlignmentArguments)
-        self._default_alignment_args = None if own else AlignmentArguments()
-        self._hide_token()
-        self._tap = ModelTap(self.label_names)
-        self._warned: set[str] = set()
-        self._evaluated = EvaluatedFeatures()
-        self._predictions: dict[str, Evaluation] = {}
-        self._evaluated_data: dict[str, HubSource | None] = {}
-        self._remote_from: tuple[str | None, str | None] | None = None
-        self._is_saved = False
+    def _itra_set_up_reports(self) -> None:
+        # Before the Trainer's own constructor, for those of subclasses may evaluate.
+        self._itra_defaults = AlignmentArguments()
+        self._itra_tap = ModelTap([])
+        self._itra_warned: set[str] = set()
+        self._itra_evaluated = EvaluatedFeatures()
+        self._itra_predictions: dict[str, Evaluation] = {}
+        self._itra_evaluated_data: dict[str, HubSource | None] = {}
+        self._itra_remote_from: tuple[str | None, str | None] | None = None
+        self._itra_is_saved = False
 
     @property
     def alignment_args(self) -> AlignmentArguments:
         """The method's settings: `args` itself, or the defaults for plain `TrainingArguments`."""
-        return self._default_alignment_args or self.args  # type: ignore[return-value]
+        return self.args if isinstance(self.args, AlignmentArguments) else self._itra_defaults
 
-    def _warn_once(self, message: str) -> None:
-        if message not in self._warned and self.is_world_process_zero():
-            self._warned.add(message)
+    def _itra_warn_once(self, message: str) -> None:
+        if message not in self._itra_warned and self.is_world_process_zero():
+            self._itra_warned.add(message)
             logger.warning(message)
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        self._evaluated, self._predictions = EvaluatedFeatures(), {}
-        callbacks = self._callbacks_of_run()
+        self._itra_evaluated, self._itra_predictions = EvaluatedFeatures(), {}
+        callbacks = self._itra_callbacks_of_run()
         for callback in callbacks:
             self.add_callback(callback)
         try:
@@ -85,14 +86,14 @@ class ReportingMixin(_TrainerBase):
         finally:
             for callback in callbacks:
                 self.remove_callback(callback)
-            self._tap.remove()
+            self._itra_tap.remove()
 
-    def _callbacks_of_run(self) -> list[TrainerCallback]:
+    def _itra_callbacks_of_run(self) -> list[TrainerCallback]:
         """Those that a run with these settings needs; they are gone after it, for they hold the Trainer."""
         args = self.alignment_args
         callbacks: list[TrainerCallback] = []
         if args.eval_compactness and self.eval_dataset is not None:
-            callbacks.append(StartOfTraining(self._measure_start))
+            callbacks.append(StartOfTraining(self._itra_measure_start))
         if args.gradient_noise_steps:
             callbacks.append(GradientNoiseCallback(self, args.gradient_noise_steps))
         return callbacks
@@ -108,27 +109,27 @@ class ReportingMixin(_TrainerBase):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """The stock loop, with `<prefix>_compactness_*` among the metrics where `eval_compactness` asks for it."""
-        self._evaluated_data[metric_key_prefix] = dataset_of(getattr(dataloader, "dataset", None))
+        self._itra_evaluated_data[metric_key_prefix] = dataset_of(getattr(dataloader, "dataset", None))
         run = partial(super().evaluation_loop, dataloader, description, prediction_loss_only, ignore_keys)
         if not self.alignment_args.eval_compactness:
             return run(metric_key_prefix)
         before_training = self.is_in_train and self.state.global_step == 0
         try:
             step = self.state.global_step
-            with self._evaluated.passing_over(metric_key_prefix, before_training, step) as statistics:
+            with self._itra_evaluated.passing_over(metric_key_prefix, before_training, step) as statistics:
                 output = run(metric_key_prefix)
         finally:
             if not self.is_in_train:
-                self._tap.remove()
+                self._itra_tap.remove()
         (output.metrics or {}).update(compactness_metrics(statistics, metric_key_prefix))
         return output
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The stock step; its features go into the running compactness measurement, if there is one."""
-        if self._evaluated.current is None:
+        if self._itra_evaluated.current is None:
             return super().prediction_step(model, inputs, *args, **kwargs)
         inputs = self._prepare_inputs(inputs)
-        tap, _ = self._tap.place(
+        tap, _ = self._itra_tap.place(
             self.alignment_args.feature, self.model, model, partial(agree, self.accelerator), inputs
         )
         with tap.recording():
@@ -136,15 +137,13 @@ class ReportingMixin(_TrainerBase):
         labels = find_labels(inputs, self.label_names)
         if labels is not None:
             features, labels = self.accelerator.gather_for_metrics((tap.features(inputs).float(), labels))
-            self._evaluated.current.add(features.cpu().numpy(), labels.cpu().numpy())
+            self._itra_evaluated.current.add(features.cpu().numpy(), labels.cpu().numpy())
         return result
 
-    def predict(
-        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
-    ) -> PredictionOutput:
+    def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
         """The stock prediction; its metrics end in the model card."""
-        output = super().predict(test_dataset, ignore_keys, metric_key_prefix)
-        self._predictions |= evaluation_of(output.metrics or {}, self.state.global_step)
+        output = super().predict(*args, **kwargs)
+        self._itra_predictions |= evaluation_of(getattr(output, "metrics", None) or {}, self.state.global_step)
         return output
 
     def hyperparameter_search(
@@ -160,21 +159,21 @@ class ReportingMixin(_TrainerBase):
         objective = compute_objective or objective_without_compactness
         return super().hyperparameter_search(hp_space, objective, n_trials, direction, *args, **kwargs)
 
-    def _measure_start(self) -> None:
+    def _itra_measure_start(self) -> None:
         """Logs the compactness of the features before the first step of a fresh run."""
         if self.state.global_step or self.args.eval_on_start:  # a whole evaluation follows anyway
             return
         with untouched_randomness():
-            self._measure_evaluation_sets()
+            self._itra_measure_evaluation_sets()
 
-    def _measure_evaluation_sets(self) -> None:
+    def _itra_measure_evaluation_sets(self) -> None:
         sets = {f"eval_{name}": name for name in self.eval_dataset} if isinstance(self.eval_dataset, dict) else {}
         wrapped: Any = self.model
         model = self._wrap_model(wrapped, training=False)
         training = model.training
         model.eval()
         for prefix, name in (sets or {"eval": None}).items():
-            with self._evaluated.passing_over(prefix, before_training=True) as statistics:
+            with self._itra_evaluated.passing_over(prefix, before_training=True) as statistics:
                 for inputs in self.get_eval_dataloader(name):
                     self.prediction_step(model, inputs, prediction_loss_only=True)
             metrics = compactness_metrics(statistics, prefix)
@@ -195,6 +194,8 @@ class ReportingMixin(_TrainerBase):
         dataset_tags: str | list[str] | None = None,
         dataset: str | list[str] | None = None,
         dataset_args: str | list[str] | None = None,
+        dataset_name: str | None = None,
+        **unused: Any,
     ) -> None:
         """Writes the model card into `output_dir`, with pictures where matplotlib is installed.
 
@@ -212,6 +213,8 @@ class ReportingMixin(_TrainerBase):
             dataset_tags: the data set on the Hub.
             dataset: the same, where `dataset_tags` is not given.
             dataset_args: not used; the card names the data set's revision instead.
+            dataset_name: as `dataset`, which some Trainer subclasses call so.
+            unused: what else those name.
         """
         if not self.is_world_process_zero():
             return
@@ -222,12 +225,14 @@ class ReportingMixin(_TrainerBase):
             "name": model_name,
             "base_model": finetuned_from,
             "task": tasks,
-            "dataset": dataset_tags or dataset,
+            "dataset": dataset_tags or dataset or dataset_name,
         }
-        facts = collect_facts(self, self._predictions, self._evaluated_data, given)
+        facts = collect_facts(self, self._itra_predictions, self._itra_evaluated_data, given)
         folder = str(self.args.output_dir)
-        facts.pictures = draw_pictures(folder, self.state.log_history, self._evaluated, facts, self._warn_once)
-        write_card(Path(folder, CARD_NAME), facts, self._remote_card())
+        facts.pictures = draw_pictures(
+            folder, self.state.log_history, self._itra_evaluated, facts, self._itra_warn_once
+        )
+        write_card(Path(folder, CARD_NAME), facts, self._itra_remote_card())
 
     def push_to_hub(
         self,
@@ -245,23 +250,23 @@ class ReportingMixin(_TrainerBase):
             ConnectionError: the Hub could not be reached.
         """
         self.save_model(_internal_call=True)  # before a Hub that refuses could end the script
-        with self._explaining_push():
+        with self._itra_explaining_push():
             if self.hub_model_id is None:
                 self.create_model_card(**kwargs)
-                self._init_repo(token, private)
-            with self._merging_remote_card(token, revision):
-                self._is_saved = True
+                self._itra_init_repo(token, private)
+            with self._itra_merging_remote_card(token, revision):
+                self._itra_is_saved = True
                 try:
                     return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
                 finally:
-                    self._is_saved = False
+                    self._itra_is_saved = False
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The stock saving, which a push that has just saved leaves out."""
-        if not (self._is_saved and _internal_call and output_dir is None):
+        if not (self._itra_is_saved and _internal_call and output_dir is None):
             super().save_model(output_dir, _internal_call)
 
-    def _init_repo(self, token: str | None, private: bool | None) -> None:
+    def _itra_init_repo(self, token: str | None, private: bool | None) -> None:
         asked = self.args.hub_private_repo
         self.args.hub_private_repo = asked if private is None else private  # older Trainers take it from there only
         try:
@@ -270,61 +275,61 @@ class ReportingMixin(_TrainerBase):
             self.args.hub_private_repo = asked
 
     @contextmanager
-    def _merging_remote_card(self, token: str | None = None, revision: str | None = None) -> Iterator[None]:
+    def _itra_merging_remote_card(self, token: str | None = None, revision: str | None = None) -> Iterator[None]:
         """Has `create_model_card`, which a push calls once the model is saved, look at the repository's card too."""
-        self._remote_from = token or self.args.hub_token, revision or self.args.hub_revision
+        self._itra_remote_from = token or self.args.hub_token, revision or self.args.hub_revision
         try:
             yield
         finally:
-            self._remote_from = None
+            self._itra_remote_from = None
 
-    def _remote_card(self) -> str | None:
-        if self._remote_from is None or self.hub_model_id is None:
+    def _itra_remote_card(self) -> str | None:
+        if self._itra_remote_from is None or self.hub_model_id is None:
             return None
-        token, revision = self._remote_from
+        token, revision = self._itra_remote_from
         return read_remote_card(self.hub_model_id, revision, token)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        self._hide_token()
+        self._itra_hide_token()
         if self.args.hub_strategy != HubStrategy.END and not has_finite_weights(unwrap(self.model)):
-            self._warn_once("The weights are not finite, so this checkpoint was not pushed: the run has diverged.")
+            self._itra_warn_once("The weights are not finite, so this checkpoint was not pushed: the run has diverged.")
             return
         push = self.push_in_progress if self.is_world_process_zero() else None
         waits = push is not None and not push.is_done() and not self.args.hub_always_push  # the stock push is skipped
         if self.args.hub_strategy != HubStrategy.END and not waits:
             try:
-                with self._merging_remote_card():
+                with self._itra_merging_remote_card():
                     self.create_model_card()
             except Exception as error:  # whatever it is, a card must not end a training run
-                self._warn_once(f"The model card was not renewed at this checkpoint: {error}")
-        self._report_failed_pushes()  # before the list of pushes starts anew
+                self._itra_warn_once(f"The model card was not renewed at this checkpoint: {error}")
+        self._itra_report_failed_pushes()  # before the list of pushes starts anew
         super()._push_from_checkpoint(checkpoint_folder)
 
     def _finish_current_push(self) -> None:
         super()._finish_current_push()
-        self._report_failed_pushes()
+        self._itra_report_failed_pushes()
 
-    def _report_failed_pushes(self) -> None:
+    def _itra_report_failed_pushes(self) -> None:
         push = getattr(self, "push_in_progress", None)
         for error in filter(None, (job.exception() for job in (push.jobs if push else []) if job.done())):
-            self._warn_once(f"A push during training failed: {error}")
+            self._itra_warn_once(f"A push during training failed: {error}")
 
     @contextmanager
-    def _explaining_push(self) -> Iterator[None]:
-        with explaining(self._repo_name, str(self.args.output_dir)):
+    def _itra_explaining_push(self) -> Iterator[None]:
+        with explaining(self._itra_repo_name, str(self.args.output_dir)):
             yield
 
-    def _repo_name(self) -> str:
+    def _itra_repo_name(self) -> str:
         return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir or ".").absolute().name
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        self._hide_token()
+        self._itra_hide_token()
         if not self.args.should_save:  # another process may be writing the card by now
             super()._save(output_dir, state_dict=state_dict)
             return
         with keeping_card(os.fspath(output_dir or self.args.output_dir or ".")):
             super()._save(output_dir, state_dict=state_dict)
 
-    def _hide_token(self) -> None:
+    def _itra_hide_token(self) -> None:
         if self.args.hub_token is not None:
             self.args.hub_token = HiddenToken(self.args.hub_token)

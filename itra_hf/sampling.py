@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-COMPANION = "companion"  # the key of the companion batch in a batch of pairs
+COMPANION = "itra_companion"  # the key of the companion batch in a batch of pairs
 LABEL_COLUMNS = ("labels", "label", "label_ids")  # the names that transformers' collators take for labels
 
 

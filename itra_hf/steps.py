@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from accelerate import Accelerator
+from torch import Tensor
 
-from .forward import batch_rows, find_labels
+from .forward import find_labels
 from .gathering import gather_counts
 from .label_kinds import LabelKind, kind_of
 from .sampling import COMPANION, CollatedApart
@@ -16,7 +17,7 @@ class StepFacts(NamedTuple):
 
     Attributes:
         batches: the least number of micro-batches that a process has.
-        mean_rows: the mean number of rows of a micro-batch; `None` where all have the same.
+        mean_rows: the mean number of rows of a micro-batch; `None` where all have the same, or it can't be told.
         together: whether every primary batch was collated together with its companion.
         label_kind: the least kind of labels; `None` before any step was looked at.
     """
@@ -41,12 +42,13 @@ def look_ahead(
     rows = [count_rows(batch, label_names) for batch in batches]
     together = all(not isinstance(companion_of(batch), CollatedApart) for batch in batches)
     kind = min((kind_of_batch(batch, label_names, num_labels) for batch in batches), default=LabelKind.CLASS_IDS)
-    counts, totals, joined, least = gather_counts(accelerator, len(rows), sum(rows), together, kind)
+    known = 0 not in rows
+    counts, totals, joined, least, all_known = gather_counts(accelerator, len(rows), sum(rows), together, kind, known)
     common = min(counts)
     if common < max(counts):
         (totals,) = gather_counts(accelerator, sum(rows[:common]))
     even = len(set(totals)) == 1 and len(set(rows[:common])) <= 1
-    mean_rows = None if even or not common else sum(totals) / (len(totals) * common)
+    mean_rows = None if even or not common or not all(all_known) else sum(totals) / (len(totals) * common)
     return StepFacts(common, mean_rows, all(joined), LabelKind(min(least)))
 
 
@@ -61,13 +63,17 @@ def kind_of_batch(batch: Any, label_names: Sequence[str], num_labels: int | None
 
 
 def count_rows(batch: Any, label_names: Sequence[str]) -> int:
-    """The examples of a batch; 0 for one that is no mapping of tensors, which is fine while nothing is aligned."""
-    try:
-        return batch_rows(batch, label_names)
-    except (AttributeError, ValueError):
+    """The examples of a batch: as many as labels, or as rows of all its tensors; 0 where that can't be told."""
+    if not isinstance(batch, Mapping):
         return 0
+    labels = find_labels(batch, label_names)
+    if isinstance(labels, Tensor) and labels.dim() > 0:
+        return len(labels)
+    rows = {len(value) for value in batch.values() if isinstance(value, Tensor) and value.dim() > 0}
+    return rows.pop() if len(rows) == 1 else 0
 
 
-def companion_of(batch: Any) -> Any:
+def companion_of(batch: Any) -> Mapping[str, Any] | None:
     """The companion batch that came with a primary batch; `None` without."""
-    return batch.get(COMPANION) if isinstance(batch, Mapping) else None
+    companion = batch.get(COMPANION) if isinstance(batch, Mapping) else None
+    return companion if isinstance(companion, Mapping) else None

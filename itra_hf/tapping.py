@@ -62,7 +62,7 @@ class ModelTap:
     def _probe(self, wrapped: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor | None, Mapping[str, Any]]:
         outputs = run_in_eval_mode(wrapped, inputs)
         labels = find_labels(inputs, self.label_names)
-        logits = logits_of(outputs, first=0 if labels is None else 1)
+        logits = logits_of(outputs)
         if labels is not None:
             self._knows_loss = True
             self.own_loss_is_standard = has_standard_loss(unwrap(wrapped), outputs, labels)

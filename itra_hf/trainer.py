@@ -12,11 +12,12 @@ from transformers.utils import logging
 from .alignment import AlignedLoss, Aligner, FeatureBatch
 from .checkpoints import load_alignment, save_alignment
 from .config import PAIRED_COMPANIONS, check_alignment_arguments
-from .diagnostics import FROZEN, NOTHING_ALIGNED, TrainingWatch, too_short
-from .forward import PairedForward, batch_rows, concatenate
+from .diagnostics import FROZEN, NOTHING_ALIGNED, NOTHING_TAPPED, TrainingWatch, too_short
+from .forward import PairedForward, batch_rows, concatenate, find_labels
 from .gathering import agree
-from .item_counts import takes_item_count
-from .label_kinds import needed_labels
+from .item_counts import computes_with_item_count, takes_item_count
+from .kernels import drop_column
+from .label_kinds import LabelKind, needed_labels
 from .loading import CompanionEpoch, PairedLoadingMixin
 from .models import unwrap, unwrap_adapter
 from .sampling import COMPANION, CollatedApart
@@ -33,7 +34,7 @@ class ITRAMixin(PairedLoadingMixin):
     `AlignmentArguments`; else the defaults apply.
 
     Raises:
-        ValueError: several GPUs in one process (`DataParallel`).
+        ValueError: several GPUs in one process (`DataParallel`), unless `matching_weight` is 0.
 
     Example:
         ```python
@@ -44,36 +45,46 @@ class ITRAMixin(PairedLoadingMixin):
     if not TYPE_CHECKING:  # so that editors show the constructor of the Trainer below
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
+            # What a constructor below may already need: for logs, loaders and losses of its own.
+            self._itra_watch, self._itra_companion_epoch = TrainingWatch(torch.device("cpu")), CompanionEpoch()
+            self._itra_step, self._itra_normalised = StepFacts(), False
+            self._itra_running = self._itra_in_step = self._itra_ran_aligned = self._itra_reports = False
             super().__init__(*args, **kwargs)
-            self._set_up_alignment()
+            self._itra_set_up()
 
-    def _set_up_alignment(self) -> None:
-        trusted = getattr(self, "loss_is_scaled_for_ga", None) is True
-        if not trusted and self.model_accepts_loss_kwargs and not takes_item_count(unwrap(self.model)):
-            self.model_accepts_loss_kwargs = False  # else the Trainer skips the division by the accumulation steps
-        self._ran_aligned = self._reports = False
-        self._companion_epoch = CompanionEpoch()
-        self._start_run()
+    def _itra_set_up(self) -> None:
+        # Else the Trainer skips the division by the accumulation steps, and counts what nobody divides by.
+        trusted = getattr(self, "loss_is_scaled_for_ga", None) is True or computes_with_item_count(type(self))
+        if self.model_accepts_loss_kwargs and not trusted and not takes_item_count(unwrap(self.model)):
+            self.model_accepts_loss_kwargs = False
+        self._itra_start_run()
 
-    def _start_run(self) -> None:
+    def _itra_start_run(self) -> None:
         args = self.alignment_args
         check_alignment_arguments(args)
         if self.args.n_gpu > 1 and args.matching_weight > 0:
             raise ValueError(
                 f"{self.args.n_gpu} GPUs are visible to one process (DataParallel), which alignment can't use. Start "
                 "one process a GPU with `accelerate launch script.py`, or set CUDA_VISIBLE_DEVICES to one GPU, or "
-                "matching_weight=0."
+                "matching_weight=0 in an ITRAConfig."
             )
-        self._aligner = Aligner.from_arguments(args, self.accelerator)
-        self._watch = TrainingWatch(self.args.device)
-        self._tap.remove()  # the feature may be another one now
-        self._companion_epoch.paired = None
-        self._step, self._normalised = StepFacts(), False
-        self._warned = set()
+        self._itra_aligner = Aligner.from_arguments(args, self.accelerator)
+        self._itra_watch = TrainingWatch(self.args.device)
+        self._itra_tap.remove()  # the feature may be another one now
+        self._itra_companion_epoch.paired = None
+        self._itra_step, self._itra_normalised = StepFacts(), False
+        self._itra_warned = set()
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        self._start_run()  # here, because a search sets its trial's settings inside `train()`
-        return super()._inner_training_loop(*args, **kwargs)
+        self._itra_start_run()  # here, because a search sets its trial's settings inside `train()`
+        self._itra_running = True
+        try:
+            output = super()._inner_training_loop(*args, **kwargs)
+        finally:
+            self._itra_running = False
+        if self.state.global_step and self.alignment_args.matching_weight > 0 and not self._itra_ran_aligned:
+            self._itra_warn_once(f"No step was aligned, for {type(self).__name__}.training_step calls no compute_loss.")
+        return output
 
     # ---- Steps ----
 
@@ -83,12 +94,12 @@ class ITRAMixin(PairedLoadingMixin):
         Where a process has run out of batches, none takes the step: they would wait for each other for ever.
         """
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._step = look_ahead(self.accelerator, batches, self.label_names, self._num_labels())
-        if self._step.batches < len(batches):
-            batches = batches[: self._step.batches]
+        self._itra_step = look_ahead(self.accelerator, batches, self.label_names, self._itra_num_labels())
+        if self._itra_step.batches < len(batches):
+            batches = batches[: self._itra_step.batches]
             items = self._get_num_items_in_batch(batches, device)
-        self._normalised = items is not None
-        if self.alignment_args.companion_task_loss and batches and COMPANION in batches[0]:
+        self._itra_normalised = items is not None
+        if self.alignment_args.companion_task_loss and batches and companion_of(batches[0]) is not None:
             more = self._get_num_items_in_batch([batch[COMPANION] for batch in batches], device)
             items = None if items is None or more is None else items + more
         return batches, items
@@ -101,13 +112,17 @@ class ITRAMixin(PairedLoadingMixin):
         Raises:
             ValueError: the subclass's `compute_loss` hides the one that aligns.
         """
-        self._ran_aligned = self.alignment_args.matching_weight == 0
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.is_in_train and not self._ran_aligned:
+        self._itra_ran_aligned = self.alignment_args.matching_weight == 0
+        self._itra_in_step = True
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self._itra_in_step = False
+        if self._itra_running and not self._itra_ran_aligned:
             raise ValueError(
                 f"{type(self).__name__}.compute_loss hides the one that aligns. Move it into a Trainer subclass of its "
                 "own, and put ITRAMixin before that: class MyITRATrainer(ITRAMixin, MyTrainer). Or set "
-                "matching_weight=0."
+                "matching_weight=0 in an ITRAConfig."
             )
         return loss
 
@@ -127,7 +142,7 @@ class ITRAMixin(PairedLoadingMixin):
 
         Args:
             model: the model as the Trainer wrapped it.
-            inputs: the primary batch, with the companion batch under `"companion"` during training.
+            inputs: the primary batch, during training with the companion batch in it.
             return_outputs: whether to return outputs too: the primary batch's, or with `companion_task_loss` both
                 batches'.
             num_items_in_batch: passed on to the base class.
@@ -140,77 +155,99 @@ class ITRAMixin(PairedLoadingMixin):
             FloatingPointError: the matching loss is not finite.
         """
         companion = companion_of(inputs)
-        paired = isinstance(companion, Mapping)
-        if not (paired or self._takes_companion_from_within(model)):
-            return self._plain_loss(model, inputs, return_outputs, num_items_in_batch)
-        primary = type(inputs)({name: value for name, value in inputs.items() if name != COMPANION})
-        self._ran_aligned = True
-        if not self._is_due(primary):
-            result = self._plain_loss(model, primary, True, num_items_in_batch)
-            loss, outputs = result if isinstance(result, tuple) else (result, None)
-            self._observe(loss.detach() * self._scale(), None)
-        else:
-            loss, outputs = self._aligned_loss(model, primary, companion if paired else None, num_items_in_batch)
-        return (loss, outputs) if return_outputs else loss
+        if companion is None and not self._itra_takes_companion_from_within(model):
+            return self._itra_plain_loss(model, inputs, return_outputs, num_items_in_batch)
+        primary: Any = inputs
+        if companion is not None:
+            primary = type(inputs)({name: value for name, value in inputs.items() if name != COMPANION})
+        self._itra_ran_aligned = True
+        if self._itra_aligner.is_due(self.state.global_step):
+            return self._itra_aligned_loss(model, primary, companion, return_outputs, num_items_in_batch)
+        result = self._itra_plain_loss(model, primary, return_outputs, num_items_in_batch)
+        loss = result[0] if isinstance(result, (tuple, list)) else result
+        self._itra_observe(loss.detach() * self._itra_scale(), None)
+        return result
 
-    def _num_labels(self) -> int | None:
-        return getattr(getattr(unwrap_adapter(unwrap(self.model)), "config", None), "num_labels", None)
-
-    def _is_due(self, primary: Mapping[str, Any]) -> bool:
-        """Whether this step aligns; the first that does decides `alignment='auto'`."""
-        if not self._aligner.is_due(self.state.global_step):
-            return False
-        kind = self._step.label_kind
-        if kind is None:  # in a loop that is not the Trainer's
-            kind = kind_of_batch(primary, self.label_names, self._num_labels())
-        before, can_align = self._aligner.alignment, self._aligner.can_align(kind)
-        if self._aligner.alignment != before:
-            tell = logger.info if self._aligner.alignment == "conditional" else logger.warning
-            if self.is_world_process_zero():
-                tell(f"alignment='auto' is {self._aligner.alignment!r} in this run, by the labels of the first batch.")
-        return can_align
-
-    def _takes_companion_from_within(self, model: nn.Module) -> bool:
+    def _itra_takes_companion_from_within(self, model: nn.Module) -> bool:
         """Whether a batch without companion is one to align; if it must have one, that is an error."""
-        if not (self.is_in_train and model.training and self.alignment_args.matching_weight > 0):
+        # A training_step of a subclass may call compute_loss itself; else only what the step asks for is training.
+        stepping = self._itra_in_step or not type(self).training_step.__module__.startswith(__package__)
+        if not (self._itra_running and stepping and model.training and self.alignment_args.matching_weight > 0):
             return False
         if self.alignment_args.companion in PAIRED_COMPANIONS:
             raise ValueError(
                 "A training batch came without its companion: a data loader or collator of your own dropped it. Build "
-                "the loader with super().get_train_dataloader(), or set matching_weight=0."
+                "the loader with super().get_train_dataloader(), or set matching_weight=0 in an ITRAConfig."
             )
         return True
 
-    def _aligned_loss(self, model: nn.Module, primary: Any, companion: Any, items: Any) -> tuple[Tensor, Any]:
-        alignment = self._aligner.matching_loss.alignment
-        labels, companion_labels = (
-            None if half is None else needed_labels(half, alignment, self.label_names) for half in (primary, companion)
-        )
-        run = self._forward(model, primary, companion, items)
-        task_loss, outputs, features, companion_features, captured = run
-        accumulated = self._scale()
-        task_loss = self._weigh_rows(task_loss, model, primary) * accumulated
-        batch = FeatureBatch(features, labels, companion_features, companion_labels)
-        aligned = self._aligner(task_loss, batch, captured, self.state.global_step, self.state.max_steps)
-        self._observe(task_loss.detach(), aligned)
-        for warning in too_short(self.alignment_args, self.state.max_steps):
-            self._warn_once(warning)
-        if not features.requires_grad and torch.is_grad_enabled():
-            self._warn_once(FROZEN)
-        return aligned.total / accumulated, outputs
+    def _itra_aligned_loss(
+        self, model: nn.Module, primary: Any, companion: Any, return_outputs: bool, items: Any
+    ) -> Tensor | tuple[Tensor, Any]:
+        labels, companion_labels = self._itra_labels_of(primary), self._itra_labels_of(companion)
+        kind = self._itra_kind_of(primary)
+        run, loss, outputs = self._itra_forward(model, primary, companion, return_outputs, items)
+        scale = self._itra_scale()
+        task_loss = self._itra_weigh_rows(loss, model, primary) * scale
+        aligned = None
+        if self._itra_can_align(run, kind, labels):
+            assert run.features is not None
+            assert run.captured is not None
+            batch = FeatureBatch(run.features, labels, run.companion_features, companion_labels)
+            aligned = self._itra_aligner(task_loss, batch, run.captured, self.state.global_step, self.state.max_steps)
+            for warning in too_short(self.alignment_args, self.state.max_steps):
+                self._itra_warn_once(warning)
+            if not run.features.requires_grad and torch.is_grad_enabled():
+                self._itra_warn_once(FROZEN)
+        self._itra_observe(task_loss.detach(), aligned)
+        total = (task_loss if aligned is None else aligned.total) / scale
+        return (total, outputs) if return_outputs else total
 
-    def _plain_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, items: Any) -> Any:
+    def _itra_plain_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, items: Any) -> Any:
         result: Any = super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=items)
-        if isinstance(result, tuple):
-            return self._weigh_rows(result[0], model, inputs), result[1]
-        return self._weigh_rows(result, model, inputs)  # some give no outputs, asked or not
+        if isinstance(result, (tuple, list)):
+            return self._itra_weigh_rows(result[0], model, inputs), *result[1:]
+        return self._itra_weigh_rows(result, model, inputs)  # some give no outputs, asked or not
 
-    def _forward(
-        self, model: nn.Module, primary: Any, companion: Any, items: Any
-    ) -> tuple[Tensor, Any, Tensor, Tensor | None, Tensor]:
-        """Task loss, outputs, features, companion features (if there is a companion) and the tapped tensor."""
-        args, rows = self.alignment_args, batch_rows(primary, self.label_names)
-        prepare = partial(self._tap.place, args.feature, self.model, model, partial(agree, self.accelerator))
+    def _itra_num_labels(self) -> int | None:
+        return getattr(getattr(unwrap_adapter(unwrap(self.model)), "config", None), "num_labels", None)
+
+    def _itra_labels_of(self, half: Mapping[str, Any] | None) -> Any:
+        """A batch's labels, taken before the forward pass, for label smoothing takes them out."""
+        if half is None or not isinstance(half, Mapping):
+            return None
+        alignment = self._itra_aligner.alignment
+        if self._itra_aligner.decides or alignment is None:
+            labels = find_labels(half, self.label_names)
+            return drop_column(labels) if isinstance(labels, Tensor) else None
+        return needed_labels(half, alignment, self.label_names)
+
+    def _itra_kind_of(self, primary: Any) -> LabelKind:
+        """What all processes can align by; the step was looked at before `compute_loss` could change its labels."""
+        kind = kind_of_batch(primary, self.label_names, self._itra_num_labels())
+        agreed = self._itra_step.label_kind
+        return kind if agreed is None or self.accelerator.num_processes == 1 else min(kind, agreed)
+
+    def _itra_can_align(self, run: PairedForward, kind: LabelKind, labels: Any) -> bool:
+        """Whether there are features, and labels to align them by; the first ones decide `alignment='auto'`."""
+        if run.features is None or run.captured is None:
+            if self.accelerator.num_processes > 1:
+                raise ValueError(NOTHING_TAPPED)  # the other processes wait for these features
+            self._itra_warn_once(NOTHING_TAPPED)
+            return False
+        aligner = self._itra_aligner
+        before, can_align = aligner.alignment, aligner.can_align(kind, labels, len(run.features))
+        if aligner.alignment != before and self.is_world_process_zero():
+            tell = logger.info if aligner.alignment == "conditional" else logger.warning
+            tell(f"alignment='auto' is {aligner.alignment!r} in this run, by the labels of the first batch.")
+        return can_align
+
+    def _itra_forward(
+        self, model: nn.Module, primary: Any, companion: Any, return_outputs: bool, items: Any
+    ) -> tuple[PairedForward, Tensor, Any]:
+        """The model's run, which has the features, with the task loss and the outputs, if they are wanted."""
+        args, rows = self.alignment_args, 0 if companion is None else batch_rows(primary, self.label_names)
+        prepare = partial(self._itra_tap.place, args.feature, self.model, model, partial(agree, self.accelerator))
         if args.companion_task_loss:
             primary = concatenate(primary, companion, rows)
             if primary is None:
@@ -219,94 +256,93 @@ class ITRAMixin(PairedLoadingMixin):
                     "collator returns to one shape."
                 )
             companion = None
-        together = args.companion_gradient and self._step.together and not isinstance(companion, CollatedApart)
-        paired = PairedForward(model, companion, prepare, self.label_names, rows, together, args.companion_gradient)
-        model_of_both: Any = paired
-        result: Any = super().compute_loss(model_of_both, primary, return_outputs=True, num_items_in_batch=items)
-        if not self._tap.own_loss_is_standard and companion is not None:
-            self._warn_once(
+        together = args.companion_gradient and self._itra_step.together and not isinstance(companion, CollatedApart)
+        run = PairedForward(model, companion, prepare, self.label_names, rows, together, args.companion_gradient)
+        stand_in: Any = run
+        result: Any = super().compute_loss(stand_in, primary, return_outputs=return_outputs, num_items_in_batch=items)
+        if not self._itra_tap.own_loss_is_standard and companion is not None:
+            self._itra_warn_once(
                 f"{type(unwrap(model)).__name__} may compute a loss of its own, so primary and companion batch run "
                 "through it one after the other, which is slower than together."
             )
-        loss, outputs = result if isinstance(result, tuple) else (result, None)
-        features, companion_features, captured = paired.features, paired.companion_features, paired.captured
-        if features is None or captured is None:
-            raise ValueError("compute_loss did not call the model that it was given, so no features can be aligned.")
-        if args.companion_task_loss:
-            features, companion_features = features[:rows], features[rows:]
-        return loss, outputs, features, companion_features, captured
+        if args.companion_task_loss and run.features is not None:
+            run.features, run.companion_features = run.features[:rows], run.features[rows:]
+        loss, outputs = result if isinstance(result, (tuple, list)) else (result, None)
+        return run, loss, outputs
 
-    def _weigh_rows(self, loss: Tensor, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+    def _itra_weigh_rows(self, loss: Tensor, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """Makes the mean of the batches' means the examples' mean, where the batches of one step differ in size."""
-        mean_rows = self._step.mean_rows
-        if mean_rows is None or not (self.is_in_train and model.training) or self._task_loss_is_scaled():
+        mean_rows = self._itra_step.mean_rows
+        if mean_rows is None or not (self._itra_running and model.training) or self._itra_task_loss_is_scaled():
             return loss
         return loss * (count_rows(inputs, self.label_names) / mean_rows)
 
-    def _accumulation_steps(self) -> int:
+    def _itra_accumulation_steps(self) -> int:
         return getattr(self, "current_gradient_accumulation_steps", 1)  # unknown outside training
 
-    def _scale(self) -> int:
+    def _itra_scale(self) -> int:
         """What makes the task loss that of a whole step: the base class may have divided it already."""
-        return self._accumulation_steps() if self._task_loss_is_scaled() else 1
+        return self._itra_accumulation_steps() if self._itra_task_loss_is_scaled() else 1
 
-    def _task_loss_is_scaled(self) -> bool:
+    def _itra_task_loss_is_scaled(self) -> bool:
         """Whether `training_step` takes the loss as already divided by the gradient accumulation steps."""
         declared = getattr(self, "loss_is_scaled_for_ga", None)  # older Trainers don't have it
-        normalised = self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and self._normalised)
+        normalised = self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and self._itra_normalised)
         return normalised if declared is None else declared
 
     # ---- Observation ----
 
-    def _observe(self, task_loss: Tensor, aligned: AlignedLoss | None) -> None:
-        share = 1 / self._accumulation_steps()
-        self._watch.add_step(task_loss, share)
+    def _itra_observe(self, task_loss: Tensor, aligned: AlignedLoss | None) -> None:
+        share = 1 / self._itra_accumulation_steps()
+        self._itra_watch.add_step(task_loss, share)
         if aligned is None:
             return
-        self._watch.add_features(aligned.features, share)
+        self._itra_watch.add_features(aligned.features, share)
         if aligned.matching_loss is not None:
-            self._watch.add_alignment(aligned.matching_loss, aligned.weight, share)
+            self._itra_watch.add_alignment(aligned.matching_loss, aligned.weight, share)
         if aligned.features.device.type == "cpu":
-            self._check_finite()  # free here; elsewhere it would wait for the device, so at logs and saves
+            self._itra_check_finite()  # free here; elsewhere it would wait for the device, so at logs and saves
 
-    def _check_finite(self) -> None:
-        self._watch.check_finite(self.state.global_step, self.state.epoch or 0)
+    def _itra_check_finite(self) -> None:
+        self._itra_watch.check_finite(self.state.global_step, self.state.epoch or 0)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         # Only the line that all processes log together may average over them; a callback's may come from one alone.
         due = self.control.should_log and self.state.global_step > self._globalstep_last_logged
-        self._reports = due and self.alignment_args.matching_weight > 0
+        self._itra_reports = due and self.alignment_args.matching_weight > 0
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs, with `task_loss`, `matching_loss` and `matching_weight` beside `loss`."""
-        if "loss" in logs and self._reports:
-            self._reports = False
-            self._check_finite()
-            series = self._watch.drain(self.accelerator.reduce(self._watch.sums.clone(), reduction="sum"))
+        if "loss" in logs and self._itra_reports:
+            self._itra_reports = False
+            self._itra_check_finite()
+            series = self._itra_watch.drain(self.accelerator.reduce(self._itra_watch.sums.clone(), reduction="sum"))
             if series.get("matching_loss") == 0:
-                self._warn_once(NOTHING_ALIGNED)
+                self._itra_warn_once(NOTHING_ALIGNED)
             logs.update(series)
-        warning = self._watch.collapse_warning()
+        warning = self._itra_watch.collapse_warning()
         if warning is not None:
-            self._warn_once(warning)
+            self._itra_warn_once(warning)
         super().log(logs, *args, **kwargs)
 
     # ---- Checkpoints ----
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self._check_finite()
+        self._itra_check_finite()
         super()._save_checkpoint(*args, **kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.alignment_args.matching_weight > 0:
-            save_alignment(output_dir, self._aligner, self._watch, self.alignment_args.feature, self.args.should_save)
+            save_alignment(
+                output_dir, self._itra_aligner, self._itra_watch, self.alignment_args.feature, self.args.should_save
+            )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.alignment_args.matching_weight > 0:
-            load_alignment(checkpoint, self._aligner, self._watch, self.alignment_args.feature)
+            load_alignment(checkpoint, self._itra_aligner, self._itra_watch, self.alignment_args.feature)
 
 
 class ITRATrainer(ITRAMixin, Trainer):

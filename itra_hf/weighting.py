@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 BALANCE_DECAY = 0.9  # of the running averages of the two gradient norms, a step
 
@@ -75,6 +78,12 @@ def watch_pulls(
     factors: list[Tensor] = []
 
     def on_gradient(gradient: Tensor) -> None:
+        if not factors:
+            logger.warning_once(
+                "The loss that is trained on is not the one that alignment gave, so nothing is aligned: a compute_loss "
+                "takes its outputs alone. Put ITRAMixin before the class that has it among the bases."
+            )
+            return
         total = gradient[: len(matching_pull)].float() / factors[-1].float()
         pull = matching_pull.float()
         note(torch.stack([(total - weight * pull).square().sum(), pull.square().sum()]))

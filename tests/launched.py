@@ -155,7 +155,7 @@ def whole_weights(trainer):
 
 def remembered(trainer):
     """The memory of past features by name; empty where there is none."""
-    memory = trainer._aligner.memory
+    memory = trainer._itra_aligner.memory
     return {} if memory is None else {name: tensor.tolist() for name, tensor in memory.state_dict().items()}
 
 

@@ -77,7 +77,7 @@ def test_plain_training_arguments_train_a_regression(tmp_path):
     args = TrainingArguments(str(tmp_path), max_steps=12, report_to="none", use_cpu=True, disable_tqdm=True)
     trainer = ITRATrainer(Regressor(outputs=1), args, train_dataset=relabelled(float))
     assert trainer.train().global_step == 12
-    assert trainer._aligner.alignment == "joint"
+    assert trainer._itra_aligner.alignment == "joint"
 
 
 @pytest.mark.parametrize("distance", ["coral", "central_moments"])
@@ -85,7 +85,7 @@ def test_a_distance_without_a_joint_form_is_marginal(distance, tmp_path):
     args = config(tmp_path, matching_loss=distance)
     trainer = ITRATrainer(Regressor(outputs=1), args, train_dataset=relabelled(float))
     trainer.train()
-    assert trainer._aligner.matching_loss.alignment == "marginal"
+    assert trainer._itra_aligner.matching_loss.alignment == "marginal"
     assert trainer.state.log_history[0]["matching_loss"] > 0
 
 
@@ -103,7 +103,7 @@ def test_without_labels_it_is_marginal(tmp_path):
     trainer = ITRATrainer(Reconstruction(), config(tmp_path), train_dataset=data)
     trainer.train()
     assert trainer.state.log_history[1]["matching_loss"] > 0
-    assert trainer._aligner.alignment is None
+    assert trainer._itra_aligner.alignment is None
     trainer.create_model_card()
     assert "marginal (auto)" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
@@ -127,7 +127,7 @@ def test_unlabelled_batches_among_labelled_ones_are_no_error(companion, tmp_path
     args = config(tmp_path, max_steps=6, companion=companion, memory_warmup_steps=1)
     trainer = ITRATrainer(Reconstruction(), args, train_dataset=toy_examples(24), data_collator=SomeLabels({2, 3, 5}))
     trainer.train()
-    assert trainer._aligner.alignment == "conditional"
+    assert trainer._itra_aligner.alignment == "conditional"
     matching = [line.get("matching_loss") for line in trainer.state.log_history[:-1]]
     assert matching[4] is None  # after the decision, a batch without labels has nothing to align by
     assert matching[3] > 0
@@ -147,16 +147,22 @@ def test_a_checkpoint_keeps_what_was_decided(tmp_path):
     resumed = run(
         [{"x": row["x"], "labels": float(row["labels"])} for row in toy_examples(24)], tmp_path / "checkpoint-2"
     )
-    assert resumed._aligner.alignment == "joint"
+    assert resumed._itra_aligner.alignment == "joint"
 
 
 def test_kinds_of_labels():
     ids, floats, tokens = torch.tensor([0, 2]), torch.tensor([0.5, 2.0]), torch.tensor([[0, 1, -100], [2, 0, 0]])
-    kinds = [(None, 3), ([0, 1], 3), (tokens, 7), (floats[:, None, None].expand(2, 3, 4), 3), (tokens, 3), (floats, 1)]
-    found = [kind_of(labels, count) for labels, count in [*kinds, (tokens.float(), None), (ids, 3), (ids[:, None], 3)]]
+    hot, cube, wide = torch.tensor([[0, 1, 1], [1, 0, 0]]), torch.zeros(2, 3, 4), torch.zeros(2, 5000)
     none, other, targets, classes = LabelKind
-    assert found == [none, none, other, other, targets, targets, targets, classes, classes]
-    assert min(found[4:]) == targets  # of several batches or processes the least decides
+    expected = {
+        none: [(None, 3), ([0, 1], 3)],
+        other: [(tokens, 7), (tokens, 3), (cube, 3), (wide, None), (hot, 7), (tokens.float(), 1)],
+        targets: [(hot, 3), (hot.bool(), 3), (hot.float(), 3), (floats, 1), (floats, None), (tokens.float(), None)],
+        classes: [(ids, 3), (ids[:, None], 3), (ids.to(torch.uint8), None)],
+    }
+    for kind, cases in expected.items():
+        assert [kind_of(labels, count) for labels, count in cases] == [kind] * len(cases)
+    assert min(targets, classes) == targets  # of several batches or processes the least decides
     assert alignment_for(targets, "mmd") == "joint"
     assert alignment_for(targets, "sinkhorn") == alignment_for(other, "mmd") == alignment_for(none, "mmd") == "marginal"
 
@@ -165,5 +171,5 @@ def test_kinds_of_labels():
 def test_a_set_alignment_is_not_decided(data, tmp_path, caplog):
     trainer = ITRATrainer(build("Bert"), config(tmp_path, alignment="marginal"), train_dataset=data)
     trainer.train()
-    assert trainer._aligner.alignment == "marginal"
+    assert trainer._itra_aligner.alignment == "marginal"
     assert not any("alignment='auto'" in record.message for record in caplog.records)

@@ -65,7 +65,7 @@ def assert_same_weights(left, right):
 
 
 def memory_of(trainer):
-    return trainer._aligner.memory.state_dict()
+    return trainer._itra_aligner.memory.state_dict()
 
 
 # ---- Against a loop written by hand ----
@@ -400,8 +400,8 @@ def test_companions_without_gradient_run_without_dropout_and_leave_the_primary_b
     task = nn.functional.cross_entropy(model.classifier(ours), batch["labels"])
     with torch.no_grad():
         model.eval()
-        theirs = features(batch["companion"])
-    assert_close(loss, task + 0.7 * MatchingLoss()(ours, batch["labels"], theirs, batch["companion"]["labels"]))
+        theirs = features(batch["itra_companion"])
+    assert_close(loss, task + 0.7 * MatchingLoss()(ours, batch["labels"], theirs, batch["itra_companion"]["labels"]))
 
 
 def test_companions_without_gradient_take_no_random_numbers(tmp_path):

@@ -77,7 +77,7 @@ def test_examples_without_a_class_are_left_out(tmp_path):
     rows = [{**row, "labels": -100 if index in (2, 7) else row["labels"]} for index, row in enumerate(TEST)]
     trainer = measuring_trainer(ITRATrainer, tmp_path, eval_dataset=rows)
     assert measured(trainer.evaluate()) == expected_of(trainer, rows)
-    assert trainer._evaluated.latest["eval"].counts.sum() == 9
+    assert trainer._itra_evaluated.latest["eval"].counts.sum() == 9
 
 
 @BOTH
@@ -92,7 +92,7 @@ def test_several_evaluation_sets(kind, tmp_path):
     for line, (name, expected) in zip(trainer.state.log_history, before.items(), strict=False):
         assert line["step"] == 0
         assert measured(line, f"eval_{name}") == expected
-    assert set(trainer._evaluated.before) == {"eval_here", "eval_there"}
+    assert set(trainer._itra_evaluated.before) == {"eval_here", "eval_there"}
 
 
 def test_a_stream_is_measured(tmp_path):
@@ -165,7 +165,7 @@ def test_other_labels_are_refused_before_the_first_step(problem, label, said, ki
         trainer.train()
     assert not any(passes)  # none in training mode
     assert trainer.state.global_step == 0
-    assert trainer._evaluated.current is None
+    assert trainer._itra_evaluated.current is None
 
 
 # ---- Before training ----
@@ -181,8 +181,8 @@ def test_the_start_is_measured_once(kind, tmp_path):
     assert measured(first) == expected
     assert set(first) - {f"eval_compactness_{name}" for name in FIGURES} == {"step", "epoch"}
     assert figures_logged(trainer) == [0]
-    assert trainer._evaluated.before["eval"].counts.tolist() == [4, 4, 3]
-    assert not trainer._evaluated.latest
+    assert trainer._itra_evaluated.before["eval"].counts.tolist() == [4, 4, 3]
+    assert not trainer._itra_evaluated.latest
     resumed = measuring_trainer(kind, tmp_path, max_steps=4)
     passes = count_passes(resumed.model)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
@@ -197,7 +197,7 @@ def test_an_evaluation_on_start_is_the_measurement(kind, tmp_path):
     trainer.train()
     assert figures_logged(trainer) == [0, 1, 2, 3]
     assert "eval_loss" in trainer.state.log_history[0]
-    assert set(trainer._evaluated.before) == set(trainer._evaluated.latest) == {"eval"}
+    assert set(trainer._itra_evaluated.before) == set(trainer._itra_evaluated.latest) == {"eval"}
 
 
 @BOTH

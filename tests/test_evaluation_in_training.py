@@ -120,7 +120,7 @@ def test_nothing_stays_on_the_model(kind, tmp_path):
     with pytest.raises(TypeError):
         trainer.evaluate()
     assert hook_count(trainer.model) == 0
-    assert trainer._evaluated.current is None
+    assert trainer._itra_evaluated.current is None
 
 
 @BOTH

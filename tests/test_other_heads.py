@@ -12,6 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 from trainers import Toy, config
 from transformers import Trainer, default_data_collator
+from transformers.loss.loss_utils import fixed_cross_entropy
 
 from itra_hf import ITRATrainer
 from itra_hf.features import POOLINGS
@@ -50,7 +51,7 @@ def test_the_advice_on_features_is_what_works(name, tmp_path):
 def test_what_the_advice_says_aligns(name, companion, tmp_path):
     data = head_examples(name, 12)
     trainer = trained(ITRATrainer, tmp_path, build_head(name), data, feature="mean", companion=companion, max_steps=13)
-    assert trainer._aligner.alignment == "marginal"
+    assert trainer._itra_aligner.alignment == "marginal"
     assert trainer.state.log_history[-2]["matching_weight"] > 0
 
 
@@ -119,6 +120,32 @@ class HandsCountToItsBody(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
+class HelpsItself(Toy):
+    """Hands the count to a loss whose name says so otherwise."""
+
+    def forward(self, x, labels=None, **kwargs):
+        logits = self.head(self.body(x))
+        return {"loss": fixed_cross_entropy(logits, labels, **kwargs), "logits": logits}
+
+
+class Keeps(nn.Module):
+    """Reaches the model inside by ways of its own."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.inner, self.models = way, build_head("LlamaForCausalLM"), nn.ModuleDict()
+        self.models["one"], self.holder = self.inner, nn.Sequential(self.inner)
+        self.holder.inner = self.inner
+
+    def forward(self, input_ids, labels=None, **kwargs):
+        if self.way == "attribute":
+            return self.holder.inner(input_ids, labels=labels, **kwargs)
+        if self.way == "item":
+            return self.models["one"](input_ids, labels=labels, **kwargs)
+        inner = self.inner
+        return inner(input_ids, **{"labels": labels, **kwargs})
+
+
 class Declares(IgnoresCount):
     accepts_loss_kwargs = True
 
@@ -129,6 +156,10 @@ class Declares(IgnoresCount):
         (TakesCount(), True),
         (TakesCountByName(), True),
         (Declares(), True),
+        (HelpsItself(), True),
+        (Keeps("attribute"), True),
+        (Keeps("item"), True),
+        (Keeps("variable"), True),
         (IgnoresCount(), False),
         (HandsCountToItsBody(), False),
         (get_peft_model(build_head("LlamaForCausalLM"), LoraConfig(target_modules=["q_proj"])), True),

@@ -322,7 +322,7 @@ def test_a_memory_kept_with_other_settings_is_not_misread(now, tmp_path, monkeyp
     warning = Mock()
     monkeypatch.setattr(checkpoints.logger, "warning", warning)
     held, trainer = [], make(tmp_path, **now, **MEMORY)
-    trainer.add_callback(At(4, lambda: held.append(trainer._aligner.memory.features)))
+    trainer.add_callback(At(4, lambda: held.append(trainer._itra_aligner.memory.features)))
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert held == [None]
     assert "starts with an empty memory" in warning.call_args.args[0]

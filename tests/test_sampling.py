@@ -90,7 +90,7 @@ def test_collator_pads_both_batches_to_one_length():
     batch = PairCollator(collate)([([1], [2, 3]), ([4], [5])])
     assert isinstance(batch, BatchEncoding)
     assert batch["ids"].tolist() == [[1, 0], [4, 0]]
-    assert batch["companion"]["ids"].tolist() == [[2, 3], [5, 0]]
+    assert batch["itra_companion"]["ids"].tolist() == [[2, 3], [5, 0]]
 
 
 def test_collator_without_one_row_an_example_is_called_once_a_batch():
@@ -99,8 +99,8 @@ def test_collator_without_one_row_an_example_is_called_once_a_batch():
 
     batch = PairCollator(pack)([([1], [2, 3]), ([4], [5])])
     assert batch["ids"].tolist() == [1, 4]
-    assert batch["companion"]["ids"].tolist() == [2, 3, 5]
-    assert batch["count"] == batch["companion"]["count"] == 2
+    assert batch["itra_companion"]["ids"].tolist() == [2, 3, 5]
+    assert batch["count"] == batch["itra_companion"]["count"] == 2
 
 
 def test_class_ids_come_from_arrow_columns_and_from_plain_items():

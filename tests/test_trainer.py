@@ -130,13 +130,15 @@ def test_constant_weight_adds_to_the_task_loss_of_the_primary_batch(tmp_path):
     trainer = ITRATrainer(model, config(tmp_path, weight_mode="constant", matching_weight=0.7), train_dataset=data)
     batch = next(iter(trainer.get_train_dataloader()))
     loss, outputs = trainer.compute_loss(model.train(), batch, return_outputs=True)
-    primary = {name: value for name, value in batch.items() if name != "companion"}
-    expected, other = model(**primary), model(**batch["companion"])
+    primary = {name: value for name, value in batch.items() if name != "itra_companion"}
+    expected, other = model(**primary), model(**batch["itra_companion"])
     hidden = [
         model.bert(ids["input_ids"], attention_mask=ids["attention_mask"], token_type_ids=None).pooler_output
-        for ids in (primary, batch["companion"])
+        for ids in (primary, batch["itra_companion"])
     ]
-    matching = trainer._aligner.matching_loss(hidden[0], primary["labels"], hidden[1], batch["companion"]["labels"])
+    matching = trainer._itra_aligner.matching_loss(
+        hidden[0], primary["labels"], hidden[1], batch["itra_companion"]["labels"]
+    )
     torch.testing.assert_close(outputs.logits, expected.logits)
     torch.testing.assert_close(outputs.loss, expected.loss)
     torch.testing.assert_close(loss, expected.loss + 0.7 * matching)
@@ -154,10 +156,12 @@ def test_balanced_weight_is_the_ratio_of_the_pulls_at_the_features(scale, tmp_pa
     trainer.state.global_step = 1
     loss = trainer.compute_loss(model, batch)
     features = []
-    for half in (batch, batch["companion"]):
+    for half in (batch, batch["itra_companion"]):
         features.append(model.bert(half["input_ids"], attention_mask=half["attention_mask"]).pooler_output)
     task = nn.functional.cross_entropy(model.classifier(features[0]), batch["labels"])
-    matching = trainer._aligner.matching_loss(features[0], batch["labels"], features[1], batch["companion"]["labels"])
+    matching = trainer._itra_aligner.matching_loss(
+        features[0], batch["labels"], features[1], batch["itra_companion"]["labels"]
+    )
     pulls = [torch.autograd.grad(value, features[0], retain_graph=True)[0].norm() for value in (task, matching)]
     expected = task + 0.4 * (pulls[0] / pulls[1]).detach() * matching
     torch.testing.assert_close(first, task)
@@ -173,7 +177,7 @@ def test_the_balance_measures_the_task_loss_apart_from_the_matching_loss(tmp_pat
     data, model = examples("Bert", 12), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     trainer = ITRATrainer(model, config(tmp_path, matching_weight=5.0), train_dataset=data)
     batch, noted = next(iter(trainer.get_train_dataloader())), []
-    weight = trainer._aligner.matching_weight
+    weight = trainer._itra_aligner.matching_weight
     weight.note = lambda squares: (noted.append(squares), type(weight).note(weight, squares))
     for step in range(3):
         trainer.state.global_step = step
@@ -237,7 +241,7 @@ def test_companion_without_gradient_pulls_the_primary_batch_only(family, tmp_pat
         loss.backward()
         embedding = trainer.model.get_input_embeddings().weight.grad
         gradients[through] = loss.item(), embedding
-        only = set(batch["companion"]["input_ids"].flatten().tolist()) - set(batch["input_ids"].flatten().tolist())
+        only = set(batch["itra_companion"]["input_ids"].flatten().tolist()) - set(batch["input_ids"].flatten().tolist())
         assert only
         touched = embedding[sorted(only - {PAD})].abs().sum() > 0
         assert bool(touched) == through
@@ -249,7 +253,7 @@ def test_companion_task_loss_counts_both_batches(tmp_path):
     settings = {"companion_task_loss": True, "weight_mode": "constant", "matching_weight": 1e-12}
     trainer = ITRATrainer(model, config(tmp_path, **settings), train_dataset=data)
     batch = next(iter(trainer.get_train_dataloader()))
-    both = {k: torch.cat([batch[k], batch["companion"][k]]) for k in batch if k != "companion"}
+    both = {k: torch.cat([batch[k], batch["itra_companion"][k]]) for k in batch if k != "itra_companion"}
     loss = trainer.compute_loss(model.train(), batch)
     torch.testing.assert_close(loss, model(**both).loss)
 
@@ -306,7 +310,7 @@ def test_mixin_over_a_trainer_with_class_weights(tmp_path):
         batch["labels"],
         weight=torch.tensor(Weighted.weights),
     )
-    assert trainer._watch.sums[0].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert trainer._itra_watch.sums[0].item() == pytest.approx(expected.item(), rel=1e-5)
     trainer.train()
     assert min(losses(trainer, "matching_loss")) > 0
     stock = Weighted(model, config(tmp_path), eval_dataset=data)
@@ -407,9 +411,9 @@ def test_a_model_with_a_loss_of_its_own_runs_twice(tmp_path, caplog):
     assert sum("may compute a loss of its own" in record.message for record in caplog.records) == 1
     batch = next(iter(trainer.get_train_dataloader()))
     expected = trainer.model(batch["x"], batch["labels"])["loss"]
-    trainer._watch.sums.zero_()
+    trainer._itra_watch.sums.zero_()
     trainer.compute_loss(trainer.model.train(), batch)
-    assert trainer._watch.sums[0].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert trainer._itra_watch.sums[0].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_a_compute_loss_may_call_the_model_twice_or_by_position(tmp_path):
@@ -694,7 +698,7 @@ def test_defaults_do_not_collapse(weight, tmp_path, caplog):
         eval_dataset=toy_examples(90, seed=1),
         compute_metrics=error_rate,
     )
-    start, now, _ = trainer._watch.spread.tolist()
+    start, now, _ = trainer._itra_watch.spread.tolist()
     assert now > 0.2 * start
     assert not any("collapsing" in record.message for record in caplog.records)
     assert trainer.evaluate()["eval_error"] < 0.1

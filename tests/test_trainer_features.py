@@ -274,7 +274,7 @@ def test_a_gradient_scaler_sees_one_loss(tmp_path):
             (scaler.scale(loss) if scaled else loss).backward()
         if scaled:
             scaler.unscale_(optimizer)
-        assert loss > model(**{name: value for name, value in batch.items() if name != "companion"}).loss + 1e-3
+        assert loss > model(**{name: value for name, value in batch.items() if name != "itra_companion"}).loss + 1e-3
         gradients.append({name: value.grad.clone() for name, value in model.named_parameters()})
     assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-8)
     before, scale = copy.deepcopy(model.state_dict()), scaler.get_scale()

@@ -88,7 +88,7 @@ class FullMemory(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         """Takes in as many random features as fit."""
-        memory = self.trainer._aligner.memory
+        memory = self.trainer._itra_aligner.memory
         features = torch.randn(memory.size, self.trainer.model.config.hidden_size, device=args.device)
         memory.recall(features, 0)
         memory.take_in(features, torch.arange(memory.size, device=args.device) % self.trainer.model.config.num_labels)

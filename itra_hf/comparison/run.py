@@ -22,7 +22,7 @@ from ..compactness import compactness
 from ..data import Task, subset, tokenize
 from ..features import extract_features
 from ..finetune import check_alignment_fits, read_data
-from ..item_counts import takes_item_count
+from ..item_counts import computes_with_item_count, takes_item_count
 from ..metrics import ProblemType, compute_metrics_for
 from ..text_models import fitting_length, load_model
 from ..trainer import ITRAMixin
@@ -154,7 +154,8 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task]:
         compute_metrics=compute_metrics_for(task.problem_type),
         **run.trainer_arguments,
     )
-    if trainer.compute_loss_func is None and not takes_item_count(model):
+    counted = takes_item_count(model) or computes_with_item_count(trainer_class)
+    if trainer.compute_loss_func is None and not counted:
         # Else the stock Trainer skips the division by the accumulation steps for most heads, and ITRATrainer does not.
         trainer.model_accepts_loss_kwargs = False
     labelled_test = "test" in splits and "labels" in splits["test"].column_names
