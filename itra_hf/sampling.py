@@ -126,7 +126,7 @@ class CollatedApart(dict):
 
 
 class PairCollator:
-    """Collates pairs into one batch `{primary batch..., "companion": {companion batch...}}`.
+    """Collates pairs into one batch `{primary batch..., "itra_companion": {companion batch...}}`.
 
     Both halves go through the wrapped collator together, hence share one padding. Where it can't take them
     together (a batch of one, unpadded), or its result can't be cut in two (not every value has one entry an example),

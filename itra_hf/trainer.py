@@ -72,7 +72,7 @@ class ITRAMixin(PairedLoadingMixin):
         self._itra_watch = TrainingWatch(self.args.device)
         self._itra_tap.remove()  # the feature may be another one now
         self._itra_companion_epoch.paired = None
-        self._itra_step, self._itra_normalised = StepFacts(), False
+        self._itra_step, self._itra_normalised, self._itra_ran_aligned = StepFacts(), False, False
         self._itra_warned = set()
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -82,7 +82,7 @@ class ITRAMixin(PairedLoadingMixin):
             output = super()._inner_training_loop(*args, **kwargs)
         finally:
             self._itra_running = False
-        if self.state.global_step and self.alignment_args.matching_weight > 0 and not self._itra_ran_aligned:
+        if self._itra_step.batches and self.alignment_args.matching_weight > 0 and not self._itra_ran_aligned:
             self._itra_warn_once(f"No step was aligned, for {type(self).__name__}.training_step calls no compute_loss.")
         return output
 
@@ -230,7 +230,7 @@ class ITRAMixin(PairedLoadingMixin):
 
     def _itra_can_align(self, run: PairedForward, kind: LabelKind, labels: Any) -> bool:
         """Whether there are features, and labels to align them by; the first ones decide `alignment='auto'`."""
-        if run.features is None or run.captured is None:
+        if run.features is None or (run.companion is not None and run.companion_features is None):
             if self.accelerator.num_processes > 1:
                 raise ValueError(NOTHING_TAPPED)  # the other processes wait for these features
             self._itra_warn_once(NOTHING_TAPPED)
