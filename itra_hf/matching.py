@@ -243,9 +243,9 @@ class MatchingLoss(nn.Module):
 
 def _with_targets(features: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The rows whose targets are all finite: some models mask the others, and leave them out of their loss."""
-    if labels is None or not labels.is_floating_point():
+    if labels is None or not labels.is_floating_point() or torch.compiler.is_compiling():  # no branches in one graph
         return features, labels
-    finite = torch.isfinite(labels).reshape(len(labels), -1).all(dim=1)
+    finite = torch.isfinite(labels) if labels.dim() == 1 else torch.isfinite(labels).flatten(1).all(dim=1)
     return (features, labels) if bool(finite.all()) else (features[finite], labels[finite])
 
 
