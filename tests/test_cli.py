@@ -333,6 +333,7 @@ DDP = Path(__file__).parent.parent / "examples" / "accelerate" / "ddp.yaml"
 LAUNCHERS = {1: ["--cpu", "--num_machines", "1"], 2: ["--config_file", str(DDP), "--main_process_port", "0"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_launched_with_processes(processes, model_folder, tmp_path):
     train = write(tmp_path, "train.csv", rows(31))

@@ -21,6 +21,7 @@ from itra_hf.comparison import schedule
 from itra_hf.comparison.plan import PLAIN, TWICE
 from itra_hf.comparison.run import build, negative_log_likelihood
 
+pytestmark = pytest.mark.slow
 TWINS = ("<b>one</b> | $x$", "twin/../two")
 SETTINGS = {"learning_rate": "1e-4", "num_train_epochs": 2, "per_device_train_batch_size": 8, "max_seq_length": 16}
 

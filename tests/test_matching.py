@@ -205,6 +205,7 @@ def test_bandwidth_gets_no_gradient():
     torch.testing.assert_close(adaptive, constant)
 
 
+@pytest.mark.slow
 def test_expectations_over_random_draws():
     # Unbiased: 0. Biased: (1/m + 1/n) * (1 - E k); for standard normals of dimension d and squared
     # length scale s, E k = (1 + 2 / s) ** (-d / 2).

@@ -124,6 +124,7 @@ def test_gradients(alignment, kind, estimator):
     assert torch.autograd.gradcheck(loss, (x.requires_grad_(), y.requires_grad_()))
 
 
+@pytest.mark.slow
 def test_expectations_over_random_batches():
     # Unbiased: 0. Biased: (1/m + 1/n) (1 - E k); for standard normals E cos(w . (x - x')) = exp(-|w|^2).
     n, m, dim = 6, 9, 4

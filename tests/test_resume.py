@@ -130,6 +130,7 @@ def kill_when_reached(process, folder):
     assert (folder / "reached").exists()
 
 
+@pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed_in_another_process(start, undisturbed, tmp_path):
     runs = {tmp_path / "first_epoch": (6, 0), tmp_path / "second_epoch": (10, 2)}  # steps and workers
     for folder in runs:

@@ -48,6 +48,7 @@ def test_examples_keep_their_order_and_companions_follow_seed_and_epoch(dataset)
     assert [companion for _, companion in pairs(other)] != [companion for _, companion in first]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", [Numbers(12), streams(12)])
 def test_draws_are_uniform_where_the_buffer_holds_everything(dataset):
     counts = Counter()

@@ -39,6 +39,7 @@ def test_tensorboard(tmp_path, monkeypatch):
             assert seen == expected
 
 
+@pytest.mark.slow
 def test_mlflow(tmp_path, monkeypatch):
     import mlflow
 
