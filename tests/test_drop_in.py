@@ -26,6 +26,11 @@ METHODS = (
     "hyperparameter_search",
     "push_to_hub",
     "create_model_card",
+    "evaluation_loop",
+    "get_batch_samples",
+    "log",
+    "prediction_step",
+    "save_model",
 )
 
 
