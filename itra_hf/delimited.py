@@ -219,7 +219,7 @@ class DelimitedFile:
 
 
 def _shielded(line: str) -> str:
-    body = line.removesuffix("\n").removesuffix("\r")
+    body = line.removesuffix("\n").rstrip("\r")  # outside quotation marks, all of these end the row
     return body.replace("\r", RETURN).replace("\0", NUL) + line[len(body) :]
 
 

@@ -89,11 +89,19 @@ def test_what_a_cell_means_does_not_depend_on_the_rows_before(tmp_path):
         (b"text,label\n" + b"x" * 5_000_000 + b",a\ny,b\n", ["x" * 5_000_000, "y"]),
         (b"text,label\nx,a\n  \ny,b\n", ["x", "y"]),
         (b"text,label\n", []),
+        (b"\r\n\r\ntext,label\r\nx,a\r\n", ["x"]),
+        (b"\xef\xbb\xbf\ntext,label\nx,a\n", ["x"]),
         (b"text\nx\n \n\ny\n", ["x", " ", "y"]),
     ],
 )
 def test_lines_quotes_and_long_cells(content, texts, tmp_path):
     assert columns(tmp_path, "a.csv", content)["text"] == texts
+
+
+@pytest.mark.parametrize("other", ["", "z\rz,b\n", '"z" z,b\n'])
+def test_several_carriage_returns_end_a_row_whatever_other_rows_hold(other, tmp_path):
+    data = columns(tmp_path, "a.csv", 'text,label\r\r\n"x\r\r\ny",a\r\r\n' + other)
+    assert [data["text"][0], data["label"][0]] == ["x\r\r\ny", "a"]
 
 
 def test_columns_without_a_name_or_with_a_name_twice(tmp_path):
