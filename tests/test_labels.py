@@ -257,6 +257,7 @@ def test_hidden_labels_of_the_test_split_leave_it_without(ending, tmp_path):
         ({"csv_delimiter": ";;"}, "csv_delimiter=';;' must be one character"),
         ({"csv_delimiter": '"'}, "must be one character, neither a quotation mark nor a line end"),
         ({"file_encoding": "latin-0"}, "file_encoding='latin-0' is no encoding of text"),
+        ({"file_encoding": "rot13"}, "file_encoding='rot13' is no encoding of text"),
         ({"file_encoding": "base64"}, "file_encoding='base64' is no encoding of text"),
     ],
 )

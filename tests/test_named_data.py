@@ -1,7 +1,9 @@
 """Data sets by name: folders, whose files are read as `train_file` is."""
 
+import gzip
 import json
 import os
+import zipfile
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
@@ -90,6 +92,45 @@ def test_configurations_and_their_delimiters(tmp_path):
     folder = folder_with(tmp_path, files)
     for name, cell in (("first", "x"), ("second", "y")):
         assert load(tmp_path, folder, dataset_config_name=name)["train"]["text"][:] == [cell]
+
+
+def card(options):
+    return f"---\nconfigs:\n- config_name: default\n  data_files: a.csv\n{options}---\n"
+
+
+@pytest.mark.parametrize("options", ["  sep: '\\t'\n", '  keep_default_na: false\n  delimiter: "\\t"\n'])
+def test_options_of_a_card_that_change_no_cell_are_honoured(options, tmp_path):
+    folder = folder_with(tmp_path, {"README.md": card(options), "a.csv": table(MARKERS, "\t")})
+    assert load(tmp_path, folder)["train"][:] == {"text": MARKERS, "label": MARKERS}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("  quoting: 3\n", "sets quoting, which is not honoured"),
+        ("  header: null\n  names: [text, label]\n", "sets header, names, which is not honoured"),
+        ("  sep: '||'\n", r"sep='\|\|' must be one character"),
+        ("  encoding: rot13\n", "encoding='rot13' is no encoding of text"),
+    ],
+)
+def test_options_of_a_card_that_are_not_honoured_are_refused(options, message, tmp_path):
+    folder = folder_with(tmp_path, {"README.md": card(options), "a.csv": table(MARKERS)})
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, folder)
+
+
+@pytest.mark.parametrize("ending", ["csv.gz", "jsonl.gz", "zip"])
+def test_packed_files_are_refused_before_anything_is_guessed(ending, tmp_path):
+    folder = folder_with(tmp_path, {"train.jsonl" if "json" in ending else "train.csv": table(MARKERS)})
+    if ending == "zip":
+        with zipfile.ZipFile(f"{folder}/test.zip", "w") as packed:
+            packed.writestr("test.csv", table(MARKERS))
+    else:
+        content = table(MARKERS) if ending == "csv.gz" else json.dumps({"text": "007", "label": "a"})
+        with open(f"{folder}/test.{ending}", "wb") as file:
+            file.write(gzip.compress(content.encode()))
+    with pytest.raises(ValueError, match=rf"test\.{ending} is packed, or has an ending that is not known; unpack it"):
+        load(tmp_path, folder)
 
 
 def test_declared_types_are_kept_and_empty_cells_are_no_numbers(tmp_path):
