@@ -7,7 +7,8 @@ So neither a name nor a modification time decides what comes back.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from . import decoding, delimited, json_files, plain_csv
 logger = logging.get_logger(__name__)
 
 KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+NOTHING = datasets.Value("null")
 PIECE = 1 << 20  # bytes that are hashed at one time
 
 
@@ -170,26 +172,51 @@ def _json(paths: Sequence[str], reading: Reading, warnings: list[str]) -> Iterat
 
 
 def _parquet(paths: Sequence[str], reading: Reading, warnings: list[str]) -> Iterator[pa.Table]:
-    features = None
+    features, problems = _parquet_features(paths[0])
+    for path in paths[1:]:
+        others, their_problems = _parquet_features(path)
+        problems = {**_differences(paths[0], features, path, others), **their_problems, **problems}
+        features = {**features, **others, **{name: each for name, each in features.items() if each != NOTHING}}
+    _check_used([*features, *problems], reading.used, problems)
+    warnings += problems.values()
+    kept = datasets.Features({name: each for name, each in features.items() if name not in problems})
     for path in paths:
-        try:
-            with pq.ParquetFile(path) as file:
-                if features is None:
-                    features, problems = _parquet_features(path, file.schema_arrow)
-                    _check_used(file.schema_arrow.names, reading.used, problems)
-                    warnings += problems.values()
-                yield features.arrow_schema.empty_table()
-                for batch in file.iter_batches():
-                    yield table_cast(_decoded(batch, list(features)), features.arrow_schema)
-        except (pa.ArrowException, OSError, KeyError, datasets.table.CastError) as error:
-            raise ValueError(f"{path} can't be read as Parquet: {error}") from error
+        with _open_parquet(path) as file:
+            yield kept.arrow_schema.empty_table()
+            for batch in file.iter_batches():
+                yield table_cast(_decoded(batch, list(kept)), kept.arrow_schema)
 
 
-def _parquet_features(path: str, schema: pa.Schema) -> tuple[datasets.Features, dict[str, str]]:
+@contextmanager
+def _open_parquet(path: str) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError, KeyError, datasets.table.CastError) as error:
+        raise ValueError(f"{path} can't be read as Parquet: {error}") from error
+
+
+def _differences(first: str, features: Mapping[str, Any], path: str, others: Mapping[str, Any]) -> dict[str, str]:
+    """For each column that isn't in two files of a split with one type: what its types are; nothing but null is any."""
+    problems = {}
+    for name in {**features, **others}:
+        types = [each.get(name, "no such column") for each in (features, others)]
+        if types[0] != types[1] and NOTHING not in types:
+            problems[name] = (
+                f"{path}: column {name!r} is left out, for it has {types[1]}, and {first}, which is of the same split, "
+                f"{types[0]}"
+            )
+    return problems
+
+
+def _parquet_features(path: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The columns that datasets has a type for, as its own metadata say if they are there, and why not the others."""
-    if b"huggingface" in (schema.metadata or {}):
-        return datasets.Features.from_arrow_schema(schema), {}
-    features, problems = datasets.Features(), {}
+    with _open_parquet(path) as file:
+        schema = file.schema_arrow
+        if b"huggingface" in (schema.metadata or {}):
+            return dict(datasets.Features.from_arrow_schema(schema)), {}
+    features: dict[str, Any] = {}
+    problems: dict[str, str] = {}
     for name, field in zip(delimited.distinct_names(schema.names), schema, strict=True):
         try:
             plain = pa.schema([(name, _plain(field.type))])

@@ -11,6 +11,7 @@ from .decoding import ESCAPED, check_beginning, open_text, undecodable
 
 BATCH = 10_000  # rows
 WHITESPACE = " \t\r\n"
+END = object()
 
 
 class Written(str):
@@ -161,6 +162,7 @@ def _records(path: str, encoding: str, decoder: json.JSONDecoder) -> Iterator[di
             values = _values(path, file, decoder)
             first = next(values, None)
             if isinstance(first, list):
+                _check_end(path, values)
                 values, first = iter(first), None
             elif isinstance(first, dict) and (columns := _columns(first)):
                 second = next(values, None)
@@ -179,6 +181,18 @@ def _records(path: str, encoding: str, decoder: json.JSONDecoder) -> Iterator[di
         raise undecodable(path, encoding, _undecodable_row(path, encoding)) from None
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply.") from None
+
+
+def _check_end(path: str, values: Iterator[Any]) -> None:
+    """Raises a `ValueError` if something follows a list of rows."""
+    try:
+        rows_only = next(values, END) is END
+    except UnicodeError:
+        raise
+    except ValueError:
+        rows_only = False
+    if not rows_only:
+        raise ValueError(f"{path}: there is more after its list of rows; a file is one list, or one object a line.")
 
 
 def _columns(value: dict[str, Any]) -> list[dict[str, Any]]:

@@ -104,7 +104,8 @@ def find_files(folder: str, config: str | None) -> Found | None:
     for path in chain.from_iterable(files.values()):
         if os.path.splitext(path)[1].lower() not in {*KINDS, ".ndjson", ".txt"}:
             raise ValueError(
-                f"{path} is packed, or has an ending that is not known; unpack it, and let its name end in .{builder.name}."
+                f"{path} is packed, or has an ending that is not known; unpack it, and let its name end in "
+                f".{builder.name}."
             )
     endings = {os.path.splitext(path)[1].lower() for paths in files.values() for path in paths}
     delimiter, encoding = options.get("sep"), options.get("encoding")
