@@ -152,8 +152,8 @@ def _delimited(paths: Sequence[str], reading: Reading, warnings: list[str]) -> I
         names = names or file.names
         if sorted(file.names) != sorted(names):
             raise ValueError(
-                f"{path} has the columns {', '.join(file.names)}, and {paths[0]}, which is of the same split, "
-                f"{', '.join(names)}."
+                f"{path} has the columns {', '.join(map(repr, file.names))}, and {paths[0]}, which is of the same "
+                f"split, {', '.join(map(repr, names))}."
             )
         for table in file.tables():
             yield table.select(names)

@@ -200,6 +200,16 @@ def load_and_encode(args, folder):
     return encode_labels(data, "train", infer_task(args, data), args)
 
 
+class Pairs:
+    """A tokenizer that keeps the texts."""
+
+    def num_special_tokens_to_add(self, pair):
+        return 3
+
+    def __call__(self, *texts, **ignored):
+        return {"pairs": [*zip(*texts, strict=True)]}
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -212,9 +222,7 @@ def test_a_missing_second_text_is_empty(name, content, tmp_path):
     args = DataArguments(train_file=str(tmp_path / name), text_column_names="text,other")
     data = load_splits(args, str(tmp_path / "cache"))["train"]
     task = infer_task(args, data)
-    joined = tokenize(
-        encode_labels(data, "train", task, args), lambda *texts, **_: {"pairs": [*zip(*texts, strict=True)]}, task, 8, 1
-    )
+    joined = tokenize(encode_labels(data, "train", task, args), Pairs(), task, 8, 1)
     assert joined["pairs"][:] == [["a", ""], ["b", ""]]
 
 
@@ -265,3 +273,14 @@ def test_settings_that_contradict_or_are_unknown(fields, message):
     with pytest.raises(ValueError, match=r"problem_type|label_delimiter|csv_delimiter|file_encoding") as caught:
         DataArguments(train_file="x.csv", **fields)
     assert message in str(caught.value)
+
+
+def test_missing_texts_are_said(caplog):
+    args = DataArguments(train_file="a.jsonl", text_column_names="text,other")
+    data = Dataset.from_dict({"text": ["x", None, None, "y"], "other": ["x", "x", None, None], "label": [0, 1, 0, 1]})
+    encode_labels(data, "train", infer_task(args, data), args)
+    (message,) = [record.message for record in caplog.records if "no text" in record.message]
+    assert message.startswith("Column 'text' of the training data has no text in 2 of 4 rows, first in row 2;")
+    empty = Dataset.from_dict({"text": [None, None], "other": ["x", "x"], "label": [0, 1]})
+    with pytest.raises(ValueError, match="Column 'text' of the training data has no text in any row"):
+        encode_labels(empty, "train", infer_task(args, empty), args)

@@ -46,7 +46,7 @@ def test_several_files_of_a_split_are_one_after_the_other(tmp_path):
     splits = load(tmp_path, folder_with(tmp_path, files))
     assert splits["train"][:] == {"text": ["x", "y"], "label": ["x", "2"]}
     files["train/b.csv"] = "text,topic\ny,2\n"
-    with pytest.raises(ValueError, match=r"b\.csv has the columns text, topic, and .*a\.csv"):
+    with pytest.raises(ValueError, match=r"b\.csv has the columns 'text', 'topic', and .*a\.csv"):
         load(tmp_path, folder_with(tmp_path, files))
 
 
