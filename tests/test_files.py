@@ -1,6 +1,7 @@
 """Files as the model would be trained on them: cells as written, errors that name the row, and no stale content."""
 
 import os
+import time
 
 import pandas as pd
 import pyarrow as pa
@@ -129,6 +130,9 @@ def test_delimiter_and_encoding_can_be_set(tmp_path):
             "row 2: there are bytes that are not utf-8; set file_enc",
         ),
         ("a.tsv", "text\tlabel\nx\ta\n".encode("utf-16"), "set file_encoding to utf-16"),
+        ("a.csv", "text,label\nx,a\n".encode("utf-32"), "set file_encoding to utf-32"),
+        ("a.csv", "text,label\nx,a\n".encode("utf-16-le"), "set file_encoding to utf-16"),
+        ("a.csv", "sep=;\r\ntext;label\r\nx;a\r\n", "begins with 'sep=;', for Excel; remove that line"),
         ("a.jsonl", '{"text": "x"}\n{"text": "à"}\n'.encode("latin-1"), "row 2: there are bytes that are not utf-8"),
         ("a.csv", "", "is empty"),
         ("a.csv", "\n\n", "is empty"),
@@ -195,6 +199,29 @@ def test_swallowed_rows_are_warned_of(content, tmp_path, caplog):
     read(tmp_path, "a.tsv" if "\t" in content else "a.csv", content)
     assert "as if a quotation mark had swallowed rows" in caplog.text
     assert f"row {2 if content.splitlines()[1][0] != chr(34) else 1}: the cell in column 'text'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'label\ttext\nvery good\t"Hello he said\nreally bad\tfoo bar"\nso so\tx\n',
+        'text\tother\n"He said so\tand then left\nShe said so"\tand then came\nlast one\tx y\n',
+    ],
+)
+def test_rows_of_prose_that_a_quotation_mark_swallows_between_tabs_are_warned_of(content, tmp_path, caplog):
+    read(tmp_path, "a.tsv", content)
+    assert "as if a quotation mark had swallowed rows" in caplog.text
+
+
+def test_many_suspicious_cells_and_columns_of_one_name_take_no_square_of_time(tmp_path):
+    rows, names = "".join(f'"Hi John {row}, thanks\nBye",{row % 2}\n' for row in range(20_000)), 3_000
+    path = put(tmp_path, "a.csv", TABLE + rows)
+    other = put(tmp_path, "b.csv", ",".join(["x"] * names) + "\n")
+    start = time.perf_counter()
+    for table in DelimitedFile(path, ",", "utf-8").tables():
+        assert table.column_names == ["text", "label"]
+    assert DelimitedFile(other, ",", "utf-8").names == ["x", *(f"x.{number}" for number in range(1, names))]
+    assert time.perf_counter() - start < 5  # it took minutes
 
 
 def test_text_after_a_closing_quotation_mark_is_warned_of(tmp_path, caplog):
