@@ -70,16 +70,23 @@ def read_files(
         ValueError: a file can't be read so; the message names it, and the row where that is known.
     """
     _check_exist(paths)
-    builder = _Builder(paths, reading, kind or kind_of(paths[0]), cache_dir, split)
     try:
+        builder = _Builder(paths, reading, kind or kind_of(paths[0]), cache_dir, split)
         builder.download_and_prepare()
+    except OSError as error:
+        if error.filename in paths:
+            raise
+        raise ValueError(
+            f"What is read from {paths[0]} can't be kept in the datasets cache: {error}. Set cache_dir or the variable "
+            "HF_DATASETS_CACHE to a folder that can be written."
+        ) from error
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, (ValueError, OSError)):
             raise error.__cause__ from None
         raise
     info = builder.info
-    for warning in json.loads(info.description or "[]"):
-        logger.warning(warning)
+    for number, warning in json.loads(info.description or "[]"):
+        logger.warning(f"{paths[number]}{warning}")
     info.builder_name, info.description = builder.kind, ""
     if info.splits[split].num_examples:
         return builder.as_dataset(split)
@@ -126,7 +133,14 @@ class _Builder(datasets.ArrowBasedBuilder):
         yield from enumerate(tables(self.paths, self.reading, warnings))
         if [digest(path) for path in self.paths] != self.digests:
             raise ValueError(f"{', '.join(self.paths)}: the content changed while it was read; start again.")
-        self.info.description = json.dumps(warnings)  # they are said whenever the rows are used
+        # They are said whenever the rows are used, of the paths that are given then.
+        self.info.description = json.dumps([_without_path(warning, self.paths) for warning in warnings])
+
+
+def _without_path(warning: str, paths: Sequence[str]) -> tuple[int, str]:
+    """The place of the path with which a warning begins, and the rest."""
+    number = next(number for number, path in enumerate(paths) if warning.startswith((f"{path},", f"{path}:")))
+    return number, warning.removeprefix(paths[number])
 
 
 def digest(path: str) -> str:

@@ -163,6 +163,16 @@ def test_delimiter_and_encoding_can_be_set(tmp_path):
         ("a.jsonl", '{"label": "a"}\n{"label": {"a": 1}}\n', "row 2: column 'label' has an object"),
         ("a.jsonl", '{"text": "x", "label": [["a"]]}\n', "row 1: column 'label' has a list of lists"),
         ("a.jsonl", '{"label": 12345678901234567890}\n', "row 1: column 'label' has a number of more than 64 bits"),
+        ("a.jsonl", '{"label": 9007199254740993}\n{"label": 1.5}\n', "row 1: column 'label' has whole numbers of more"),
+        (
+            "a.jsonl",
+            '{"label": 9007199254740993}\n' * 10_000 + '{"label": 1.5}\n',
+            "column 'label' has whole numbers of more",
+        ),
+        ("a.jsonl", '{"text": NaN}\n{"text": "x"}\n', "has a string, and before that a number, for NaN is a number"),
+        ("a.jsonl", '{"text": "x", "a\\u0000": 1}\n', "the name 'a\\x00' has NUL or half of a surrogate pair"),
+        ("a.jsonl", '{"text": "x", "a\\ud83d": 1}\n', "has NUL or half of a surrogate pair"),
+        ("a.jsonl", '{"text": "x", "a": ' + "[" * 800 + "]" * 800 + "}", "is nested too deeply"),
         (
             "a.jsonl",
             '{"text": "x"}\n{"text": "\\ud83d"}\n',
@@ -281,6 +291,19 @@ def test_the_table_is_kept_for_other_runs_under_what_decides_it(tmp_path):
     other = read(tmp_path, "a.csv", "text;label\nx;a\n", Reading("|"))
     assert first.cache_files == again.cache_files != other.cache_files
     assert other.column_names == ["text;label"]
+
+
+def test_warnings_from_the_cache_name_the_file_that_is_read_now(tmp_path, caplog):
+    for name in ("a.csv", "b.csv"):
+        caplog.clear()
+        read(tmp_path, name, "text,label\nx\n")
+        assert [record.message.startswith(f"{tmp_path / name}, row 1: it has") for record in caplog.records] == [True]
+
+
+def test_a_cache_that_can_not_be_written_is_named(tmp_path):
+    path = put(tmp_path, "a.csv", "text,label\nx,a\n")
+    with pytest.raises(ValueError, match=r"a\.csv can't be kept in the datasets cache: .*HF_DATASETS_CACHE"):
+        read_files([path], USED, f"{path}/cache")
 
 
 def test_content_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):

@@ -29,6 +29,13 @@ def test_json_strings_stay_strings_and_numbers_numbers(tmp_path):
         assert columns(tmp_path, name, content) == expected
 
 
+@pytest.mark.parametrize("other", ["1.5", "NaN"])
+@pytest.mark.parametrize("times", [1, 10_000])
+def test_large_numbers_among_fractions_in_a_column_that_is_not_used_are_kept_as_text(other, times, tmp_path):
+    content = '{"text": "x", "id": 9007199254740993}\n' * times + '{"text": "y", "id": ' + other + "}\n"
+    assert columns(tmp_path, "a.jsonl", content)["id"] == ["9007199254740993"] * times + [other]
+
+
 @pytest.mark.parametrize("orient", ["list", "index", "dict"])
 def test_json_objects_of_columns(orient, tmp_path):
     data = {"text": ["a", "b"], "label": [0, 1]}
