@@ -21,6 +21,7 @@ logger = logging.get_logger(__name__)
 
 USUAL_TEXTS, USUAL_LABELS = ("text", "sentence"), ("label", "labels")
 ROW = "__row__"  # a column of the test split: the row of its file, from 0
+LONGEST = 2**31 - 1  # tokenizers count no further
 SPLIT_NAMES = {"train": "training"}  # in messages
 
 
@@ -84,6 +85,8 @@ def infer_task(args: DataArguments, train: datasets.Dataset) -> Task:
     label_column = _find_column(train, usual_label, "label_column_name")
     groups = [[name] for name in args.text_columns] or [[*USUAL_TEXTS]]
     texts = [_find_column(train, names, "text_column_names") for names in groups]
+    if reserved := {"labels", ROW} & {*texts}:
+        raise ValueError(f"A text column can't be called {reserved.pop()!r}; rename it.")
     if label_column in texts:
         raise ValueError(f"Column {label_column!r} can't be both text and label; set label_column_name to another.")
     if not len(train):
@@ -235,7 +238,7 @@ def tokenize(
 
     def convert(batch: dict[str, list[Any]]) -> dict[str, Any]:
         texts = [["" if text is None else text for text in batch[name]] for name in task.text_columns]
-        return dict(tokenizer(*texts, truncation=True, max_length=max_length))
+        return dict(tokenizer(*texts, truncation=True, max_length=min(max_length, LONGEST)))
 
     dropped = [name for name in data.column_names if name not in ("labels", ROW)]
     return data.map(convert, batched=True, remove_columns=dropped, num_proc=processes, desc="Tokenizing")

@@ -192,7 +192,7 @@ def _parquet(paths: Sequence[str], reading: Reading, warnings: list[str]) -> Ite
         problems = {**_differences(paths[0], features, path, others), **their_problems, **problems}
         features = {**features, **others, **{name: each for name, each in features.items() if each != NOTHING}}
     _check_used([*features, *problems], reading.used, problems)
-    warnings += problems.values()
+    warnings += [f"{problem}; it is left out" for problem in problems.values()]
     kept = datasets.Features({name: each for name, each in features.items() if name not in problems})
     for path in paths:
         with _open_parquet(path) as file:
@@ -214,12 +214,9 @@ def _differences(first: str, features: Mapping[str, Any], path: str, others: Map
     """For each column that isn't in two files of a split with one type: what its types are; nothing but null is any."""
     problems = {}
     for name in {**features, **others}:
-        types = [each.get(name, "no such column") for each in (features, others)]
+        types = [each.get(name, "nothing") for each in (features, others)]
         if types[0] != types[1] and NOTHING not in types:
-            problems[name] = (
-                f"{path}: column {name!r} is left out, for it has {types[1]}, and {first}, which is of the same split, "
-                f"{types[0]}"
-            )
+            problems[name] = f"{path}: column {name!r} has {types[1]}, and in {first}, of the same split, {types[0]}"
     return problems
 
 
@@ -227,16 +224,14 @@ def _parquet_features(path: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The columns that datasets has a type for, as its own metadata say if they are there, and why not the others."""
     with _open_parquet(path) as file:
         schema = file.schema_arrow
-        if b"huggingface" in (schema.metadata or {}):
-            return dict(datasets.Features.from_arrow_schema(schema)), {}
     features: dict[str, Any] = {}
     problems: dict[str, str] = {}
     for name, field in zip(delimited.distinct_names(schema.names), schema, strict=True):
         try:
-            plain = pa.schema([(name, _plain(field.type))])
+            plain = pa.schema([(name, _plain(field.type))], schema.metadata)
             features |= datasets.Features.from_arrow_schema(plain)
         except (ValueError, TypeError, NotImplementedError, KeyError):
-            problems[name] = f"{path}: column {name!r} is left out, for it has {field.type}"
+            problems[name] = f"{path}: column {name!r} has {field.type}"
     return features, problems
 
 

@@ -126,7 +126,7 @@ def find_files(folder: str, config: str | None) -> Found | None:
 def _without_pattern(folder: str) -> Iterator[str]:
     """The folder, or, where its path would be taken as a pattern, one of links to its files."""
     if not PATTERN.search(os.path.realpath(folder)):
-        yield folder
+        yield os.path.abspath(folder)  # datasets does not know "."
         return
     with tempfile.TemporaryDirectory() as links:
         for root, _, names in os.walk(folder):

@@ -64,6 +64,18 @@ def test_parquet_keeps_declared_classes(tmp_path):
     assert read_files([str(tmp_path / "a.parquet")], USED, str(tmp_path / "cache")).features == features
 
 
+def test_parquet_columns_that_datasets_wrote_and_others_changed_are_read(tmp_path):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["x", "a"])})
+    Dataset.from_dict({"text": ["t"], "label": [1]}, features=features).to_parquet(tmp_path / "a.parquet")
+    table = pq.read_table(tmp_path / "a.parquet").append_column(
+        "odd", pa.array([[("a", 1)]], pa.map_("string", "int8"))
+    )
+    table = table.set_column(0, "text", pa.array(["t"], pa.string_view()))
+    pq.write_table(table, tmp_path / "b.parquet")
+    data = read_files([str(tmp_path / "b.parquet")], USED, str(tmp_path / "cache"))
+    assert data.features == features
+
+
 def shards(folder, *tables):
     """The split that these tables make up, in files of their own."""
     paths = []
@@ -83,12 +95,12 @@ def shards(folder, *tables):
         ({"text": ["x"], "label": ["07"]}, {"text": ["y"], "label": [7]}, "label", ("int64", "string")),
         ({"text": ["x"], "label": [1]}, {"text": ["y"], "label": [1.5]}, "label", ("float64", "int64")),
         ({"text": ["x"], "label": [1]}, {"text": [5], "label": [1]}, "text", ("int64", "string")),
-        ({"text": ["x"], "label": [1]}, {"text": ["y"]}, "label", ("no such column", "int64")),
-        ({"text": ["x"]}, {"text": ["y"], "label": [1]}, "label", ("int64", "no such column")),
+        ({"text": ["x"], "label": [1]}, {"text": ["y"]}, "label", ("nothing", "int64")),
+        ({"text": ["x"]}, {"text": ["y"], "label": [1]}, "label", ("int64", "nothing")),
     ],
 )
 def test_parquet_files_of_a_split_must_agree_on_the_columns_that_are_used(first, second, column, types, tmp_path):
-    with pytest.raises(ValueError, match=rf"1\.parquet: column {column!r} is left out") as caught:
+    with pytest.raises(ValueError, match=rf"1\.parquet: column {column!r} has") as caught:
         shards(tmp_path, first, second)
     positions = [str(caught.value).index(each) for each in (types[0], "0.parquet", types[1])]
     assert positions == sorted(positions)
@@ -100,7 +112,9 @@ def test_parquet_files_of_a_split_must_have_their_classes_in_one_order(tmp_path)
         return Dataset.from_dict({"text": ["x"], "label": [0]}, features=features)
 
     assert shards(tmp_path, classes("a", "b"), classes("a", "b"))["label"][:] == [0, 0]
-    with pytest.raises(ValueError, match=r"ClassLabel\(names=\['b', 'a'\]\), and .*ClassLabel\(names=\['a', 'b'\]\)"):
+    with pytest.raises(
+        ValueError, match=r"has ClassLabel\(names=\['b', 'a'\]\), and in .*ClassLabel\(names=\['a', 'b'\]\)"
+    ):
         shards(tmp_path, classes("a", "b"), classes("b", "a"))
 
 
@@ -110,5 +124,6 @@ def test_columns_that_are_not_used_may_differ_between_parquet_files(tmp_path, ca
     third = {"text": pa.nulls(1), "label": ["c"], "id": [2], "gone": [2], "note": pa.nulls(1)}
     data = shards(tmp_path, first, second, third)
     assert data[:] == {"label": ["a", "b", "c"], "text": ["x", "y", None], "note": [None, "z", None]}
-    assert "column 'id' is left out" in caplog.text
-    assert "column 'gone' is left out" in caplog.text
+    assert "column 'id' has Value('string'), and in" in caplog.text
+    assert "column 'gone' has nothing, and in" in caplog.text
+    assert caplog.text.count("; it is left out") == 2

@@ -206,7 +206,9 @@ class Pairs:
     def num_special_tokens_to_add(self, pair):
         return 3
 
-    def __call__(self, *texts, **ignored):
+    def __call__(self, *texts, truncation, max_length):
+        assert truncation
+        assert max_length < 2**31  # what tokenizers hold
         return {"pairs": [*zip(*texts, strict=True)]}
 
 
@@ -281,6 +283,15 @@ def test_missing_texts_are_said(caplog):
     encode_labels(data, "train", infer_task(args, data), args)
     (message,) = [record.message for record in caplog.records if "no text" in record.message]
     assert message.startswith("Column 'text' of the training data has no text in 2 of 4 rows, first in row 2;")
+    assert tokenize(data, Pairs(), infer_task(args, data), 10**20, None)["pairs"][1] == ["", "x"]
     empty = Dataset.from_dict({"text": [None, None], "other": ["x", "x"], "label": [0, 1]})
     with pytest.raises(ValueError, match="Column 'text' of the training data has no text in any row"):
         encode_labels(empty, "train", infer_task(args, empty), args)
+
+
+@pytest.mark.parametrize("name", ["labels", "__row__"])
+def test_a_text_column_by_a_name_that_is_needed_is_refused(name):
+    data = Dataset.from_dict({name: ["x", "y"], "label": [0, 1]})
+    args = DataArguments(train_file="a.csv", text_column_names=name)
+    with pytest.raises(ValueError, match=f"A text column can't be called '{name}'"):
+        infer_task(args, data)

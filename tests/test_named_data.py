@@ -70,6 +70,11 @@ def test_new_content_under_the_old_time_is_read(ending, tmp_path):
         assert load(tmp_path, folder)["train"]["text"][:] == [text]
 
 
+def test_the_folder_one_is_in_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(folder_with(tmp_path, {"train.csv": table(["mine"])}))
+    assert load(tmp_path, ".")["train"]["text"][:] == ["mine"]
+
+
 def test_errors_name_the_file_of_the_folder(tmp_path):
     folder = folder_with(tmp_path, {"train.csv": "text,label\nx,a,b\n"})
     with pytest.raises(ValueError, match=r"data/train\.csv, row 1: it has 3 fields"):
