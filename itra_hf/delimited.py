@@ -28,7 +28,8 @@ TWICE = "A quotation mark inside a quoted cell is written twice."
 class DelimitedFile:
     """A CSV or TSV file, quoted as RFC 4180 has it; lines without characters are no rows.
 
-    A row with too few fields has empty cells at its end. A carriage return or NUL inside a cell is a character of it.
+    A row with too few fields has empty cells at its end. A carriage return or NUL inside a cell is a character of it;
+    outside quotation marks, those just before a line end belong to the line end.
 
     Attributes:
         path: the file.
