@@ -4,7 +4,7 @@ import dataclasses
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, NamedTuple
@@ -96,17 +96,7 @@ def find_files(folder: str, config: str | None) -> Found | None:
     }
     if builder.name not in KINDS.values():
         return None
-    if unknown := sorted(set(options) - HONOURED):
-        raise ValueError(
-            f"The card of {folder} sets {', '.join(unknown)}, which is not honoured, for cells are read as their "
-            "characters. Leave it out, or give the files by train_file, validation_file and test_file."
-        )
-    for path in chain.from_iterable(files.values()):
-        if os.path.splitext(path)[1].lower() not in {*KINDS, ".ndjson", ".txt"}:
-            raise ValueError(
-                f"{path} is packed, or has an ending that is not known; unpack it, and let its name end in "
-                f".{builder.name}."
-            )
+    _check_honoured(folder, options, chain.from_iterable(files.values()))
     endings = {os.path.splitext(path)[1].lower() for paths in files.values() for path in paths}
     delimiter, encoding = options.get("sep"), options.get("encoding")
     if delimiter is not None:
@@ -120,6 +110,21 @@ def find_files(folder: str, config: str | None) -> Found | None:
         encoding,
         builder.info.features,
     )
+
+
+def _check_honoured(folder: str, options: Iterable[str], paths: Iterable[str]) -> None:
+    """Raises a `ValueError` for options of a card that would change what is read, and for files that can't be read."""
+    if unknown := sorted(set(options) - HONOURED):
+        raise ValueError(
+            f"The card of {folder} sets {', '.join(unknown)}, which is not honoured, for cells are read as their "
+            "characters. Leave it out, or give the files by train_file, validation_file and test_file."
+        )
+    for path in paths:
+        if os.path.splitext(path)[1].lower() not in {*KINDS, ".ndjson", ".txt"}:
+            raise ValueError(
+                f"{path} is packed, or has an ending that is not known; unpack it, and let its name end in "
+                f"one of {', '.join(KINDS)}."
+            )
 
 
 @contextmanager
