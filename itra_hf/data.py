@@ -21,6 +21,7 @@ logger = logging.get_logger(__name__)
 
 USUAL_TEXTS, USUAL_LABELS = ("text", "sentence"), ("label", "labels")
 ROW = "__row__"  # a column of the test split: the row of its file, from 0
+LONGEST = 2**31 - 1  # tokenizers count no further
 SPLIT_NAMES = {"train": "training"}  # in messages
 
 
@@ -84,6 +85,10 @@ def infer_task(args: DataArguments, train: datasets.Dataset) -> Task:
     label_column = _find_column(train, usual_label, "label_column_name")
     groups = [[name] for name in args.text_columns] or [[*USUAL_TEXTS]]
     texts = [_find_column(train, names, "text_column_names") for names in groups]
+    if reserved := {"labels", ROW} & {*texts}:
+        raise ValueError(f"A text column can't be called {reserved.pop()!r}; rename it.")
+    if label_column in texts:
+        raise ValueError(f"Column {label_column!r} can't be both text and label; set label_column_name to another.")
     if not len(train):
         raise ValueError("The training data has no rows.")
     labels = read_labels(train, "training", label_column, args.label_delimiter)
@@ -101,13 +106,17 @@ def infer_task(args: DataArguments, train: datasets.Dataset) -> Task:
     return Task(problem_type, names, texts, label_column)
 
 
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
 def _find_column(data: datasets.Dataset, names: list[str], setting: str) -> str:
     for name in names:
         if name in data.column_names:
             return name
     other = len(data.column_names) == 1 and any(mark in data.column_names[0] for mark in ";\t|,")
     raise ValueError(
-        f"The training data has no column {' or '.join(map(repr, names))}; it has: {', '.join(data.column_names)}. Set "
+        f"The training data has no column {' or '.join(map(repr, names))}; it has: {_listed(data.column_names)}. Set "
         f"{setting}{', or csv_delimiter if these are several columns' if other else ''}."
     )
 
@@ -130,11 +139,10 @@ def encode_labels(data: datasets.Dataset, split: str, task: Task, args: DataArgu
     if task.label_column not in data.column_names:
         if split == "test":
             return data
-        raise ValueError(
-            f"The {said} data has no column {task.label_column!r}; it has: {', '.join(data.column_names)}."
-        )
+        raise ValueError(f"The {said} data has no column {task.label_column!r}; it has: {_listed(data.column_names)}.")
     labels = read_labels(data, said, task.label_column, args.label_delimiter)
-    if split == "test" and (labels.missing | labels.not_a_number).all():
+    nothing = labels.in_cells and not len(labels.codes)
+    if split == "test" and (nothing or (labels.missing | labels.not_a_number).all()):
         return data.remove_columns(task.label_column)
     several = task.problem_type == "multi_label_classification"
     if several != (labels.lengths is not None):
@@ -153,11 +161,19 @@ def _check_texts(data: datasets.Dataset, split: str, task: Task) -> None:
         raise ValueError(f"The {split} data has no rows.")
     for name in task.text_columns:
         if name not in data.column_names:
-            raise ValueError(f"The {split} data has no column {name!r}; it has: {', '.join(data.column_names)}.")
+            raise ValueError(f"The {split} data has no column {name!r}; it has: {_listed(data.column_names)}.")
         found = data.data.schema.field(name).type
         strings = (pa.types.is_string(found), pa.types.is_large_string(found), pa.types.is_null(found))
         if not any(strings) or isinstance(data.features[name], datasets.ClassLabel):
             raise ValueError(f"Column {name!r} of the {split} data holds {found}, where texts must be strings.")
+    missing = data.data.column(task.text_columns[0]).is_null().to_numpy()  # the second text of a pair may be missing
+    if missing.all():
+        raise ValueError(f"Column {task.text_columns[0]!r} of the {split} data has no text in any row.")
+    if missing.any():
+        logger.warning(
+            f"Column {task.text_columns[0]!r} of the {split} data has no text in {missing.sum()} of {len(data)} rows, "
+            f"first in row {missing.argmax() + 1}; they are taken as empty texts."
+        )
 
 
 def cut_validation(train: datasets.Dataset, task: Task, fraction: float, seed: int) -> datasets.DatasetDict:
@@ -208,11 +224,21 @@ def subset(data: datasets.Dataset, size: int | None, seed: int) -> datasets.Data
 def tokenize(
     data: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, task: Task, max_length: int, processes: int | None
 ) -> datasets.Dataset:
-    """Turns the text columns into model inputs, unpadded; keeps `labels` and the rows of the file, drops the rest."""
+    """Turns the text columns into model inputs, unpadded; keeps `labels` and the rows of the file, drops the rest.
+
+    Raises:
+        ValueError: nothing of a text would be left.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=len(task.text_columns) == 2)
+    if max_length <= special:
+        raise ValueError(
+            f"max_seq_length={max_length} leaves no room for text, for the tokenizer adds {special} tokens of its own; "
+            f"set it to {special + 1} or more."
+        )
 
     def convert(batch: dict[str, list[Any]]) -> dict[str, Any]:
         texts = [["" if text is None else text for text in batch[name]] for name in task.text_columns]
-        return dict(tokenizer(*texts, truncation=True, max_length=max_length))
+        return dict(tokenizer(*texts, truncation=True, max_length=min(max_length, LONGEST)))
 
     dropped = [name for name in data.column_names if name not in ("labels", ROW)]
     return data.map(convert, batched=True, remove_columns=dropped, num_proc=processes, desc="Tokenizing")

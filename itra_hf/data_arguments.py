@@ -1,6 +1,5 @@
 """Which data to train on, and how its files and labels are read: the fields of a configuration that say so."""
 
-import codecs
 import os
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -10,6 +9,33 @@ from .metrics import ProblemType
 
 def _field(text: str, default: Any = None) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+def checked_delimiter(delimiter: str, setting: str) -> str:
+    """The delimiter of CSV files that a setting asks for; a backslash and a t stand for a tab.
+
+    Raises:
+        ValueError: it can be none.
+    """
+    if delimiter == "\\t":  # as it is easily written on a command line
+        return "\t"
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise ValueError(f"{setting}={delimiter!r} must be one character, neither a quotation mark nor a line end.")
+    return delimiter
+
+
+def check_encoding(encoding: str, setting: str) -> None:
+    """Checks that a setting names an encoding of text.
+
+    Raises:
+        ValueError: it doesn't.
+    """
+    try:
+        b"a".decode(encoding)
+    except UnicodeError:  # one of several bytes a character
+        pass
+    except (LookupError, ValueError, TypeError):
+        raise ValueError(f"{setting}={encoding!r} is no encoding of text; try utf-8, latin-1 or cp1252.") from None
 
 
 @dataclass
@@ -82,20 +108,9 @@ class DataArguments:
             raise ValueError(f"label_delimiter splits cells into several labels, which {asked} does not have.")
 
     def _check_file_settings(self) -> None:
-        if self.csv_delimiter == "\\t":  # as it is easily written on a command line
-            self.csv_delimiter = "\t"
-        if self.csv_delimiter is not None and (len(self.csv_delimiter) != 1 or self.csv_delimiter in '"\r\n'):
-            raise ValueError(
-                f"csv_delimiter={self.csv_delimiter!r} must be one character, neither a quotation mark nor a line end."
-            )
-        try:
-            text = codecs.decode(b"", self.file_encoding)
-        except (LookupError, UnicodeError, ValueError):
-            text = None
-        if not isinstance(text, str):
-            raise ValueError(
-                f"file_encoding={self.file_encoding!r} is no encoding of text; try utf-8, latin-1 or cp1252."
-            )
+        if self.csv_delimiter is not None:
+            self.csv_delimiter = checked_delimiter(self.csv_delimiter, "csv_delimiter")
+        check_encoding(self.file_encoding, "file_encoding")
 
     @property
     def asked_problem(self) -> ProblemType | None:

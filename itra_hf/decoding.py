@@ -13,7 +13,12 @@ BEGINNINGS = {
     b"\xd0\xcf\x11\xe0": "an Excel workbook; export it as CSV",
     b"PAR1": "a Parquet file; let its name end in .parquet",
 }
-UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+MARKS = {  # the longer ones first, for UTF-16's begin them
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 ESCAPED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of undecodable bytes
 BYTE_ORDER_MARK = "\ufeff"
 
@@ -59,6 +64,7 @@ def undecodable(path: str, encoding: str, row: int | None) -> ValueError:
     """
     where = "" if row is None else ", the header" if row == 0 else f", row {row}"
     with open(path, "rb") as file:
-        utf_16 = file.read(2) in UTF_16
-    advice = "utf-16, as its first bytes say" if utf_16 else "its own, such as latin-1, cp1252 or utf-16"
+        beginning = file.read(4)
+    marked = next((name for mark, name in MARKS.items() if beginning.startswith(mark)), None)
+    advice = f"{marked}, as its first bytes say" if marked else "its own, such as latin-1, cp1252 or utf-16"
     return ValueError(f"{path}{where}: there are bytes that are not {encoding}; set file_encoding to {advice}.")

@@ -2,8 +2,9 @@
 
 import csv
 import re
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import chain, islice
 from typing import TextIO
 
@@ -20,13 +21,15 @@ LARGEST_CELL = 2**31 - 1
 # Lone surrogates, which no decoded text holds: for the end of the file, and for what the csv module refuses.
 END, RETURN, NUL = "\ud800", "\ud801", "\ud802"
 SHORT_WORD = re.compile(r"\S{1,30}")
+EXCELS_LINE = re.compile(r'"?sep=.?"?\s*', re.IGNORECASE)
 TWICE = "A quotation mark inside a quoted cell is written twice."
 
 
 class DelimitedFile:
     """A CSV or TSV file, quoted as RFC 4180 has it; lines without characters are no rows.
 
-    A row with too few fields has empty cells at its end. A carriage return or NUL inside a cell is a character of it.
+    A row with too few fields has empty cells at its end. A carriage return or NUL inside a cell is a character of it;
+    outside quotation marks, those just before a line end belong to the line end.
 
     Attributes:
         path: the file.
@@ -60,6 +63,12 @@ class DelimitedFile:
             raise ValueError(f"{path} is empty.")
         if END in header[-1]:
             raise ValueError(f"{path}: the header has a quotation mark that is never closed.")
+        if any("\0" in name for name in header):
+            raise ValueError(f"{path}: the header holds NUL characters, as UTF-16 does; set file_encoding to utf-16.")
+        if EXCELS_LINE.fullmatch(first):
+            raise ValueError(
+                f"{path} begins with {first.strip()!r}, for Excel; remove that line, and set csv_delimiter."
+            )
         self.names = distinct_names(header)
 
     def tables(self) -> Iterator[pa.Table]:
@@ -160,6 +169,7 @@ class DelimitedFile:
         if self._swallowed or self._odd_row is not None:
             return
         width = table.num_columns
+        known = cache(lambda position: {*table.column(position).to_pylist()} - {""})
         for column, name in enumerate(self.names):
             characters = table.column(column).combine_chunks().buffers()[2]
             if characters is None or b"\n" not in characters.to_pybytes():
@@ -168,7 +178,7 @@ class DelimitedFile:
             marks = pc.count_substring(table.column(column), self._delimiter).to_numpy()
             suspects = (breaks >= MANY_LINES) | ((breaks > 0) & (width > 1) & (marks == breaks * (width - 1)))
             for row in np.flatnonzero(suspects):
-                if breaks[row] >= MANY_LINES or self._looks_like_rows(table, int(row), column):
+                if breaks[row] >= MANY_LINES or self._looks_like_rows(table, int(row), column, known):
                     self._swallowed = True
                     self.warnings.append(
                         f"{self.path}, row {self._rows + row + 1}: the cell in column {name!r} has {breaks[row] + 1} "
@@ -176,8 +186,8 @@ class DelimitedFile:
                     )
                     return
 
-    def _looks_like_rows(self, table: pa.Table, row: int, column: int) -> bool:
-        """Whether a cell's lines have a row's delimiters, and between them short words or values of other rows."""
+    def _looks_like_rows(self, table: pa.Table, row: int, column: int, known: Callable[[int], set[str]]) -> bool:
+        """Whether a cell's lines have a row's delimiters: tabs, or between them short words or values of other rows."""
         lines = [line.split(self._delimiter) for line in table.column(column)[row].as_py().split("\n")]
         width, last = table.num_columns, len(lines) - 1
         fields: list[list[str]] = [[] for _ in self.names]
@@ -189,9 +199,8 @@ class DelimitedFile:
                 # The cell's own first and last parts are pieces of fields.
                 if not (number == 0 and position == column) and not (number == last and position == column):
                     fields[position].append(part.removesuffix("\r"))
-        return any(
-            found
-            and (all(map(SHORT_WORD.fullmatch, found)) or {*found} <= {*table.column(position).to_pylist(), ""} - {""})
+        return self._delimiter == "\t" or any(  # prose has commas, but hardly tabs
+            found and (all(map(SHORT_WORD.fullmatch, found)) or {*found} <= known(position))
             for position, found in enumerate(fields)
         )
 
@@ -219,7 +228,7 @@ class DelimitedFile:
 
 
 def _shielded(line: str) -> str:
-    body = line.removesuffix("\n").removesuffix("\r")
+    body = line.removesuffix("\n").rstrip("\r")  # outside quotation marks, all of these end the row
     return body.replace("\r", RETURN).replace("\0", NUL) + line[len(body) :]
 
 
@@ -233,12 +242,12 @@ def _count(number: int, noun: str) -> str:
 
 def distinct_names(header: list[str]) -> list[str]:
     """The columns' names, each of them once and none empty; see `DelimitedFile.names`."""
-    names: list[str] = []
+    names: dict[str, None] = {}
+    repeated: Counter[str] = Counter()
     for position, name in enumerate(header):
         name = wanted = name or f"Unnamed: {position}"
-        number = 0
         while name in names:
-            number += 1
-            name = f"{wanted}.{number}"
-        names.append(name)
-    return names
+            repeated[wanted] += 1
+            name = f"{wanted}.{repeated[wanted]}"
+        names[name] = None
+    return list(names)

@@ -7,7 +7,8 @@ So neither a name nor a modification time decides what comes back.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from . import decoding, delimited, json_files, plain_csv
 logger = logging.get_logger(__name__)
 
 KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+NOTHING = datasets.Value("null")
 PIECE = 1 << 20  # bytes that are hashed at one time
 
 
@@ -68,16 +70,23 @@ def read_files(
         ValueError: a file can't be read so; the message names it, and the row where that is known.
     """
     _check_exist(paths)
-    builder = _Builder(paths, reading, kind or kind_of(paths[0]), cache_dir, split)
     try:
+        builder = _Builder(paths, reading, kind or kind_of(paths[0]), cache_dir, split)
         builder.download_and_prepare()
+    except OSError as error:
+        if error.filename in paths:
+            raise
+        raise ValueError(
+            f"What is read from {paths[0]} can't be kept in the datasets cache: {error}. Set cache_dir or the variable "
+            "HF_DATASETS_CACHE to a folder that can be written."
+        ) from error
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, (ValueError, OSError)):
             raise error.__cause__ from None
         raise
     info = builder.info
-    for warning in json.loads(info.description or "[]"):
-        logger.warning(warning)
+    for number, warning in json.loads(info.description or "[]"):
+        logger.warning(f"{paths[number]}{warning}")
     info.builder_name, info.description = builder.kind, ""
     if info.splits[split].num_examples:
         return builder.as_dataset(split)
@@ -124,7 +133,14 @@ class _Builder(datasets.ArrowBasedBuilder):
         yield from enumerate(tables(self.paths, self.reading, warnings))
         if [digest(path) for path in self.paths] != self.digests:
             raise ValueError(f"{', '.join(self.paths)}: the content changed while it was read; start again.")
-        self.info.description = json.dumps(warnings)  # they are said whenever the rows are used
+        # They are said whenever the rows are used, of the paths that are given then.
+        self.info.description = json.dumps([_without_path(warning, self.paths) for warning in warnings])
+
+
+def _without_path(warning: str, paths: Sequence[str]) -> tuple[int, str]:
+    """The place of the path with which a warning begins, and the rest."""
+    number = next(number for number, path in enumerate(paths) if warning.startswith((f"{path},", f"{path}:")))
+    return number, warning.removeprefix(paths[number])
 
 
 def digest(path: str) -> str:
@@ -150,8 +166,8 @@ def _delimited(paths: Sequence[str], reading: Reading, warnings: list[str]) -> I
         names = names or file.names
         if sorted(file.names) != sorted(names):
             raise ValueError(
-                f"{path} has the columns {', '.join(file.names)}, and {paths[0]}, which is of the same split, "
-                f"{', '.join(names)}."
+                f"{path} has the columns {', '.join(map(repr, file.names))}, and {paths[0]}, which is of the same "
+                f"split, {', '.join(map(repr, names))}."
             )
         for table in file.tables():
             yield table.select(names)
@@ -170,32 +186,52 @@ def _json(paths: Sequence[str], reading: Reading, warnings: list[str]) -> Iterat
 
 
 def _parquet(paths: Sequence[str], reading: Reading, warnings: list[str]) -> Iterator[pa.Table]:
-    features = None
+    features, problems = _parquet_features(paths[0])
+    for path in paths[1:]:
+        others, their_problems = _parquet_features(path)
+        problems = {**_differences(paths[0], features, path, others), **their_problems, **problems}
+        features = {**features, **others, **{name: each for name, each in features.items() if each != NOTHING}}
+    _check_used([*features, *problems], reading.used, problems)
+    warnings += [f"{problem}; it is left out" for problem in problems.values()]
+    kept = datasets.Features({name: each for name, each in features.items() if name not in problems})
     for path in paths:
-        try:
-            with pq.ParquetFile(path) as file:
-                if features is None:
-                    features, problems = _parquet_features(path, file.schema_arrow)
-                    _check_used(file.schema_arrow.names, reading.used, problems)
-                    warnings += problems.values()
-                yield features.arrow_schema.empty_table()
-                for batch in file.iter_batches():
-                    yield table_cast(_decoded(batch, list(features)), features.arrow_schema)
-        except (pa.ArrowException, OSError, KeyError, datasets.table.CastError) as error:
-            raise ValueError(f"{path} can't be read as Parquet: {error}") from error
+        with _open_parquet(path) as file:
+            yield kept.arrow_schema.empty_table()
+            for batch in file.iter_batches():
+                yield table_cast(_decoded(batch, list(kept)), kept.arrow_schema)
 
 
-def _parquet_features(path: str, schema: pa.Schema) -> tuple[datasets.Features, dict[str, str]]:
+@contextmanager
+def _open_parquet(path: str) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError, KeyError, datasets.table.CastError) as error:
+        raise ValueError(f"{path} can't be read as Parquet: {error}") from error
+
+
+def _differences(first: str, features: Mapping[str, Any], path: str, others: Mapping[str, Any]) -> dict[str, str]:
+    """For each column that isn't in two files of a split with one type: what its types are; nothing but null is any."""
+    problems = {}
+    for name in {**features, **others}:
+        types = [each.get(name, "nothing") for each in (features, others)]
+        if types[0] != types[1] and NOTHING not in types:
+            problems[name] = f"{path}: column {name!r} has {types[1]}, and in {first}, of the same split, {types[0]}"
+    return problems
+
+
+def _parquet_features(path: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The columns that datasets has a type for, as its own metadata say if they are there, and why not the others."""
-    if b"huggingface" in (schema.metadata or {}):
-        return datasets.Features.from_arrow_schema(schema), {}
-    features, problems = datasets.Features(), {}
+    with _open_parquet(path) as file:
+        schema = file.schema_arrow
+    features: dict[str, Any] = {}
+    problems: dict[str, str] = {}
     for name, field in zip(delimited.distinct_names(schema.names), schema, strict=True):
         try:
-            plain = pa.schema([(name, _plain(field.type))])
+            plain = pa.schema([(name, _plain(field.type))], schema.metadata)
             features |= datasets.Features.from_arrow_schema(plain)
         except (ValueError, TypeError, NotImplementedError, KeyError):
-            problems[name] = f"{path}: column {name!r} is left out, for it has {field.type}"
+            problems[name] = f"{path}: column {name!r} has {field.type}"
     return features, problems
 
 

@@ -1,5 +1,6 @@
 """The job behind `itra-hf train`: data in, fine-tuned classifier and its metrics out."""
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -7,9 +8,8 @@ from typing import Any
 
 import datasets
 import numpy as np
-from transformers import (
-    set_seed,
-)
+from transformers import set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint
 from transformers.utils import logging
 
@@ -51,6 +51,8 @@ def prepare_data(
     """The splits of `read_data`, cut to the sizes that are asked for; the test split says which rows it has."""
     splits, task = read_data(args, training_args, model_args)
     if "test" in splits:
+        if ROW in splits["test"].column_names:
+            splits["test"] = splits["test"].remove_columns(ROW)
         splits["test"] = splits["test"].add_column(ROW, np.arange(len(splits["test"])))
     seed = _data_seed(training_args)
     parts = {name: subset(data, args.most_samples[name], seed) for name, data in splits.items()}
@@ -195,7 +197,7 @@ def find_checkpoint(args: ITRAConfig) -> str | None:
     """The checkpoint that `resume_from_checkpoint` means: a folder, with `true` the last one in the output folder.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: there is no such folder, or it holds no checkpoint.
     """
     asked = args.resume_from_checkpoint
     if asked is None or str(asked).lower() in ("", "false"):
@@ -209,6 +211,10 @@ def find_checkpoint(args: ITRAConfig) -> str | None:
     asked = os.path.expanduser(asked)
     if not os.path.isdir(asked):
         raise FileNotFoundError(f"There is no checkpoint {asked!r} (looked in {os.getcwd()}).")
+    if not os.path.isfile(os.path.join(asked, TRAINER_STATE_NAME)):
+        found = get_last_checkpoint(asked)
+        advice = f"; did you mean {found!r}?" if found else ""
+        raise FileNotFoundError(f"{asked!r} is no checkpoint, for it has no {TRAINER_STATE_NAME}{advice}")
     return asked
 
 
@@ -229,6 +235,7 @@ def publish(trainer: ITRATrainer, card: dict[str, Any]) -> None:
 
 
 def _write_predictions(path: str, prediction: Any, task: Task, rows: Sequence[int]) -> None:
+    """Writes the predicted classes; several of a text as `a|b`, or as a JSON list where a class name has a `|`."""
     logits = prediction.predictions
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
     if task.problem_type == "regression":
@@ -237,5 +244,7 @@ def _write_predictions(path: str, prediction: Any, task: Task, rows: Sequence[in
         values = [task.label_names[index] for index in logits.argmax(-1)]
     else:
         names = np.asarray(task.label_names, dtype=object)
-        values = ["|".join(names[row > 0]) for row in logits]
+        ambiguous = any("|" in name for name in names)
+        found = [list(names[row > 0]) for row in logits]
+        values = [json.dumps(each, ensure_ascii=False) if ambiguous else "|".join(each) for each in found]
     datasets.Dataset.from_dict({"index": list(rows), "prediction": values}).to_csv(path)

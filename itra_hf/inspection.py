@@ -22,6 +22,7 @@ from transformers.utils import logging
 from .compactness import compactness
 from .data import DataArguments, Task, encode_labels, infer_task, load_splits, subset, tokenize
 from .features import extract_features
+from .labels import INTEGER
 from .text_models import ensure_padding, expand_paths, fitting_length
 
 logger = logging.get_logger(__name__)
@@ -127,7 +128,8 @@ def _load(args: InspectionArguments, task: Task) -> tuple[Any, PreTrainedTokeniz
 def _match_labels(task: Task, id2label: dict[int, str], model_name: str) -> list[str]:
     """Makes `task` call the classes as the data do, in the model's order; returns the names to show.
 
-    The data may name them as the model does, or by its class ids; a model without names takes those of the data.
+    The data may name them as the model does, or by its class ids, if its names aren't integers; a model without names
+    takes those of the data.
 
     Raises:
         ValueError: the model has another number of classes, and no names to go by.
@@ -140,7 +142,8 @@ def _match_labels(task: Task, id2label: dict[int, str], model_name: str) -> list
                 f"{', '.join(found)}."
             )
         return found
-    by_id = not set(found) <= set(known) and all(label.isdecimal() for label in found)
+    # Where the model's names are numbers themselves, other numbers are unknown labels, not ids.
+    by_id = not set(found) <= set(known) and all(map(str.isdecimal, found)) and not all(map(INTEGER.fullmatch, known))
     task.label_names = [str(index) for index in range(len(known))] if by_id else known
     return known
 

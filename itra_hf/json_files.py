@@ -1,6 +1,7 @@
 """JSON and JSON Lines files: strings stay strings, whatever they look like; numbers and booleans keep their type."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, TextIO
@@ -11,6 +12,9 @@ from .decoding import ESCAPED, check_beginning, open_text, undecodable
 
 BATCH = 10_000  # rows
 WHITESPACE = " \t\r\n"
+END = object()
+UNFIT = re.compile("[\0\ud800-\udfff]")  # in names of columns
+INEXACT = "whole numbers of more than 53 bits among fractions or NaN"
 
 
 class Written(str):
@@ -36,6 +40,7 @@ class JSONTable:
         self.problems: dict[str, str] = {}
         self._encoding, self._as_written = encoding, as_written
         self._rows = 0
+        self._paths: list[str] = []
         self._chunks: dict[str, list[pa.Array]] = {}
         self._kinds: dict[str, str] = {}
 
@@ -47,24 +52,31 @@ class JSONTable:
             ValueError: it is no such JSON; the message has the row.
         """
         check_beginning(path)
+        self._paths.append(path)
         number = 1
         rows = _records(path, self._encoding, _decoder(bool(self._as_written)))
-        while batch := list(islice(rows, BATCH)):
-            for name in {**self._chunks, **dict.fromkeys(chain.from_iterable(batch))}:
-                chunks = self._chunks.setdefault(name, [pa.nulls(self._rows)] if self._rows else [])
-                chunks.append(self._array(path, number, name, [row.get(name) for row in batch]))
-            self._rows += len(batch)
-            number += len(batch)
+        try:
+            while batch := list(islice(rows, BATCH)):
+                for name in {**self._chunks, **dict.fromkeys(chain.from_iterable(batch))}:
+                    if UNFIT.search(name):
+                        raise ValueError(f"{path}: the name {name!r} has NUL or half of a surrogate pair; rename it.")
+                    chunks = self._chunks.setdefault(name, [pa.nulls(self._rows)] if self._rows else [])
+                    chunks.append(self._array(path, number, name, [row.get(name) for row in batch]))
+                self._rows += len(batch)
+                number += len(batch)
+        except RecursionError:
+            raise ValueError(f"{path} is nested too deeply.") from None
 
     def table(self) -> pa.Table:
         """All rows; a column that a row lacks is null there."""
-        return pa.table({name: self._joined(chunks) for name, chunks in self._chunks.items()})
+        return pa.table({name: self._joined(name, chunks) for name, chunks in self._chunks.items()})
 
-    def _joined(self, chunks: list[pa.Array]) -> pa.ChunkedArray:
+    def _joined(self, name: str, chunks: list[pa.Array]) -> pa.ChunkedArray:
         tables = [pa.table({"column": chunk}) for chunk in chunks]
         try:
             return pa.concat_tables(tables, promote_options="permissive").column("column")
         except pa.ArrowException:
+            self.problems.setdefault(name, f"{', '.join(self._paths)}: column {name!r} has {INEXACT}")
             texts = [pa.array([_text(value) for value in chunk.to_pylist()], pa.string()) for chunk in chunks]
             return pa.chunked_array(texts)
 
@@ -78,8 +90,9 @@ class JSONTable:
             try:
                 return pa.array(values)
             except (pa.ArrowException, OverflowError, UnicodeError):
-                offset = next(row for row, value in enumerate(values) if not _storable(value))
-                problem = offset, "a number of more than 64 bits or half of a surrogate pair"
+                offset = next((row for row, value in enumerate(values) if not _storable(value)), None)
+                what = "a number of more than 64 bits or half of a surrogate pair"
+                problem = (0, INEXACT) if offset is None else (offset, what)
         offset, what = problem
         self.problems.setdefault(name, f"{path}, row {number + offset}: column {name!r} has {what}")
         return pa.array([_text(value) for value in values], pa.string())
@@ -98,7 +111,8 @@ class JSONTable:
             if kind.endswith(("object", "objects", "lists", "types")):
                 return row, kind
             if known and not (known == "a list" and kind.startswith(known)):
-                return row, f"{kind}, and before that {known}"
+                nan = ", for NaN is a number" if any(each != each for each in values) else ""
+                return row, f"{kind}, and before that {known}{nan}"
             known = self._kinds[name] = kind
         return None
 
@@ -161,6 +175,7 @@ def _records(path: str, encoding: str, decoder: json.JSONDecoder) -> Iterator[di
             values = _values(path, file, decoder)
             first = next(values, None)
             if isinstance(first, list):
+                _check_end(path, values)
                 values, first = iter(first), None
             elif isinstance(first, dict) and (columns := _columns(first)):
                 second = next(values, None)
@@ -177,8 +192,18 @@ def _records(path: str, encoding: str, decoder: json.JSONDecoder) -> Iterator[di
                 yield value
     except UnicodeError:
         raise undecodable(path, encoding, _undecodable_row(path, encoding)) from None
-    except RecursionError:
-        raise ValueError(f"{path} is nested too deeply.") from None
+
+
+def _check_end(path: str, values: Iterator[Any]) -> None:
+    """Raises a `ValueError` if something follows a list of rows."""
+    try:
+        rows_only = next(values, END) is END
+    except UnicodeError:
+        raise
+    except ValueError:
+        rows_only = False
+    if not rows_only:
+        raise ValueError(f"{path}: there is more after its list of rows; a file is one list, or one object a line.")
 
 
 def _columns(value: dict[str, Any]) -> list[dict[str, Any]]:

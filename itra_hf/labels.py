@@ -245,7 +245,7 @@ def encode(labels: Labels, problem_type: ProblemType, known: Sequence[str]) -> A
     unknown = [code for code in used if labels.names[code] not in ids]
     if unknown:
         row = labels.first_row(unknown)
-        code = next(code for code in labels.codes if code in unknown)
+        code = labels.codes[np.isin(labels.codes, unknown)][0]
         more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
         raise ValueError(
             f"Row {row} of the {labels.split} data has the label {labels.names[code]!r}, which is not one of those "
@@ -262,14 +262,14 @@ def encode(labels: Labels, problem_type: ProblemType, known: Sequence[str]) -> A
 def _numbers(labels: Labels) -> np.ndarray:
     """The values as float32 numbers `[k]`."""
     found = np.zeros(len(labels.values), dtype=np.float32)
-    bad = []
+    bad, used = [], set(labels.codes.tolist())
     for code, value in enumerate(labels.values):
         if not isinstance(value, str) or NUMBER.fullmatch(value):
             with np.errstate(over="ignore"):
                 found[code] = np.float32(float(value))
         else:
             found[code] = np.nan
-        if not np.isfinite(found[code]) and code in labels.codes:
+        if not np.isfinite(found[code]) and code in used:
             bad.append(code)
     if bad:
         row = labels.first_row(bad)

@@ -4,8 +4,9 @@ import dataclasses
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, NamedTuple
 
 import datasets
@@ -13,10 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.exceptions import DatasetGenerationError
 
+from .data_arguments import check_encoding, checked_delimiter
 from .files import KINDS, Reading, read_files
 
 PATTERN = re.compile(r"[*?\[\]{}]")
 HONOURED = {"name", "version", "data_files", "data_dir", "description", "features", "sep", "delimiter", "encoding"}
+# These change nothing where cells are their characters.
+HONOURED |= {"keep_default_na", "na_filter", "low_memory", "engine", "memory_map", "chunksize", "batch_size"}
 
 
 class Found(NamedTuple):
@@ -72,7 +76,11 @@ def load_named(
 
 
 def find_files(folder: str, config: str | None) -> Found | None:
-    """The files of a folder's splits; `None` where they are of other kinds, packed, or read with special options."""
+    """The files of a folder's splits; `None` where they are of other kinds.
+
+    Raises:
+        ValueError: they are packed, or the folder's card has them read with options that are not honoured.
+    """
     with tempfile.TemporaryDirectory() as cache, _without_pattern(folder) as base:
         # An empty cache: else what an earlier run made of the files would count as declared.
         builder = datasets.load_dataset_builder(base, config, cache_dir=cache)
@@ -86,24 +94,44 @@ def find_files(folder: str, config: str | None) -> Found | None:
         for each in dataclasses.fields(builder.config)
         if getattr(builder.config, each.name) != getattr(type(builder.config)(), each.name)
     }
-    endings = {os.path.splitext(path)[1].lower() for paths in files.values() for path in paths}
-    if builder.name not in KINDS.values() or set(options) - HONOURED or not endings <= {*KINDS, ".ndjson", ".txt"}:
+    if builder.name not in KINDS.values():
         return None
-    delimiter = options.get("sep")
+    _check_honoured(folder, options, chain.from_iterable(files.values()))
+    endings = {os.path.splitext(path)[1].lower() for paths in files.values() for path in paths}
+    delimiter, encoding = options.get("sep"), options.get("encoding")
+    if delimiter is not None:
+        delimiter = checked_delimiter(delimiter, f"In the card of {folder}, sep")
+    if encoding is not None:
+        check_encoding(encoding, f"In the card of {folder}, encoding")
     return Found(
         builder.name,
         files,
-        None if delimiter == "\t" and endings <= {".csv", ".tsv"} else delimiter,  # the ending says it, file by file
-        options.get("encoding"),
+        None if delimiter == "\t" and ".tsv" in endings else delimiter,  # the ending says it, file by file
+        encoding,
         builder.info.features,
     )
+
+
+def _check_honoured(folder: str, options: Iterable[str], paths: Iterable[str]) -> None:
+    """Raises a `ValueError` for options of a card that would change what is read, and for files that can't be read."""
+    if unknown := sorted(set(options) - HONOURED):
+        raise ValueError(
+            f"The card of {folder} sets {', '.join(unknown)}, which is not honoured, for cells are read as their "
+            "characters. Leave it out, or give the files by train_file, validation_file and test_file."
+        )
+    for path in paths:
+        if os.path.splitext(path)[1].lower() not in {*KINDS, ".ndjson", ".txt"}:
+            raise ValueError(
+                f"{path} is packed, or has an ending that is not known; unpack it, and let its name end in "
+                f"one of {', '.join(KINDS)}."
+            )
 
 
 @contextmanager
 def _without_pattern(folder: str) -> Iterator[str]:
     """The folder, or, where its path would be taken as a pattern, one of links to its files."""
     if not PATTERN.search(os.path.realpath(folder)):
-        yield folder
+        yield os.path.abspath(folder)  # datasets does not know "."
         return
     with tempfile.TemporaryDirectory() as links:
         for root, _, names in os.walk(folder):

@@ -14,7 +14,7 @@ MARK = b"\xef\xbb\xbf"
 
 
 def is_plain(path: str, delimiter: str, encoding: str) -> bool:
-    """Whether every quotation mark opens a cell, closes one or is doubled inside, and lines end in one way.
+    """Whether the header comes first, every quotation mark opens a cell, closes one or is doubled, and lines end alike.
 
     Then all parsers agree on the file, as long as its rows have the header's fields.
     """
@@ -30,6 +30,8 @@ def is_plain(path: str, delimiter: str, encoding: str) -> bool:
 
 def _is_plain(data: np.ndarray, start: int, delimiter: int) -> bool:
     """The same of bytes `[n]` that begin at `start`."""
+    if data[start : start + 1].tobytes() in (b"\n", b"\r"):
+        return False  # Arrow would count the empty line as the header
     quotes = 0
     for place in range(start, len(data), PIECE):
         piece = data[place : place + PIECE]

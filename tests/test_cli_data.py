@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from test_cli import WORDS, main, model_folder, refused, write_config  # noqa: F
 
 from itra_hf.cli import parse, parse_comparison
 from itra_hf.comparison.run import build
-from itra_hf.data import subset
-from itra_hf.finetune import build_trainer
+from itra_hf.data import Task, subset
+from itra_hf.finetune import _write_predictions, build_trainer
 
 TABLE = "text,label\n"
 
@@ -34,7 +35,7 @@ def put(folder, name, content):
         ("a.csv", "", "is empty"),
         ("a.csv", TABLE + "x,a\ny,b,c\n", "row 2: it has 3 fields, and the header 2"),
         ("a.csv", TABLE + "x,a,1\ny,b,1\n", "row 1: it has 3 fields, and the header 2"),
-        ("a.csv", "text;label\nx;a\n", "it has: text;label. Set label_column_name, or csv_delimiter"),
+        ("a.csv", "text;label\nx;a\n", "it has: 'text;label'. Set label_column_name, or csv_delimiter"),
         ("a.csv", TABLE + "x,1.5\ny,0.2\nz,nan\n", "Row 3 of the training data has 'nan'"),
         ("a.jsonl", '{"text": "x", "label": "a"}\n{"text": \n', "row 2 (line 2): it is broken JSON"),
         ("a.jsonl", '{"text": "x", "label": 1.5}\n{"text": "y", "label": NaN}\n', "Row 2 of the training data has nan"),
@@ -89,6 +90,25 @@ def test_predictions_name_the_rows_of_the_test_file(most, model_folder, tmp_path
     with open(tmp_path / "out" / "test_predictions.csv", encoding="utf-8") as file:
         found = [int(row["index"]) for row in csv.DictReader(file)]
     assert found == subset(Dataset.from_dict({"row": np.arange(30)}), most, 42)["row"][:]
+
+
+@pytest.mark.parametrize(("name", "cell"), [("a", "c|a"), ("a|b", '["c", "a|b"]')])
+def test_several_predicted_labels_can_be_told_apart(name, cell, tmp_path):
+    logits = SimpleNamespace(predictions=np.array([[1.0, 1.0]]))
+    task = Task("multi_label_classification", ["c", name], ["text"], "label")
+    _write_predictions(str(tmp_path / "out.csv"), logits, task, [0])
+    with open(tmp_path / "out.csv", encoding="utf-8") as file:
+        assert [row["prediction"] for row in csv.DictReader(file)] == [cell]
+
+
+def test_a_test_file_whose_cells_are_all_empty_has_predictions_alone(model_folder, tmp_path):  # noqa: F811
+    rows = sentences(30, lambda row: ["a", "b", "a|b", ""][row % 4])
+    train = put(tmp_path, "a.csv", TABLE + "".join(f"{text},{label}\n" for text, label in rows))
+    test = put(tmp_path, "b.csv", "text,label,__row__\nred,,7\nblue,,7\n")
+    fields = {"train_file": train, "test_file": test, "label_delimiter": '"|"', "max_steps": 1}
+    main(["train", write_config(tmp_path, model_folder, **fields)])
+    assert "test_f1_micro" not in json.loads((tmp_path / "out" / "test_results.json").read_text(encoding="utf-8"))
+    assert len((tmp_path / "out" / "test_predictions.csv").read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_compare_reads_new_content_under_the_old_time(model_folder, tmp_path):  # noqa: F811

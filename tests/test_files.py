@@ -1,6 +1,7 @@
 """Files as the model would be trained on them: cells as written, errors that name the row, and no stale content."""
 
 import os
+import time
 
 import pandas as pd
 import pyarrow as pa
@@ -89,11 +90,19 @@ def test_what_a_cell_means_does_not_depend_on_the_rows_before(tmp_path):
         (b"text,label\n" + b"x" * 5_000_000 + b",a\ny,b\n", ["x" * 5_000_000, "y"]),
         (b"text,label\nx,a\n  \ny,b\n", ["x", "y"]),
         (b"text,label\n", []),
+        (b"\r\n\r\ntext,label\r\nx,a\r\n", ["x"]),
+        (b"\xef\xbb\xbf\ntext,label\nx,a\n", ["x"]),
         (b"text\nx\n \n\ny\n", ["x", " ", "y"]),
     ],
 )
 def test_lines_quotes_and_long_cells(content, texts, tmp_path):
     assert columns(tmp_path, "a.csv", content)["text"] == texts
+
+
+@pytest.mark.parametrize("other", ["", "z\rz,b\n", '"z" z,b\n'])
+def test_several_carriage_returns_end_a_row_whatever_other_rows_hold(other, tmp_path):
+    data = columns(tmp_path, "a.csv", 'text,label\r\r\n"x\r\r\ny",a\r\r\n' + other)
+    assert [data["text"][0], data["label"][0]] == ["x\r\r\ny", "a"]
 
 
 def test_columns_without_a_name_or_with_a_name_twice(tmp_path):
@@ -121,6 +130,9 @@ def test_delimiter_and_encoding_can_be_set(tmp_path):
             "row 2: there are bytes that are not utf-8; set file_enc",
         ),
         ("a.tsv", "text\tlabel\nx\ta\n".encode("utf-16"), "set file_encoding to utf-16"),
+        ("a.csv", "text,label\nx,a\n".encode("utf-32"), "set file_encoding to utf-32"),
+        ("a.csv", "text,label\nx,a\n".encode("utf-16-le"), "set file_encoding to utf-16"),
+        ("a.csv", "sep=;\r\ntext;label\r\nx;a\r\n", "begins with 'sep=;', for Excel; remove that line"),
         ("a.jsonl", '{"text": "x"}\n{"text": "à"}\n'.encode("latin-1"), "row 2: there are bytes that are not utf-8"),
         ("a.csv", "", "is empty"),
         ("a.csv", "\n\n", "is empty"),
@@ -139,6 +151,11 @@ def test_delimiter_and_encoding_can_be_set(tmp_path):
         ("a.jsonl", '{"text": "x"}\n\n{"text": "y",}\n', "row 2 (line 3): it is broken JSON"),
         ("a.jsonl", '{"text": x}\n{"text": "y"}\n', "row 1 (line 1): it is broken JSON"),
         ("a.json", '[{"text": "x"},\n{"text": }]', "line 2: it is broken JSON"),
+        ("a.json", '[{"text": "x"}]\n[{"text": "y"}]\n', "there is more after its list of rows"),
+        ("a.json", '[\n{"text": "x"}\n]\n[{"text": "y"}]', "there is more after its list of rows"),
+        ("a.json", '[{"text": "x"}] rest', "there is more after its list of rows"),
+        ("a.json", '[{"text": "x"}]\nrest', "there is more after its list of rows"),
+        ("a.jsonl", '["x", "a"]\n["y", "b"]\n', "there is more after its list of rows"),
         ("a.json", "[1, 2]", "row 1: it is a number, where a row is an object"),
         ("a.jsonl", '{"label": 1}\n{"label": "1"}\n', "row 2: column 'label' has a string, and before that a number"),
         ("a.jsonl", '{"text": "x"}\n{"text": true}\n', "row 2: column 'text' has a boolean, and before that a string"),
@@ -146,6 +163,16 @@ def test_delimiter_and_encoding_can_be_set(tmp_path):
         ("a.jsonl", '{"label": "a"}\n{"label": {"a": 1}}\n', "row 2: column 'label' has an object"),
         ("a.jsonl", '{"text": "x", "label": [["a"]]}\n', "row 1: column 'label' has a list of lists"),
         ("a.jsonl", '{"label": 12345678901234567890}\n', "row 1: column 'label' has a number of more than 64 bits"),
+        ("a.jsonl", '{"label": 9007199254740993}\n{"label": 1.5}\n', "row 1: column 'label' has whole numbers of more"),
+        (
+            "a.jsonl",
+            '{"label": 9007199254740993}\n' * 10_000 + '{"label": 1.5}\n',
+            "column 'label' has whole numbers of more",
+        ),
+        ("a.jsonl", '{"text": NaN}\n{"text": "x"}\n', "has a string, and before that a number, for NaN is a number"),
+        ("a.jsonl", '{"text": "x", "a\\u0000": 1}\n', "the name 'a\\x00' has NUL or half of a surrogate pair"),
+        ("a.jsonl", '{"text": "x", "a\\ud83d": 1}\n', "has NUL or half of a surrogate pair"),
+        ("a.jsonl", '{"text": "x", "a": ' + "[" * 800 + "]" * 800 + "}", "is nested too deeply"),
         (
             "a.jsonl",
             '{"text": "x"}\n{"text": "\\ud83d"}\n',
@@ -184,6 +211,29 @@ def test_swallowed_rows_are_warned_of(content, tmp_path, caplog):
     assert f"row {2 if content.splitlines()[1][0] != chr(34) else 1}: the cell in column 'text'" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        'label\ttext\nvery good\t"Hello he said\nreally bad\tfoo bar"\nso so\tx\n',
+        'text\tother\n"He said so\tand then left\nShe said so"\tand then came\nlast one\tx y\n',
+    ],
+)
+def test_rows_of_prose_that_a_quotation_mark_swallows_between_tabs_are_warned_of(content, tmp_path, caplog):
+    read(tmp_path, "a.tsv", content)
+    assert "as if a quotation mark had swallowed rows" in caplog.text
+
+
+def test_many_suspicious_cells_and_columns_of_one_name_take_no_square_of_time(tmp_path):
+    rows, names = "".join(f'"Hi John {row}, thanks\nBye",{row % 2}\n' for row in range(20_000)), 3_000
+    path = put(tmp_path, "a.csv", TABLE + rows)
+    other = put(tmp_path, "b.csv", ",".join(["x"] * names) + "\n")
+    start = time.perf_counter()
+    for table in DelimitedFile(path, ",", "utf-8").tables():
+        assert table.column_names == ["text", "label"]
+    assert DelimitedFile(other, ",", "utf-8").names == ["x", *(f"x.{number}" for number in range(1, names))]
+    assert time.perf_counter() - start < 5  # it took minutes
+
+
 def test_text_after_a_closing_quotation_mark_is_warned_of(tmp_path, caplog):
     assert columns(tmp_path, "a.csv", 'text,label\nx,a\n"the" ring,b\n"c\nd",e\n')["text"] == ["x", "the ring", "c\nd"]
     assert "row 2: text follows the closing quotation mark" in caplog.text
@@ -218,6 +268,9 @@ def test_the_fast_way_and_the_thorough_one_agree(tmp_path, monkeypatch):
 class Lengths:
     """A tokenizer that counts characters."""
 
+    def num_special_tokens_to_add(self, pair):
+        return 0
+
     def __call__(self, texts, truncation, max_length):
         return {"input_ids": [[len(text)] for text in texts]}
 
@@ -238,6 +291,19 @@ def test_the_table_is_kept_for_other_runs_under_what_decides_it(tmp_path):
     other = read(tmp_path, "a.csv", "text;label\nx;a\n", Reading("|"))
     assert first.cache_files == again.cache_files != other.cache_files
     assert other.column_names == ["text;label"]
+
+
+def test_warnings_from_the_cache_name_the_file_that_is_read_now(tmp_path, caplog):
+    for name in ("a.csv", "b.csv"):
+        caplog.clear()
+        read(tmp_path, name, "text,label\nx\n")
+        assert [record.message.startswith(f"{tmp_path / name}, row 1: it has") for record in caplog.records] == [True]
+
+
+def test_a_cache_that_can_not_be_written_is_named(tmp_path):
+    path = put(tmp_path, "a.csv", "text,label\nx,a\n")
+    with pytest.raises(ValueError, match=r"a\.csv can't be kept in the datasets cache: .*HF_DATASETS_CACHE"):
+        read_files([path], USED, f"{path}/cache")
 
 
 def test_content_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):

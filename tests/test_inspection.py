@@ -75,6 +75,17 @@ def test_classes_named_by_the_models_ids_and_models_without_names(classifier, ba
     assert inspect(nameless, tmp_path, "--train_file", named)["train"] == pytest.approx(expected["train"])
 
 
+def test_integers_that_a_model_does_not_name_are_no_ids_where_its_names_are_integers(base, tmp_path, capsys):
+    stars = str(tmp_path / "stars")
+    AutoTokenizer.from_pretrained(base).save_pretrained(stars)
+    load(base, ["1", "2", "3"]).save_pretrained(stars)
+    known = write(tmp_path, "known.jsonl", rows(12, lambda name, index: 1 + index % 3))
+    assert "train" in inspect(stars, tmp_path, "--train_file", known)
+    shifted = write(tmp_path, "shifted.jsonl", rows(12, lambda name, index: index % 3))
+    lines = refused(["inspect", stars, "--train_file", shifted, "--use_cpu"], capsys)
+    assert "Row 1 of the training data has the label '0', which is not one of those known: 1, 2, 3" in lines
+
+
 def test_adapter_folder(base, tmp_path):
     folder = str(tmp_path / "adapter")
     model = get_peft_model(load(base, ["blue", "green", "red"]), LoraConfig("SEQ_CLS", target_modules=["query"]))

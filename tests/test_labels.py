@@ -200,6 +200,18 @@ def load_and_encode(args, folder):
     return encode_labels(data, "train", infer_task(args, data), args)
 
 
+class Pairs:
+    """A tokenizer that keeps the texts."""
+
+    def num_special_tokens_to_add(self, pair):
+        return 3
+
+    def __call__(self, *texts, truncation, max_length):
+        assert truncation
+        assert max_length < 2**31  # what tokenizers hold
+        return {"pairs": [*zip(*texts, strict=True)]}
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -212,9 +224,7 @@ def test_a_missing_second_text_is_empty(name, content, tmp_path):
     args = DataArguments(train_file=str(tmp_path / name), text_column_names="text,other")
     data = load_splits(args, str(tmp_path / "cache"))["train"]
     task = infer_task(args, data)
-    joined = tokenize(
-        encode_labels(data, "train", task, args), lambda *texts, **_: {"pairs": [*zip(*texts, strict=True)]}, task, 8, 1
-    )
+    joined = tokenize(encode_labels(data, "train", task, args), Pairs(), task, 8, 1)
     assert joined["pairs"][:] == [["a", ""], ["b", ""]]
 
 
@@ -257,6 +267,7 @@ def test_hidden_labels_of_the_test_split_leave_it_without(ending, tmp_path):
         ({"csv_delimiter": ";;"}, "csv_delimiter=';;' must be one character"),
         ({"csv_delimiter": '"'}, "must be one character, neither a quotation mark nor a line end"),
         ({"file_encoding": "latin-0"}, "file_encoding='latin-0' is no encoding of text"),
+        ({"file_encoding": "rot13"}, "file_encoding='rot13' is no encoding of text"),
         ({"file_encoding": "base64"}, "file_encoding='base64' is no encoding of text"),
     ],
 )
@@ -264,3 +275,23 @@ def test_settings_that_contradict_or_are_unknown(fields, message):
     with pytest.raises(ValueError, match=r"problem_type|label_delimiter|csv_delimiter|file_encoding") as caught:
         DataArguments(train_file="x.csv", **fields)
     assert message in str(caught.value)
+
+
+def test_missing_texts_are_said(caplog):
+    args = DataArguments(train_file="a.jsonl", text_column_names="text,other")
+    data = Dataset.from_dict({"text": ["x", None, None, "y"], "other": ["x", "x", None, None], "label": [0, 1, 0, 1]})
+    encode_labels(data, "train", infer_task(args, data), args)
+    (message,) = [record.message for record in caplog.records if "no text" in record.message]
+    assert message.startswith("Column 'text' of the training data has no text in 2 of 4 rows, first in row 2;")
+    assert tokenize(data, Pairs(), infer_task(args, data), 10**20, None)["pairs"][1] == ["", "x"]
+    empty = Dataset.from_dict({"text": [None, None], "other": ["x", "x"], "label": [0, 1]})
+    with pytest.raises(ValueError, match="Column 'text' of the training data has no text in any row"):
+        encode_labels(empty, "train", infer_task(args, empty), args)
+
+
+@pytest.mark.parametrize("name", ["labels", "__row__"])
+def test_a_text_column_by_a_name_that_is_needed_is_refused(name):
+    data = Dataset.from_dict({name: ["x", "y"], "label": [0, 1]})
+    args = DataArguments(train_file="a.csv", text_column_names=name)
+    with pytest.raises(ValueError, match=f"A text column can't be called '{name}'"):
+        infer_task(args, data)

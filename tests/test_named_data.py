@@ -1,7 +1,9 @@
 """Data sets by name: folders, whose files are read as `train_file` is."""
 
+import gzip
 import json
 import os
+import zipfile
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
@@ -44,7 +46,7 @@ def test_several_files_of_a_split_are_one_after_the_other(tmp_path):
     splits = load(tmp_path, folder_with(tmp_path, files))
     assert splits["train"][:] == {"text": ["x", "y"], "label": ["x", "2"]}
     files["train/b.csv"] = "text,topic\ny,2\n"
-    with pytest.raises(ValueError, match=r"b\.csv has the columns text, topic, and .*a\.csv"):
+    with pytest.raises(ValueError, match=r"b\.csv has the columns 'text', 'topic', and .*a\.csv"):
         load(tmp_path, folder_with(tmp_path, files))
 
 
@@ -66,6 +68,11 @@ def test_new_content_under_the_old_time_is_read(ending, tmp_path):
         getattr(data, {"csv": "to_csv", "jsonl": "to_json", "parquet": "to_parquet"}[ending])(path)
         os.utime(path, (1, 1))
         assert load(tmp_path, folder)["train"]["text"][:] == [text]
+
+
+def test_the_folder_one_is_in_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(folder_with(tmp_path, {"train.csv": table(["mine"])}))
+    assert load(tmp_path, ".")["train"]["text"][:] == ["mine"]
 
 
 def test_errors_name_the_file_of_the_folder(tmp_path):
@@ -90,6 +97,45 @@ def test_configurations_and_their_delimiters(tmp_path):
     folder = folder_with(tmp_path, files)
     for name, cell in (("first", "x"), ("second", "y")):
         assert load(tmp_path, folder, dataset_config_name=name)["train"]["text"][:] == [cell]
+
+
+def card(options):
+    return f"---\nconfigs:\n- config_name: default\n  data_files: a.csv\n{options}---\n"
+
+
+@pytest.mark.parametrize("options", ["  sep: '\\t'\n", '  keep_default_na: false\n  delimiter: "\\t"\n'])
+def test_options_of_a_card_that_change_no_cell_are_honoured(options, tmp_path):
+    folder = folder_with(tmp_path, {"README.md": card(options), "a.csv": table(MARKERS, "\t")})
+    assert load(tmp_path, folder)["train"][:] == {"text": MARKERS, "label": MARKERS}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("  quoting: 3\n", "sets quoting, which is not honoured"),
+        ("  header: null\n  names: [text, label]\n", "sets header, names, which is not honoured"),
+        ("  sep: '||'\n", r"sep='\|\|' must be one character"),
+        ("  encoding: rot13\n", "encoding='rot13' is no encoding of text"),
+    ],
+)
+def test_options_of_a_card_that_are_not_honoured_are_refused(options, message, tmp_path):
+    folder = folder_with(tmp_path, {"README.md": card(options), "a.csv": table(MARKERS)})
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, folder)
+
+
+@pytest.mark.parametrize("ending", ["csv.gz", "jsonl.gz", "zip"])
+def test_packed_files_are_refused_before_anything_is_guessed(ending, tmp_path):
+    folder = folder_with(tmp_path, {"train.jsonl" if "json" in ending else "train.csv": table(MARKERS)})
+    if ending == "zip":
+        with zipfile.ZipFile(f"{folder}/test.zip", "w") as packed:
+            packed.writestr("test.csv", table(MARKERS))
+    else:
+        content = table(MARKERS) if ending == "csv.gz" else json.dumps({"text": "007", "label": "a"})
+        with open(f"{folder}/test.{ending}", "wb") as file:
+            file.write(gzip.compress(content.encode()))
+    with pytest.raises(ValueError, match=rf"test\.{ending} is packed, or has an ending that is not known; unpack it"):
+        load(tmp_path, folder)
 
 
 def test_declared_types_are_kept_and_empty_cells_are_no_numbers(tmp_path):

@@ -80,11 +80,17 @@ def test_every_kind_of_file_gives_the_same_texts_and_classes(rows, quoting):
 
 
 @settings(max_examples=3000 if AT_LENGTH else 150, deadline=None, derandomize=not AT_LENGTH)
-@given(st.text(st.sampled_from('ab,"\n\r\t 1\0é'), max_size=40))
-def test_the_fast_way_and_the_thorough_one_agree(content):
+@given(
+    st.text(st.sampled_from('\ufeff\n\r", a'), max_size=3),
+    st.sampled_from(["text,label\n", "text,label\r\n", '"text","la\nbel"\n']),
+    st.text(st.sampled_from('ab,"\n\r\t 1\0é'), max_size=40),
+)
+@example("\n", "text,label\n", "x,a\n")
+@example("\ufeff\r\n", "text,label\r\n", "x,a\r\n")
+def test_the_fast_way_and_the_thorough_one_agree(before, header, content):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.csv")
-        path.write_bytes(b"text,label\n" + content.encode())
+        path.write_bytes((before + header + content).encode())
         fast = outcome(str(path))
         with mock.patch("itra_hf.delimited.is_plain", return_value=False):
             assert outcome(str(path)) == fast

@@ -107,7 +107,43 @@ def test_resuming_from_a_folder_that_is_not_there(model_folder, tmp_path, capsys
     assert "There is no checkpoint 'nowhere/checkpoint-3'" in refused(["train", config], capsys)
 
 
+def test_resuming_from_a_folder_without_a_checkpoint(model_folder, tmp_path, capsys):
+    train = write(tmp_path, "train.csv", rows())
+    fields = {"train_file": train, "resume_from_checkpoint": str(tmp_path)}
+    config = write_config(tmp_path, model_folder, **fields)
+    assert "is no checkpoint, for it has no trainer_state.json" in refused(["train", config], capsys)
+    (tmp_path / "checkpoint-3").mkdir()
+    assert f"did you mean '{tmp_path / 'checkpoint-3'}'?" in refused(["train", config], capsys)
+
+
 # ---- Tokenizers and lengths ----
+
+
+@pytest.mark.parametrize(("texts", "least"), [("text", 3), ("text,text", 4)])
+def test_a_length_that_leaves_no_room_for_text_is_refused(texts, least, tmp_path, capsys):
+    folder = save_model(tmp_path / "model", BertModel, BertConfig, pad_token="[PAD]")
+    content = json.loads(Path(folder, "tokenizer.json").read_text(encoding="utf-8"))
+    special = {"[PAD]": 0, "</s>": 2}
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [_special("[PAD]"), _text("A"), _special("</s>")],
+        "pair": [_special("[PAD]"), _text("A"), _special("</s>"), _text("B"), _special("</s>")],
+        "special_tokens": {name: {"id": name, "ids": [place], "tokens": [name]} for name, place in special.items()},
+    }
+    Path(folder, "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    fields = {"train_file": write(tmp_path, "train.csv", rows()), "text_column_names": texts, "max_steps": 1}
+    config = write_config(tmp_path, folder, max_seq_length=least - 1, **fields)
+    message = f"the tokenizer adds {least - 1} tokens of its own; set it to {least} or more"
+    assert f"max_seq_length={least - 1} leaves no room for text, for {message}" in refused(["train", config], capsys)
+    main(["train", write_config(tmp_path, folder, max_seq_length=least, **fields)])
+
+
+def _special(name):
+    return {"SpecialToken": {"id": name, "type_id": 0}}
+
+
+def _text(name):
+    return {"Sequence": {"id": name, "type_id": 0}}
 
 
 def test_a_tokenizer_without_padding_and_end_token_is_refused(tmp_path, capsys):
