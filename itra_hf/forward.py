@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
-from .features import FeatureTap
 from .models import eval_mode, logits_of, unwrap, unwrap_adapter
+from .tap import FeatureTap
 
 OWN = {"companion", "prepare", "label_names", "rows", "together", "companion_gradient", "learning"}
 OWN |= {"features", "companion_features", "captured"}

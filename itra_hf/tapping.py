@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .features import FeatureTap, build_tap
+from .features import build_tap
 from .forward import find_labels, has_standard_loss
 from .models import forget_compiled, logits_of, run_in_eval_mode, unwrap
+from .tap import FeatureTap
 
 
 class ModelTap:

@@ -9,24 +9,25 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.utils import logging
 
-from .alignment import AlignedLoss, Aligner, FeatureBatch
-from .checkpoints import load_alignment, save_alignment
+from .alignment import Aligner
 from .config import PAIRED_COMPANIONS, check_alignment_arguments
-from .diagnostics import FROZEN, NOTHING_ALIGNED, NOTHING_TAPPED, TrainingWatch, too_short
+from .diagnostics import FROZEN, NOTHING_TAPPED, TrainingWatch, too_short
 from .forward import PairedForward, batch_rows, concatenate, find_labels
 from .gathering import agree
 from .item_counts import computes_with_item_count, takes_item_count
 from .kernels import drop_column
 from .label_kinds import LabelKind, needed_labels
-from .loading import CompanionEpoch, PairedLoadingMixin
+from .loading import CompanionEpoch
+from .matching_batches import FeatureBatch
 from .models import unwrap, unwrap_adapter
 from .sampling import COMPANION, CollatedApart
 from .steps import StepFacts, companion_of, count_rows, kind_of_batch, look_ahead
+from .watching import WatchingMixin
 
 logger = logging.get_logger(__name__)
 
 
-class ITRAMixin(PairedLoadingMixin):
+class ITRAMixin(WatchingMixin):
     """Adds in-training representation alignment to a `Trainer` subclass; goes first among the bases.
 
     The subclass's own `compute_loss` gives the task loss: it is called with the primary batch and a model
@@ -86,8 +87,6 @@ class ITRAMixin(PairedLoadingMixin):
             self._itra_warn_once(f"No step was aligned, for {type(self).__name__}.training_step calls no compute_loss.")
         return output
 
-    # ---- Steps ----
-
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Collects the micro-batches of one optimizer step, as the Trainer does, and looks at them.
 
@@ -125,8 +124,6 @@ class ITRAMixin(PairedLoadingMixin):
                 "matching_weight=0 in an ITRAConfig."
             )
         return loss
-
-    # ---- Loss ----
 
     def compute_loss(
         self,
@@ -277,9 +274,6 @@ class ITRAMixin(PairedLoadingMixin):
             return loss
         return loss * (count_rows(inputs, self.label_names) / mean_rows)
 
-    def _itra_accumulation_steps(self) -> int:
-        return getattr(self, "current_gradient_accumulation_steps", 1)  # unknown outside training
-
     def _itra_scale(self) -> int:
         """What makes the task loss that of a whole step: the base class may have divided it already."""
         return self._itra_accumulation_steps() if self._itra_task_loss_is_scaled() else 1
@@ -289,60 +283,6 @@ class ITRAMixin(PairedLoadingMixin):
         declared = getattr(self, "loss_is_scaled_for_ga", None)  # older Trainers don't have it
         normalised = self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and self._itra_normalised)
         return normalised if declared is None else declared
-
-    # ---- Observation ----
-
-    def _itra_observe(self, task_loss: Tensor, aligned: AlignedLoss | None) -> None:
-        share = 1 / self._itra_accumulation_steps()
-        self._itra_watch.add_step(task_loss, share)
-        if aligned is None:
-            return
-        self._itra_watch.add_features(aligned.features, share)
-        if aligned.matching_loss is not None:
-            self._itra_watch.add_alignment(aligned.matching_loss, aligned.weight, share)
-        if aligned.features.device.type == "cpu":
-            self._itra_check_finite()  # free here; elsewhere it would wait for the device, so at logs and saves
-
-    def _itra_check_finite(self) -> None:
-        self._itra_watch.check_finite(self.state.global_step, self.state.epoch or 0)
-
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        # Only the line that all processes log together may average over them; a callback's may come from one alone.
-        due = self.control.should_log and self.state.global_step > self._globalstep_last_logged
-        self._itra_reports = due and self.alignment_args.matching_weight > 0
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Logs, with `task_loss`, `matching_loss` and `matching_weight` beside `loss`."""
-        if "loss" in logs and self._itra_reports:
-            self._itra_reports = False
-            self._itra_check_finite()
-            series = self._itra_watch.drain(self.accelerator.reduce(self._itra_watch.sums.clone(), reduction="sum"))
-            if series.get("matching_loss") == 0:
-                self._itra_warn_once(NOTHING_ALIGNED)
-            logs.update(series)
-        warning = self._itra_watch.collapse_warning()
-        if warning is not None:
-            self._itra_warn_once(warning)
-        super().log(logs, *args, **kwargs)
-
-    # ---- Checkpoints ----
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self._itra_check_finite()
-        super()._save_checkpoint(*args, **kwargs)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.alignment_args.matching_weight > 0:
-            save_alignment(
-                output_dir, self._itra_aligner, self._itra_watch, self.alignment_args.feature, self.args.should_save
-            )
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self.alignment_args.matching_weight > 0:
-            load_alignment(checkpoint, self._itra_aligner, self._itra_watch, self.alignment_args.feature)
 
 
 class ITRATrainer(ITRAMixin, Trainer):

@@ -8,8 +8,9 @@ from accelerate import Accelerator
 from trainers import PAIRED
 
 from itra_hf import AlignmentArguments, MatchingLoss
-from itra_hf.alignment import Aligner, FeatureBatch, match_batches
+from itra_hf.alignment import Aligner
 from itra_hf.gathering import agree
+from itra_hf.matching_batches import FeatureBatch, match_batches
 from itra_hf.weighting import depends_on
 
 

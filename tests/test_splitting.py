@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from itra_hf import MatchingLoss
-from itra_hf.alignment import FeatureBatch, match_halves
+from itra_hf.matching_batches import FeatureBatch, match_halves
 from itra_hf.splitting import split_halves
 
 GENERATOR = torch.Generator().manual_seed(0)

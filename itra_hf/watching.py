@@ -1,0 +1,71 @@
+"""The part of the Trainer layer that only watches: losses in the logs, and what a checkpoint keeps of them."""
+
+from typing import Any
+
+from torch import Tensor
+
+from .alignment import AlignedLoss, Aligner
+from .checkpoints import load_alignment, save_alignment
+from .diagnostics import NOTHING_ALIGNED, TrainingWatch
+from .loading import PairedLoadingMixin
+
+
+class WatchingMixin(PairedLoadingMixin):
+    """The part of `ITRAMixin` that logs, stops a run whose matching loss is not finite, and keeps checkpoints."""
+
+    _itra_aligner: Aligner
+    _itra_watch: TrainingWatch
+    _itra_reports: bool
+
+    def _itra_accumulation_steps(self) -> int:
+        return getattr(self, "current_gradient_accumulation_steps", 1)  # unknown outside training
+
+    def _itra_observe(self, task_loss: Tensor, aligned: AlignedLoss | None) -> None:
+        share = 1 / self._itra_accumulation_steps()
+        self._itra_watch.add_step(task_loss, share)
+        if aligned is None:
+            return
+        self._itra_watch.add_features(aligned.features, share)
+        if aligned.matching_loss is not None:
+            self._itra_watch.add_alignment(aligned.matching_loss, aligned.weight, share)
+        if aligned.features.device.type == "cpu":
+            self._itra_check_finite()  # free here; elsewhere it would wait for the device, so at logs and saves
+
+    def _itra_check_finite(self) -> None:
+        self._itra_watch.check_finite(self.state.global_step, self.state.epoch or 0)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        # Only the line that all processes log together may average over them; a callback's may come from one alone.
+        due = self.control.should_log and self.state.global_step > self._globalstep_last_logged
+        self._itra_reports = due and self.alignment_args.matching_weight > 0
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Logs, with `task_loss`, `matching_loss` and `matching_weight` beside `loss`."""
+        if "loss" in logs and self._itra_reports:
+            self._itra_reports = False
+            self._itra_check_finite()
+            series = self._itra_watch.drain(self.accelerator.reduce(self._itra_watch.sums.clone(), reduction="sum"))
+            if series.get("matching_loss") == 0:
+                self._itra_warn_once(NOTHING_ALIGNED)
+            logs.update(series)
+        warning = self._itra_watch.collapse_warning()
+        if warning is not None:
+            self._itra_warn_once(warning)
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._itra_check_finite()
+        super()._save_checkpoint(*args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.alignment_args.matching_weight > 0:
+            save_alignment(
+                output_dir, self._itra_aligner, self._itra_watch, self.alignment_args.feature, self.args.should_save
+            )
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.alignment_args.matching_weight > 0:
+            load_alignment(checkpoint, self._itra_aligner, self._itra_watch, self.alignment_args.feature)
