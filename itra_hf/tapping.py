@@ -48,8 +48,8 @@ class ModelTap:
         can_learn_loss = not self._knows_loss and find_labels(inputs, self.label_names) is not None
         if self._tap is None or self._model is not model or can_learn_loss:
             self.remove()
-            forget_compiled(wrapped)
             self._tap = build_tap(unwrap(model), feature, partial(self._probe, wrapped, inputs))
+            forget_compiled(wrapped)
             self._model = model
             self.own_loss_is_standard = agree(self.own_loss_is_standard)
         return self._tap, self.own_loss_is_standard
@@ -61,6 +61,7 @@ class ModelTap:
         self._tap, self._model, self._knows_loss = None, None, False
 
     def _probe(self, wrapped: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor | None, Mapping[str, Any]]:
+        forget_compiled(wrapped)
         outputs = run_in_eval_mode(wrapped, inputs)
         labels = find_labels(inputs, self.label_names)
         logits = logits_of(outputs)

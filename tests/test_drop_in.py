@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from families import build, examples
+from heads import build_head, head_examples
 from torch.testing import assert_close
 from trainers import PAIRED, Toy, config, toy_examples
 from transformers import Trainer, default_data_collator
@@ -242,12 +243,23 @@ def test_a_model_sees_each_batch_once(settings, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("feature", ["auto", "classifier", "mean"])
 def test_a_compiled_model_may_be_evaluated_before_it_is_trained(feature, tmp_path):
-    args = config(tmp_path, feature=feature, torch_compile=True, torch_compile_backend="eager")
+    settings = {"eval_compactness": True, "torch_compile": True, "torch_compile_backend": "eager"}
     data = examples("Bert", 12)
+    args = config(tmp_path, feature=feature, **settings)
     trainer = ITRATrainer(build("Bert"), args, train_dataset=data, eval_dataset=data)
-    trainer.evaluate()
+    assert "eval_compactness_scatter_ratio" in trainer.evaluate()
     trainer.train()
     assert trainer.state.log_history[-2]["matching_weight"] > 0
+    assert "eval_compactness_scatter_ratio" in trainer.evaluate()
+
+
+@pytest.mark.slow
+def test_the_advice_for_a_compiled_model(tmp_path):
+    args = config(tmp_path, torch_compile=True, torch_compile_backend="eager")
+    data = head_examples("GPT2LMHeadModel", 12)
+    trainer = ITRATrainer(build_head("GPT2LMHeadModel"), args, train_dataset=data, data_collator=default_data_collator)
+    with pytest.raises(ValueError, match="What works for this model: feature='cls' or 'mean' or 'last'"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("settings", [PAIRED, DEFAULTS, {**PAIRED, "companion": "split", "eval_compactness": True}])
