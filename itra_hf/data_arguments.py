@@ -38,6 +38,14 @@ def check_encoding(encoding: str, setting: str) -> None:
         raise ValueError(f"{setting}={encoding!r} is no encoding of text; try utf-8, latin-1 or cp1252.") from None
 
 
+def expand_paths(args: Any, *names: str) -> None:
+    """Puts the home folder for `~` at the start of fields that may hold a path; YAML files have no shell to do it."""
+    for name in names:
+        value = getattr(args, name)
+        if isinstance(value, str):
+            setattr(args, name, os.path.expanduser(value))
+
+
 @dataclass
 class DataArguments:
     """Which data to train on, named as in the text-classification example of transformers.
@@ -88,9 +96,7 @@ class DataArguments:
                 raise ValueError(f"{name}={value!r} must be at least 1.")
         if self.label_delimiter == "":
             raise ValueError("label_delimiter='' must be a character or more; leave it out for one label a text.")
-        for name in ("train_file", "validation_file", "test_file"):
-            if getattr(self, name) is not None:
-                setattr(self, name, os.path.expanduser(getattr(self, name)))
+        expand_paths(self, "dataset_name", "train_file", "validation_file", "test_file")
         self._check_problem_type()
         self._check_file_settings()
         columns = self.text_columns

@@ -21,9 +21,10 @@ from transformers.utils import logging
 
 from .compactness import compactness
 from .data import DataArguments, Task, encode_labels, infer_task, load_splits, subset, tokenize
+from .data_arguments import expand_paths
 from .features import extract_features
 from .labels import INTEGER
-from .text_models import ensure_padding, expand_paths, fitting_length
+from .text_models import ensure_padding, fitting_length
 
 logger = logging.get_logger(__name__)
 

@@ -57,10 +57,8 @@ def load_named(
         FileNotFoundError: there is none of this name.
         ValueError: files that can't be read.
     """
-    folder = os.path.expanduser(name)
-    found = find_files(folder, config) if os.path.isdir(folder) else None
+    found = find_files(name, config) if os.path.isdir(name) else None
     if found is None:
-        name = folder if os.path.isdir(folder) else name
         try:
             return datasets.load_dataset(name, config, cache_dir=cache_dir, token=token)
         except DatasetGenerationError as error:
@@ -71,7 +69,7 @@ def load_named(
     splits = {}
     for split, paths in found.files.items():
         data = read_files(paths, reading, cache_dir, found.kind, split)
-        splits[split] = data if found.features is None else _as_declared(data, found.features, folder)
+        splits[split] = data if found.features is None else _as_declared(data, found.features, name)
     return splits
 
 

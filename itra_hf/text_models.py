@@ -1,6 +1,5 @@
 """Text classifiers and their tokenizers: which one, loaded how, and how long its texts may be."""
 
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from transformers import (
 from transformers.utils import logging
 
 from .data import Task
+from .data_arguments import expand_paths
 
 logger = logging.get_logger(__name__)
 
@@ -43,14 +43,6 @@ class ModelArguments:
     def __post_init__(self) -> None:
         """Completes paths."""
         expand_paths(self, "model_name_or_path", "tokenizer_name", "cache_dir")
-
-
-def expand_paths(args: Any, *names: str) -> None:
-    """Puts the home folder for `~` at the start of fields that may hold a path; YAML files have no shell to do it."""
-    for name in names:
-        value = getattr(args, name)
-        if isinstance(value, str):
-            setattr(args, name, os.path.expanduser(value))
 
 
 def load_model(args: ModelArguments, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -135,8 +135,8 @@ def test_unlabelled_batches_among_labelled_ones_are_no_error(companion, tmp_path
 
 
 def test_a_checkpoint_keeps_what_was_decided(tmp_path):
-    def run(data, checkpoint=None):
-        args = config(tmp_path, max_steps=4, save_strategy="steps", save_steps=2, **DEFAULTS)
+    def run(data, checkpoint=None, **settings):
+        args = config(tmp_path, max_steps=4, save_strategy="steps", save_steps=2, **DEFAULTS, **settings)
         trainer = ITRATrainer(Regressor(outputs=1), args, train_dataset=data)
         trainer.train(resume_from_checkpoint=checkpoint)
         return trainer
@@ -144,10 +144,31 @@ def test_a_checkpoint_keeps_what_was_decided(tmp_path):
     run(relabelled(float))
     state = json.loads(Path(tmp_path, "checkpoint-2", "itra_state.json").read_text(encoding="utf-8"))
     assert state["alignment"] == "joint"
-    resumed = run(
-        [{"x": row["x"], "labels": float(row["labels"])} for row in toy_examples(24)], tmp_path / "checkpoint-2"
-    )
-    assert resumed._itra_aligner.alignment == "joint"
+    ids = toy_examples(24)  # which a run that starts anew would align class by class
+    assert run(ids, tmp_path / "checkpoint-2")._itra_aligner.alignment == "joint"
+    other = run(relabelled(float), tmp_path / "checkpoint-2", matching_loss="coral")
+    assert other._itra_aligner.matching_loss.alignment == "marginal"  # which has no joint form
+
+
+class Tokens(Toy):
+    """Predicts a number for each of a varying number of tokens."""
+
+    def forward(self, x, labels=None):
+        scores = self.head(self.body(x))
+        return {"loss": (scores.mean(1, keepdim=True) - labels).square().mean(), "logits": scores}
+
+
+def test_targets_of_another_width_are_left_out(tmp_path):
+    widths = iter([3, 3, 5, 3, 5, 3])
+
+    def collate(rows):
+        return {"x": torch.stack([row["x"] for row in rows]), "labels": torch.ones(len(rows), next(widths))}
+
+    args = config(tmp_path, max_steps=6, **{**DEFAULTS, "memory_warmup_steps": 1})
+    trainer = ITRATrainer(Tokens(), args, train_dataset=toy_examples(24), data_collator=collate)
+    trainer.train()
+    aligned = ["matching_loss" in line for line in trainer.state.log_history[:-1]]
+    assert aligned == [False, True, False, True, False, True]
 
 
 def test_kinds_of_labels():

@@ -314,11 +314,11 @@ def _read_variant(name: str, settings: Any) -> Variant:
 
 def _sources(common: Mapping[str, Any], variants: Sequence[Variant]) -> dict[str, str]:
     files = ("train_file", "validation_file", "test_file")
-    names: list[Any] = [os.path.expanduser(common[name]) for name in files if common.get(name) is not None]
+    names: list[Any] = [common[name] for name in files if common.get(name) is not None]
     names += [variant.trainer.rsplit(":", 1)[0] for variant in variants if ".py:" in variant.trainer]
     folder = common.get("dataset_name")
-    if folder is not None and os.path.isdir(os.path.expanduser(folder)):
-        names += list(Path(folder).expanduser().rglob("*"))
+    if folder is not None and os.path.isdir(folder):
+        names += list(Path(folder).rglob("*"))
     found = {name: _digest(name) for name in sorted({str(name) for name in names if os.path.isfile(name)})}
     for model in (common.get("model_name_or_path"), common.get("tokenizer_name")):
         if model is not None and os.path.isdir(model):  # too large to be read each time
