@@ -50,6 +50,7 @@ class Aligner:
         every: how many optimizer steps there are to each that aligns, which gets as many times the weight.
         memory: past features, for companion `"memory"`.
         decides: whether the first labelled batch decides the alignment; until then it is marginal.
+        companion_learns: whether gradients flow through a second batch.
         strict: whether a task loss that does not depend on the features is an error; else it waits for one that does.
 
     Attributes:
@@ -70,6 +71,7 @@ class Aligner:
         memory: FeatureMemory | None = None,
         decides: bool = False,
         strict: bool = True,
+        companion_learns: bool = True,
     ) -> None:
         self.matching_loss = matching_loss
         self.matching_weight = matching_weight
@@ -78,7 +80,7 @@ class Aligner:
         self.companion = companion
         self.every = every
         self.memory = memory
-        self.decides, self.strict = decides, strict
+        self.decides, self.strict, self.companion_learns = decides, strict, companion_learns
         self.alignment: Alignment | None = None if decides else matching_loss.alignment
         self._checked = False
         self._width: torch.Size | None = None  # of targets
@@ -112,6 +114,7 @@ class Aligner:
             memory,
             decides=args.alignment == "auto",
             strict=args.feature != "auto",
+            companion_learns=args.companion_decay == 0,
         )
 
     def is_due(self, step: int) -> bool:
@@ -190,7 +193,7 @@ class Aligner:
         if self.companion == "split":
             return match_halves(self.matching_loss, batch)
         if self.memory is None:
-            return match_batches(self.matching_loss, batch)
+            return match_batches(self.matching_loss, batch, self.companion_learns)
         # At once, not when the memory is full.
         self.matching_loss.check(batch.features, batch.labels, batch.features, batch.labels)
         recalled = self.memory.recall(batch.features.detach(), step)

@@ -159,12 +159,12 @@ class AlignmentArguments:
         default=False,
         metadata={"help": "Whether the task loss counts the companion batch's labels too."},
     )
-    companion_gradient: bool = field(
-        default=True,
+    companion_decay: float = field(
+        default=0.97,
         metadata={
-            "help": "companion 'sample' and 'class_matched' only: whether gradients flow through the companion batch. "
-            "False is faster and aligns less; the companion then runs without dropout, also where the feature is taken "
-            "after it."
+            "help": "companion 'sample' and 'class_matched' only: the decay of the running average of the weights that "
+            "the companion batch runs through, without gradient and dropout, from 0 to below 1. 0.97 lags 32 "
+            "optimizer steps behind. 0: no average; the companion runs through the weights themselves, with gradient."
         },
     )
     gather_features: bool = field(
@@ -204,6 +204,7 @@ class AlignmentArguments:
         # A search casts its values to the type that is there, and would cut 0.7 to the integer 0.
         self.matching_weight = float(self.matching_weight)
         self.matching_warmup_ratio = float(self.matching_warmup_ratio)
+        self.companion_decay = float(self.companion_decay)
 
 
 @dataclass
@@ -247,11 +248,13 @@ def check_alignment_arguments(args: AlignmentArguments) -> None:
             f"matching_weight={args.matching_weight!r} times companion_every={args.companion_every} must be from 0 to "
             f"{most:g} with weight_mode={args.weight_mode!r}, for an aligned step gets the weight of all."
         )
-    for name in ("companion_task_loss", "companion_gradient", "gather_features", "eval_compactness"):
+    for name in ("companion_task_loss", "gather_features", "eval_compactness"):
         if not isinstance(getattr(args, name), bool):
             raise ValueError(f"{name}={getattr(args, name)!r} must be True or False.")
     if not 0 <= _number(args, "matching_warmup_ratio") <= 1:
         raise ValueError(f"matching_warmup_ratio={args.matching_warmup_ratio!r} must be from 0 to 1.")
+    if not 0 <= _number(args, "companion_decay") < 1:
+        raise ValueError(f"companion_decay={args.companion_decay!r} must be from 0 to below 1.")
     for name, least in (
         ("companion_buffer_size", 1),
         ("companion_every", 1),
@@ -287,11 +290,6 @@ def build_matching_loss(args: AlignmentArguments) -> MatchingLoss:
 
 
 def _check_companion(args: AlignmentArguments) -> None:
-    if args.companion not in PAIRED_COMPANIONS and not args.companion_gradient:
-        raise ValueError(
-            f"companion_gradient=False does not go with companion={args.companion!r}, which has no second batch; it "
-            "goes with 'sample' and 'class_matched'."
-        )
     if not args.companion_task_loss:
         return
     if args.companion not in PAIRED_COMPANIONS or args.companion_every > 1:
@@ -299,10 +297,10 @@ def _check_companion(args: AlignmentArguments) -> None:
             f"companion_task_loss=True needs a second batch in every step, but companion={args.companion!r} and "
             f"companion_every={args.companion_every}; it goes with 'sample' and 'class_matched' and 1."
         )
-    if not args.companion_gradient:
+    if args.companion_decay > 0:
         raise ValueError(
-            "companion_task_loss=True needs companion_gradient=True: without gradient the companion's labels "
-            "teach nothing."
+            f"companion_task_loss=True needs companion_decay=0, not {args.companion_decay!r}: without gradient the "
+            "companion's labels teach nothing."
         )
 
 

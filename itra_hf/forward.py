@@ -4,17 +4,17 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
-from .models import eval_mode, logits_of, unwrap, unwrap_adapter
+from .averages import AveragedWeights
+from .models import logits_of, unwrap, unwrap_adapter
 from .tap import FeatureTap
 
-OWN = {"companion", "prepare", "label_names", "rows", "together", "companion_gradient", "learning"}
+OWN = {"companion", "prepare", "label_names", "rows", "together", "averaged", "learning"}
 OWN |= {"features", "companion_features", "captured"}
 
 
@@ -27,7 +27,8 @@ class PairedForward:
     mix the examples of a batch, such as batch normalisation, see both batches.)
 
     The two batches run as one where `together` says so, they can be concatenated, and the model's own loss is the
-    standard one: else as two passes. A companion without gradient runs in eval mode.
+    standard one: else as two passes. A companion that runs through averaged weights has a pass of its own, without
+    dropout and gradient.
 
     Args:
         model: the model as the Trainer wrapped it.
@@ -37,7 +38,7 @@ class PairedForward:
         label_names: the model's label arguments.
         rows: how many examples the primary batch has.
         together: whether the batches may run as one; alike on all processes, which must run as many passes.
-        companion_gradient: whether gradients flow through the companion batch.
+        averaged: the weights that the companion batch runs through; `None` for the model's own, with gradient.
 
     Attributes:
         features: `[n, dim]` primary features, after a call.
@@ -53,7 +54,7 @@ class PairedForward:
         label_names: Sequence[str],
         rows: int,
         together: bool = True,
-        companion_gradient: bool = True,
+        averaged: AveragedWeights | None = None,
     ) -> None:
         self.__dict__["model"] = model  # from here on, attributes are set on it
         self.companion = companion
@@ -61,7 +62,7 @@ class PairedForward:
         self.label_names = label_names
         self.rows = rows
         self.together = together
-        self.companion_gradient = companion_gradient
+        self.averaged = averaged
         self.learning = torch.is_grad_enabled()
         self.features: Tensor | None = None
         self.companion_features: Tensor | None = None
@@ -108,7 +109,8 @@ class PairedForward:
             return outputs
         labels = find_labels(inputs, self.label_names)
         unlabelled = {name: value for name, value in inputs.items() if name not in self.label_names}
-        both = concatenate(unlabelled, self.companion, self.rows) if self.together else None
+        together = self.together and self.averaged is None
+        both = concatenate(unlabelled, self.companion, self.rows) if together else None
         if both is None or (labels is not None and not own_loss_is_standard):
             return self._two_passes(tap, inputs, labelled=labels is not None and not own_loss_is_standard)
         outputs, features, self.captured = _record(self.model, tap, both)
@@ -130,15 +132,18 @@ class PairedForward:
         wanted = set(inputs) if labelled else set(inputs) - set(self.label_names)
         companion = {name: value for name, value in (self.companion or {}).items() if name in wanted}
         companion |= {name: inputs[name] for name in wanted - set(companion) if not isinstance(inputs[name], Tensor)}
-        learning = self.companion_gradient and torch.is_grad_enabled()
-        # Dropout's noise helps only what learns, and takes almost half of a forward pass on a CPU.
-        with torch.set_grad_enabled(learning), nullcontext() if self.companion_gradient else eval_mode(self.model):
+        if self.averaged is None:
             _, self.companion_features, _ = _record(self.model, tap, companion)
+        else:
+            with self.averaged.running(unwrap(self.model)) as lagging:
+                _, self.companion_features, _ = _record(lagging, tap, companion)
         outputs, self.features, self.captured = _record(self.model, tap, inputs)
         return outputs
 
 
-def _record(model: nn.Module, tap: FeatureTap, inputs: Mapping[str, Any]) -> tuple[Any, Tensor | None, Tensor | None]:
+def _record(
+    model: Callable[..., Any], tap: FeatureTap, inputs: Mapping[str, Any]
+) -> tuple[Any, Tensor | None, Tensor | None]:
     """The outputs, and the features and what was tapped, both `None` where the model ran without the tapped module."""
     with tap.recording():
         outputs = model(**inputs)

@@ -10,6 +10,7 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from .alignment import Aligner
+from .averages import AveragedWeights
 from .config import PAIRED_COMPANIONS, check_alignment_arguments
 from .diagnostics import FROZEN, NOTHING_TAPPED, TrainingWatch, too_short
 from .forward import PairedForward, batch_rows, concatenate, find_labels
@@ -71,6 +72,8 @@ class ITRAMixin(WatchingMixin):
             )
         self._itra_aligner = Aligner.from_arguments(args, self.accelerator)
         self._itra_watch = TrainingWatch(self.args.device)
+        averages = args.companion in PAIRED_COMPANIONS and args.companion_decay > 0
+        self._itra_average = AveragedWeights(args.companion_decay) if averages else None
         self._itra_tap.remove()  # the feature may be another one now
         self._itra_companion_epoch.paired = None
         self._itra_step, self._itra_normalised, self._itra_ran_aligned = StepFacts(), False, False
@@ -158,6 +161,8 @@ class ITRAMixin(WatchingMixin):
         if companion is not None:
             primary = type(inputs)({name: value for name, value in inputs.items() if name != COMPANION})
         self._itra_ran_aligned = True
+        if self._itra_average is not None:
+            self._itra_average.follow(unwrap(self.model), self.state.global_step)
         if self._itra_aligner.is_due(self.state.global_step):
             return self._itra_aligned_loss(model, primary, companion, return_outputs, num_items_in_batch)
         result = self._itra_plain_loss(model, primary, return_outputs, num_items_in_batch)
@@ -253,11 +258,11 @@ class ITRAMixin(WatchingMixin):
                     "collator returns to one shape."
                 )
             companion = None
-        together = args.companion_gradient and self._itra_step.together and not isinstance(companion, CollatedApart)
-        run = PairedForward(model, companion, prepare, self.label_names, rows, together, args.companion_gradient)
+        together = self._itra_step.together and not isinstance(companion, CollatedApart)
+        run = PairedForward(model, companion, prepare, self.label_names, rows, together, self._itra_average)
         stand_in: Any = run
         result: Any = super().compute_loss(stand_in, primary, return_outputs=return_outputs, num_items_in_batch=items)
-        if not self._itra_tap.own_loss_is_standard and companion is not None:
+        if not self._itra_tap.own_loss_is_standard and companion is not None and self._itra_average is None:
             self._itra_warn_once(
                 f"{type(unwrap(model)).__name__} may compute a loss of its own, so primary and companion batch run "
                 "through it one after the other, which is slower than together."

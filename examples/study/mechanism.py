@@ -1,0 +1,186 @@
+"""What makes a companion help? The runs that `mechanism.md` plans, kept one small file each in `mechanism/`.
+
+    python -m examples.study mechanism [CONDITION ...] [--seeds N]
+
+What is there is not run again. Each run takes one core: start this as many times as there are cores.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing below needs the Hub
+
+from filelock import FileLock, Timeout
+from packaged import MODEL, read_split
+from run import OUTPUT, write_splits
+
+from itra_hf.comparison.plan import ComparisonArguments, Run, make_plan
+from itra_hf.comparison.run import ERROR, RESULT, execute, write_atomically
+from itra_hf.comparison.schedule import process_context
+
+FOLDER = Path(__file__).resolve().parent
+RESULTS = FOLDER / "mechanism"
+HELD_OUT = 2000  # training documents that are tested on
+SEEDS = list(range(201, 211))  # not the search's, nor the study's
+COMMON = {
+    "model_name_or_path": MODEL,
+    "max_seq_length": 32,
+    "max_predict_samples": HELD_OUT,
+    "per_device_train_batch_size": 16,
+    "per_device_eval_batch_size": 64,
+    "warmup_steps": 0.1,
+    "use_cpu": True,
+}
+
+
+class Condition(NamedTuple):
+    """What to train on, and for how long.
+
+    Attributes:
+        corpus: of `packaged.CORPORA`.
+        size: training documents.
+        epochs: of training.
+        learning_rate: its highest.
+        unknown_classes: classes left out of training.
+        variants: names of `VARIANTS`.
+    """
+
+    corpus: str
+    size: int
+    epochs: float
+    learning_rate: float
+    unknown_classes: int
+    variants: tuple[str, ...]
+
+
+# Every setting that decides a cell stands here, so that other defaults of the package don't change it.
+ALIGNED = {"matching_weight": 1.0, "weight_mode": "rising", "alignment": "conditional", "matching_warmup_ratio": 0.0}
+LAGGING = f"{FOLDER / 'lagging.py'}:LaggingTrainer"
+SAMPLE = {**ALIGNED, "companion": "sample"}
+FRESH = 1e-9  # a decay so small that the average is the weights themselves
+
+
+def average(decay: float, **more: Any) -> dict[str, Any]:
+    """A second batch through averaged weights."""
+    return {**SAMPLE, "companion_decay": decay, **more}
+
+
+def memory(size: int, correction: str = "none") -> dict[str, Any]:
+    """Past features."""
+    filled = {"memory_size": size, "memory_correction": correction, "memory_warmup_steps": 10}
+    return {**ALIGNED, "companion": "memory", **filled}
+
+
+def snapshot(age: int) -> dict[str, Any]:
+    """A second batch through the weights of some steps ago."""
+    return {**average(FRESH), "trainer": LAGGING, "trainer_arguments": {"snapshot_age": age}}
+
+
+def sized(decay: float, size: int) -> dict[str, Any]:
+    """A companion batch of another size than the primary one."""
+    return {**average(decay), "trainer": LAGGING, "trainer_arguments": {"companion_size": size}}
+
+
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "plain": {"trainer": "Trainer"},
+    "smoothing": {"trainer": "Trainer", "label_smoothing_factor": 0.1},
+    "gradient": {**SAMPLE, "companion_decay": 0.0},
+    "average-0": average(FRESH),
+    "average-0.5": average(0.5),
+    "average-0.9": average(0.9),
+    "average-0.97": average(0.97),
+    "average-0.99": average(0.99),
+    "average-0.999": average(0.999),
+    "snapshot-8": snapshot(8),
+    "snapshot-32": snapshot(32),
+    "memory-32": memory(32),
+    "memory-256": memory(256),
+    "memory-1024": memory(1024),
+    "memory-2048": memory(2048),
+    "memory-256-corrected": memory(256, "mean"),
+    "memory-1024-corrected": memory(1024, "mean"),
+    "size-64-fresh": sized(FRESH, 64),
+    "size-64-0.97": sized(0.97, 64),
+    "size-256-0.97": sized(0.97, 256),
+}
+SCREENED = tuple(VARIANTS)
+CONDITIONS = {
+    "20newsgroups-200": Condition("20newsgroups", 200, 12.0, 3e-4, 5, SCREENED),
+}
+
+
+def write_files(corpus: str) -> dict[str, str]:
+    """The training split of a corpus, parted into documents to train on and documents to test on."""
+    rows = read_split(corpus, "train").sample(frac=1, random_state=0)
+    return write_splits(f"{corpus}-held-out", {"train": rows.iloc[HELD_OUT:], "test": rows.iloc[:HELD_OUT]})
+
+
+def runs_of(name: str, seeds: list[int]) -> Iterator[Run]:
+    """The runs of a condition, seed by seed."""
+    condition = CONDITIONS[name]
+    asked = ComparisonArguments(
+        seeds=seeds,
+        max_train_samples=[condition.size],
+        equal_compute="none",
+        unknown_classes=condition.unknown_classes,
+    )
+    schedule = {"learning_rate": condition.learning_rate, "num_train_epochs": condition.epochs}
+    common = {**COMMON, **schedule, **write_files(condition.corpus)}
+    variants = {each: VARIANTS[each] for each in condition.variants}
+    plan = make_plan(asked, common, variants, str(OUTPUT / "mechanism" / name))
+    return (run for run in plan.runs() if run.variant in variants)
+
+
+def path_of(name: str, run: Run) -> Path:
+    """Where a run's figures are kept."""
+    return RESULTS / name / f"{run.variant}-{run.seed}.json"
+
+
+def finish(name: str, run: Run) -> str:
+    """Runs what has no figures yet and is not being run; what went wrong is said, and the next run goes on."""
+    path, folder = path_of(name, run), OUTPUT / "mechanism" / name / f"{run.variant}-{run.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            if path.is_file():
+                return "is there"
+            process = process_context().Process(target=execute, args=(run, folder, 1))
+            process.start()
+            process.join()
+            result = folder / RESULT
+            if not result.is_file():
+                error = folder / ERROR
+                return f"failed: {error.read_text(encoding='utf-8').strip()}" if error.is_file() else "was killed"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, small(json.loads(result.read_text(encoding="utf-8"))))
+            shutil.rmtree(folder)
+            return "done"
+    except Timeout:
+        return "is being run"
+
+
+def small(result: Mapping[str, Any]) -> str:
+    """A run's figures to five digits, and the matching weight over training, in one short file."""
+    weights = [float(f"{entry['matching_weight']:.3g}") for entry in result["log"] if "matching_weight" in entry]
+    kept = {name: result[name] for name in ("variant", "seed", "steps", "trained", "tested")}
+    figures = {name: float(f"{value:.5g}") for name, value in result["metrics"].items() if value is not None}
+    return json.dumps({**kept, "figures": figures, "matching_weights": weights}) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="CONDITION", help=f"of: {', '.join(CONDITIONS)}")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many, from the first")
+    options = parser.parse_args()
+    for name in options.names or CONDITIONS:
+        for run in runs_of(name, SEEDS[: options.seeds]):
+            print(name, run.variant, run.seed, finish(name, run), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""A running average of the weights, and the companion batch's run through it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from .models import eval_mode
+
+
+class AveragedWeights:
+    """An exponential running average of a model's trainable weights.
+
+    It lags `decay / (1 - decay)` optimizer steps behind the weights, on average. Weights that don't learn are the
+    model's own, so adapters cost no more than themselves.
+
+    Args:
+        decay: from 0 to below 1.
+
+    Attributes:
+        weights: by name, in float32 at least, on the weights' devices; empty before the first `follow`.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.weights: dict[str, Tensor] = {}
+        self._average = get_ema_multi_avg_fn(decay)
+        self._step: int | None = None
+
+    @torch.no_grad()
+    def follow(self, model: nn.Module, step: int) -> None:
+        """Takes the weights in, once an optimizer step; those that it does not know start their average.
+
+        Args:
+            model: unwrapped.
+            step: optimizer steps done so far.
+        """
+        if step == self._step:
+            return
+        self._step = step
+        today = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+        known = [name for name in today if name in self.weights]
+        if known:
+            current = [today[name].to(self.weights[name].dtype) for name in known]
+            self._average([self.weights[name] for name in known], current, step)
+        for name in today.keys() - self.weights.keys():
+            dtype = torch.promote_types(today[name].dtype, torch.float32)
+            self.weights[name] = today[name].to(dtype, copy=True)
+
+    @contextmanager
+    def running(self, model: nn.Module) -> Iterator[Any]:
+        """Gives the model as it would be with averaged weights: a callable, without dropout and gradient.
+
+        Args:
+            model: unwrapped.
+        """
+        weights = dict(model.named_parameters())
+        averaged = {name: weight.to(weights[name].dtype) for name, weight in self.weights.items()}
+        with eval_mode(model), torch.no_grad():
+            yield lambda **inputs: functional_call(model, averaged, kwargs=inputs)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averages by name, for a checkpoint."""
+        return {name: weight.contiguous() for name, weight in self.weights.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores `state_dict()`."""
+        self.weights = dict(state)
