@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from itra_hf import ITRATrainer
 from itra_hf.averages import AveragedWeights
+from itra_hf.matching_batches import FeatureBatch, match_batches
+from itra_hf.models import unwrap
 from itra_hf.sampling import COMPANION
 
 
@@ -63,3 +65,48 @@ class LaggingTrainer(ITRATrainer):
         rows = np.random.default_rng(seed).choice(len(examples), min(size, len(examples)), replace=False)
         batch = self.data_collator([examples[int(row)] for row in rows])
         return {name: value.to(self.args.device) for name, value in batch.items()}
+
+
+class ProbingTrainer(LaggingTrainer):
+    """Logs in every tenth step how well the companion estimates the gradient that the whole training set would give.
+
+    `cosine_then` is the cosine between the matching gradients at the primary features from the companion and from all
+    training examples through the same weights, `cosine_now` from all training examples through today's weights. (A
+    memory has no weights of its own: `cosine_then` is `cosine_now` there.)
+    """
+
+    def _itra_forward(self, model: Any, primary: Any, companion: Any, *args: Any) -> Any:
+        labels = primary["labels"]
+        result = super()._itra_forward(model, primary, companion, *args)
+        run, memory = result[0], self._itra_aligner.memory
+        others = run.companion_features, None if companion is None else companion["labels"]
+        if memory is not None and memory.features is not None and memory.moments is not None:
+            moved = memory.moments.mean if memory.correction == "mean" else 0
+            others = memory.features + moved, memory.labels
+        if self.state.global_step % 10 == 0 and others[0] is not None and run.features is not None:
+            found = self._matching_gradient(run.features, labels, *others)
+            averaged = self._itra_average or AveragedWeights(0.0)
+            entry: dict[str, float] = {"step": self.state.global_step}
+            for name, weights in (("cosine_then", averaged), ("cosine_now", AveragedWeights(0.0))):
+                whole = self._matching_gradient(run.features, labels, *self._all_features(weights))
+                entry[name] = float(torch.cosine_similarity(found.flatten(), whole.flatten(), dim=0))
+            self.state.log_history.append(entry)
+        return result
+
+    def _matching_gradient(self, features: Tensor, labels: Tensor, others: Tensor, other_labels: Any) -> Tensor:
+        batch = FeatureBatch(features.detach(), labels, others.detach(), other_labels)
+        return match_batches(self._itra_aligner.matching_loss, batch, companion_learns=False).gradient
+
+    def _all_features(self, weights: AveragedWeights) -> tuple[Tensor, Tensor]:
+        """`[all, dim]` features of the training set through these weights, and its labels."""
+        model, data = unwrap(self.model), self.train_dataset
+        with weights.running(model) as run:
+            tap, _ = self._itra_tap.place("auto", self.model, model, bool, {})
+            features, labels = [], []
+            for start in range(0, len(data), 64):
+                batch = self.data_collator([data[row] for row in range(start, min(start + 64, len(data)))])
+                labels.append(batch.pop("labels"))
+                with tap.recording():
+                    run(**{name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")})
+                features.append(tap.features(batch))
+        return torch.cat(features), torch.cat(labels)
