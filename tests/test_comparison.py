@@ -237,7 +237,7 @@ def test_the_plain_run_of_equal_compute_has_twice_the_batch_and_the_others_have_
 def test_the_plain_run_is_a_hand_written_trainer_bit_for_bit(study, monkeypatch, tmp_path, request):
     monkeypatch.chdir(study.folder)
     run = next(run for run in study.plan.runs() if (run.variant, run.seed) == (PLAIN, 2))
-    prepared, tested, task = build(run, tmp_path)
+    prepared, tested, task, _ = build(run, tmp_path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     request.addfinalizer(lambda: torch.set_num_threads(threads))

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 from itra_hf import cli
 from itra_hf.cli import parse_comparison
 from itra_hf.comparison import plan as planning
-from itra_hf.comparison.plan import PLAIN, TWICE, ComparisonArguments, make_plan
+from itra_hf.comparison.plan import PLAIN, TWICE, ComparisonArguments, Run, make_plan
 from itra_hf.comparison.run import count_steps
 from itra_hf.comparison.trainers import load_trainer
 
@@ -140,10 +140,24 @@ def test_method_settings_leave_the_plain_runs_as_they_are(plan):
     assert changed == {"ITRATrainer"}
 
 
-@pytest.mark.parametrize("fields", [{"learning_rate": "1e-3"}, {"label_noise": 0.1}, {"class_imbalance": 2}])
+@pytest.mark.parametrize(
+    "fields", [{"learning_rate": "1e-3"}, {"label_noise": 0.1}, {"class_imbalance": 2}, {"unknown_classes": 2}]
+)
 def test_settings_of_the_training_or_the_data_change_all_runs(fields, plan):
     before, after = keys(plan()), keys(plan(**fields))
     assert not set(before.values()) & set(after.values())
+
+
+def test_a_run_without_unknown_classes_keeps_the_key_that_it_had_before_there_was_the_setting():
+    run = Run("a variant", 1, 200, {"model_name_or_path": "m", "seed": 1}, PLAIN, {}, "", 0.1, 2.0, {"x.csv": "0"})
+    assert run.key == "a-variant-200-seed1-485e0c97cc9c"
+    assert replace(run, unknown_classes=0).key == run.key != replace(run, unknown_classes=1).key
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, True, "2"])
+def test_a_count_of_unknown_classes_that_is_no_whole_number_is_refused(count):
+    with pytest.raises(ValueError, match=f"unknown_classes={count!r} must be an integer >= 0"):
+        ComparisonArguments(unknown_classes=count)
 
 
 def test_more_seeds_variants_and_processes_leave_the_others_as_they_are(plan):
@@ -275,6 +289,9 @@ BROKEN_FILE = {"trainer": "{folder}/broken.py:Own"}
         ({"label_noise": ".nan"}, "label_noise=nan must be from 0 to below 1"),
         ({"class_imbalance": 0.5}, "class_imbalance=0.5 must be a number >= 1"),
         ({"class_imbalance": ".inf"}, "class_imbalance=inf must be a number >= 1"),
+        ({"unknown_classes": -1}, "unknown_classes=-1 must be an integer >= 0"),
+        ({"unknown_classes": 1.5}, "'unknown_classes' can't be 1.5"),
+        ({"metric": "unknown_energy"}, "metric='unknown_energy' needs unknown_classes >= 1"),
         ({"processes": 0}, "processes=0 must be an integer >= 1"),
         ({"sedes": "[1]"}, "unknown field 'sedes'. Did you mean 'seeds'?"),
         ({"matching_weight": -1}, "matching_weight=-1.0 must be from 0 to 10 "),

@@ -337,3 +337,21 @@ def test_spoiled_data_are_told_in_every_report(tmp_path):
         assert "20% of the labels replaced by wrong ones" in text.replace("\\", "")
         assert "fall to 1 in 20" in text
     assert json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))["arguments"]["label_noise"] == 0.2
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, "1 class was left out of training"), (5, "5 classes were left out")])
+def test_classes_left_out_are_told_in_every_report_with_their_measures(count, told, tmp_path):
+    args = ComparisonArguments(seeds=[1, 2, 3], unknown_classes=count, metric="unknown_energy")
+    plan = make_plan(args, {"model_name_or_path": "m", "train_file": "x.csv", "use_cpu": True}, None, str(tmp_path))
+    results = [
+        result(run.variant, run.seed, accuracy=0.8, unknown_energy=0.7 + run.seed / 100 + 0.1 * (run.trainer != PLAIN))
+        for run in plan.runs()
+    ]
+    comparison = summarize(plan, results, {})
+    write_reports(plan, comparison, results, "title")
+    for name in ("comparison.md", "comparison.html"):
+        text = (tmp_path / name).read_text(encoding="utf-8").replace("\\", "")
+        assert told in text
+        assert "better than Trainer (unknown classes by energy, AUROC +10.00 points" in text
+    assert told in tables.terminal(comparison)
+    assert "left out" not in " ".join(tables.notes(study(build_plan(tmp_path, None))[0]))

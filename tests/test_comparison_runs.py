@@ -106,7 +106,7 @@ def test_twice_the_steps_are_twice_the_steps(model, tmp_path):
 
 def test_a_test_file_without_labels_leaves_the_validation_split_to_test_on(model, tmp_path):
     test = write(tmp_path, "test.csv", [{"text": "the sky"}] * 9)
-    trainer, tested, _ = build(next(plan_of(tmp_path, model, examples(30, 0), test_file=test).runs()), tmp_path)
+    trainer, tested, *_ = build(next(plan_of(tmp_path, model, examples(30, 0), test_file=test).runs()), tmp_path)
     assert tested.to_list() == trainer.eval_dataset.to_list()
 
 

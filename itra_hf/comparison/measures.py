@@ -29,6 +29,10 @@ MEASURES = (
     Measure("mae", "mean absolute error", "lower"),
     Measure("r2", "R²", "higher"),
     Measure("scatter_ratio", "within/between scatter", "lower"),
+    Measure("unknown_probability", "unknown classes by probability, AUROC", "higher", "points"),
+    Measure("unknown_energy", "unknown classes by energy, AUROC", "higher", "points"),
+    Measure("unknown_mahalanobis", "unknown classes by Mahalanobis distance, AUROC", "higher", "points"),
+    Measure("unknown_neighbours", "unknown classes by neighbours, AUROC", "higher", "points"),
     Measure("seconds", "training seconds", "lower", "s"),
     Measure("peak_memory", "peak memory", "lower", "MB"),
 )

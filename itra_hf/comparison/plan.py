@@ -65,6 +65,10 @@ class ComparisonArguments:
         default=1.0,
         metadata={"help": "Thins the training classes to sizes that fall to one in this many, >= 1; 1: not at all."},
     )
+    unknown_classes: int = field(
+        default=0,
+        metadata={"help": "Leaves so many classes out of training, and measures how well their texts are told apart."},
+    )
     processes: int = field(
         default=1,
         metadata={"help": "Runs at one time, >= 1, as far as memory allows; they share the threads and the GPUs."},
@@ -87,6 +91,10 @@ class ComparisonArguments:
             raise ValueError(f"label_noise={self.label_noise!r} must be from 0 to below 1.")
         if not (self.class_imbalance >= 1 and math.isfinite(self.class_imbalance)):
             raise ValueError(f"class_imbalance={self.class_imbalance!r} must be a number >= 1.")
+        if isinstance(count := self.unknown_classes, bool) or not isinstance(count, int) or count < 0:
+            raise ValueError(f"unknown_classes={count!r} must be an integer >= 0.")
+        if (self.metric or "").startswith("unknown_") and not count:
+            raise ValueError(f"metric={self.metric!r} needs unknown_classes >= 1.")
         if self.processes < 1:
             raise ValueError(f"processes={self.processes!r} must be an integer >= 1.")
 
@@ -141,6 +149,7 @@ class Run:
         label_noise: see `ComparisonArguments`.
         class_imbalance: see `ComparisonArguments`.
         sources: a hash of each file that the run reads, by name; of a local model's, their sizes and times.
+        unknown_classes: see `ComparisonArguments`.
     """
 
     variant: str
@@ -153,12 +162,15 @@ class Run:
     label_noise: float
     class_imbalance: float
     sources: dict[str, str]
+    unknown_classes: int = 0
 
     @property
     def key(self) -> str:
         """A folder name: readable, and another one whenever anything that decides the result is another."""
         content = {name: value for name, value in asdict(self).items() if name != "variant"}
         content["fields"] = {name: value for name, value in self.fields.items() if "token" not in name.split("_")}
+        if not self.unknown_classes:
+            del content["unknown_classes"]  # so that runs from before there was this setting are still found
         digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
         name = re.sub(r"[^a-zA-Z0-9]+", "-", self.variant).strip("-").lower()[:40] or "variant"
         return f"{name}-{self.train_samples or 'all'}-seed{self.seed}-{digest}"
@@ -213,6 +225,7 @@ class Plan(NamedTuple):
                 for name, digest in sources.items()
                 if not name.endswith(".py") or variant.trainer.startswith(f"{name}:")
             },
+            self.args.unknown_classes,
         )
 
 

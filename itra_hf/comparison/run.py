@@ -8,7 +8,7 @@ import shutil
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -16,23 +16,42 @@ import torch
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 from transformers import Trainer, set_seed
+from transformers.trainer_utils import PredictionOutput
 
 from .. import __version__
 from ..compactness import compactness
-from ..data import Task, subset, tokenize
+from ..config import ITRAConfig
+from ..data import DataArguments, Task, subset, tokenize
 from ..features import extract_features
 from ..finetune import check_alignment_fits, read_data
 from ..item_counts import computes_with_item_count, takes_item_count
 from ..metrics import ProblemType, compute_metrics_for
-from ..text_models import fitting_length, load_model
+from ..text_models import ModelArguments, fitting_length, load_model
 from ..trainer import ITRAMixin
 from .measures import BY_NAME
 from .plan import Run, build_arguments, check_sources
-from .spoiling import flip_labels, thin_classes
+from .spoiling import UNKNOWN, flip_labels, leave_out_classes, thin_classes
 from .trainers import load_trainer
+from .unknown import unknown_auroc
 
 RESULT, ERROR, LOG, FEATURES = "result.json", "error.txt", "log.txt", "features.npz"
 MOST_FEATURES = 2000  # examples whose features are kept for the maps
+
+
+class Built(NamedTuple):
+    """All that a run needs.
+
+    Attributes:
+        trainer: before training.
+        tested: the examples to test on, of the test split where it has labels.
+        task: what there is to learn.
+        unknown: examples of that split whose classes are left out of training; `None` where none are.
+    """
+
+    trainer: Trainer
+    tested: datasets.Dataset
+    task: Task
+    unknown: datasets.Dataset | None
 
 
 def execute(run: Run, folder: Path, threads: int, device: int | None = None) -> None:
@@ -86,27 +105,12 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
     Raises:
         FloatingPointError: the run diverged.
     """
-    trainer, tested, task = build(run, folder)
+    built = build(run, folder)
+    trainer, tested = built.trainer, built.tested
     seconds = trainer.train().metrics["train_runtime"]
     peak = peak_memory(trainer.args.device)
     trainer.args.dataloader_drop_last = False  # of the training set alone
-    prediction = trainer.predict(tested)
-    logits = prediction.predictions
-    logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits, dtype=np.float64)
-    if not np.isfinite(logits).all():
-        raise FloatingPointError("the run diverged: the model's logits are not finite")
-    metrics: dict[str, Any] = {name.removeprefix("test_"): value for name, value in (prediction.metrics or {}).items()}
-    metrics["nll"] = negative_log_likelihood(logits, np.asarray(prediction.label_ids), task.problem_type)
-    if task.problem_type == "single_label_classification":
-        assert trainer.model is not None
-        features, labels = extract_features(trainer.model, trainer.get_test_dataloader(tested))
-        metrics["scatter_ratio"] = compactness(features, labels)["scatter_ratio"]
-        # float16 is plenty for a picture
-        sample = features[:MOST_FEATURES].astype(np.float16)
-        np.savez_compressed(
-            folder / FEATURES, features=sample, labels=labels[:MOST_FEATURES], names=np.array(task.label_names)
-        )
-    metrics |= {"seconds": seconds, "peak_memory": peak}
+    metrics = assess(built, folder) | {"seconds": seconds, "peak_memory": peak}
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     return {
         "variant": run.variant,
@@ -122,17 +126,59 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
     }
 
 
-def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task]:
-    """The trainer, the examples to test on (the test split where it has labels) and the task."""
+def assess(built: Built, folder: Path) -> dict[str, Any]:
+    """The figures of a trained model, and its features of the tested examples in the folder, for the maps.
+
+    Raises:
+        FloatingPointError: the logits are not finite.
+    """
+    trainer, tested, task, unknown = built
+    prediction = trainer.predict(tested)
+    logits = finite_logits(prediction)
+    metrics: dict[str, Any] = {name.removeprefix("test_"): value for name, value in (prediction.metrics or {}).items()}
+    metrics["nll"] = negative_log_likelihood(logits, np.asarray(prediction.label_ids), task.problem_type)
+    if task.problem_type != "single_label_classification":
+        return metrics
+    features, labels = features_of(trainer, tested)
+    metrics["scatter_ratio"] = compactness(features, labels)["scatter_ratio"]
+    # float16 is plenty for a picture
+    sample = features[:MOST_FEATURES].astype(np.float16)
+    names = np.array(task.label_names)
+    np.savez_compressed(folder / FEATURES, features=sample, labels=labels[:MOST_FEATURES], names=names)
+    if unknown is not None:
+        # The head has no outputs for these labels, so the model must not get them.
+        others = finite_logits(trainer.predict(unknown.remove_columns("labels")))
+        train = features_of(trainer, trainer.train_dataset)
+        metrics |= unknown_auroc(logits, others, features, features_of(trainer, unknown)[0], *train)
+    return metrics
+
+
+def features_of(trainer: Trainer, data: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The model's features of a data set and its labels, in its order."""
+    assert trainer.model is not None
+    return extract_features(trainer.model, trainer.get_test_dataloader(data))
+
+
+def finite_logits(prediction: PredictionOutput) -> np.ndarray:
+    """The logits of a prediction, float64.
+
+    Raises:
+        FloatingPointError: some are not finite.
+    """
+    logits = prediction.predictions
+    logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits, dtype=np.float64)
+    if not np.isfinite(logits).all():
+        raise FloatingPointError("the run diverged: the model's logits are not finite")
+    return logits
+
+
+def build(run: Run, folder: Path) -> Built:
+    """Reads and prepares the data, and makes the trainer."""
     model_args, data_args, args = build_arguments(run, str(folder / "trainer"))
     check_sources(run)
     trainer_class = load_trainer(run.trainer)
     set_seed(run.seed)  # the new head starts from it, whatever the trainer's file did to the generators
-    splits, task = read_data(data_args, args, model_args)
-    splits["train"] = spoil(splits["train"], task, run)
-    for name, most in (("validation", data_args.max_eval_samples), ("test", data_args.max_predict_samples)):
-        if name in splits:
-            splits[name] = subset(splits[name], most, 0)  # the same for all seeds
+    splits, task, tested = prepare(run, model_args, data_args, args)
     if issubclass(trainer_class, ITRAMixin):
         check_alignment_fits(args, task)
     model, tokenizer = load_model(model_args, task)
@@ -158,8 +204,27 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task]:
     if trainer.compute_loss_func is None and not counted:
         # Else the stock Trainer skips the division by the accumulation steps for most heads, and ITRATrainer does not.
         trainer.model_accepts_loss_kwargs = False
+    return Built(trainer, splits[tested], task, splits.get(UNKNOWN))
+
+
+def prepare(
+    run: Run, model_args: ModelArguments, data_args: DataArguments, args: ITRAConfig
+) -> tuple[datasets.DatasetDict, Task, str]:
+    """The splits of a run before they are tokenised, the task, and the name of the split to test on.
+
+    Raises:
+        ValueError: data that the run's settings don't go with.
+    """
+    splits, task = read_data(data_args, args, model_args)
+    for name, most in (("validation", data_args.max_eval_samples), ("test", data_args.max_predict_samples)):
+        if name in splits:
+            splits[name] = subset(splits[name], most, 0)  # the same for all seeds
     labelled_test = "test" in splits and "labels" in splits["test"].column_names
-    return trainer, splits["test" if labelled_test else "validation"], task
+    tested = "test" if labelled_test else "validation"
+    if run.unknown_classes:
+        splits, task = leave_out_classes(splits, task, tested, run.unknown_classes, run.seed)
+    splits["train"] = spoil(splits["train"], task, run)
+    return splits, task, tested
 
 
 def spoil(train: datasets.Dataset, task: Task, run: Run) -> datasets.Dataset:

@@ -1,6 +1,14 @@
-"""Harder training data: labels flipped at random, classes thinned out."""
+"""Harder training data: labels flipped at random, classes thinned out or left out."""
 
+from dataclasses import replace
+
+import datasets
 import numpy as np
+
+from ..data import Task
+
+UNKNOWN = "unknown"  # the split of the tested examples whose classes are left out
+UNKNOWN_STREAM = 1  # so that the choice of classes is no other draw's
 
 
 def flip_labels(labels: np.ndarray, share: float, classes: int, seed: int) -> np.ndarray:
@@ -52,3 +60,80 @@ def thin_classes(labels: np.ndarray, ratio: float, seed: int) -> np.ndarray:
         share = ratio ** (-place / max(1, len(present) - 1))
         kept.append(random.choice(rows, max(1, round(share * len(rows))), replace=False))
     return np.sort(np.concatenate(kept))
+
+
+def choose_unknown(classes: int, count: int, seed: int) -> np.ndarray:
+    """Chooses the classes to leave out of training.
+
+    Args:
+        classes: how many there are.
+        count: how many to choose.
+        seed: of the run, so that all variants of a seed leave out the same.
+
+    Returns:
+        Their ids, ascending.
+
+    Example:
+        >>> len(choose_unknown(20, 5, seed=0)), choose_unknown(3, 3, seed=0).tolist()
+        (5, [0, 1, 2])
+    """
+    return np.sort(np.random.default_rng([seed, UNKNOWN_STREAM]).choice(classes, count, replace=False))
+
+
+def check_unknown_classes(count: int, task: Task) -> None:
+    """Checks that so many classes can be left out.
+
+    Raises:
+        ValueError: they can't, for there is not one class an example, or fewer than two would be left.
+    """
+    if not count:
+        return
+    if task.problem_type != "single_label_classification":
+        raise ValueError(f"unknown_classes={count} needs one class an example; this is {task.problem_type}.")
+    classes = len(task.label_names)
+    if classes - count < 2:
+        raise ValueError(
+            f"unknown_classes={count} leaves fewer than two of the {classes} classes to train on; at most "
+            f"{max(0, classes - 2)} can be left out."
+        )
+
+
+def leave_out_classes(
+    splits: datasets.DatasetDict, task: Task, tested: str, count: int, seed: int
+) -> tuple[datasets.DatasetDict, Task]:
+    """Leaves classes out of all splits, and numbers the others anew from 0, in their order.
+
+    Args:
+        splits: with `labels`, class ids; one without them stays as it is.
+        task: of all classes.
+        tested: the split whose examples of the classes left out are kept.
+        count: of classes to leave out.
+        seed: see `choose_unknown`.
+
+    Returns:
+        The splits with one more, `UNKNOWN`, with the ids of before; and the task of the known classes.
+
+    Raises:
+        ValueError: see `check_unknown_classes`; or a split that is needed would have no rows.
+    """
+    check_unknown_classes(count, task)
+    unknown = choose_unknown(len(task.label_names), count, seed)
+    known = np.setdiff1d(np.arange(len(task.label_names)), unknown)
+    parts = datasets.DatasetDict()
+    for name, data in splits.items():
+        if "labels" in data.column_names:
+            rows, labels = _rows_of(data, known, name, "known")
+            data = data.select(rows).remove_columns("labels").add_column("labels", np.searchsorted(known, labels))
+        parts[name] = data
+    parts[UNKNOWN] = splits[tested].select(_rows_of(splits[tested], unknown, tested, "unknown")[0])
+    if len(np.unique(parts["train"]["labels"][:])) < 2:
+        raise ValueError(f"unknown_classes={count} leaves fewer than two classes that the training data have.")
+    return parts, replace(task, label_names=[task.label_names[each] for each in known])
+
+
+def _rows_of(data: datasets.Dataset, classes: np.ndarray, split: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.asarray(data["labels"][:])
+    rows = np.flatnonzero(np.isin(labels, classes))
+    if not len(rows):
+        raise ValueError(f"unknown_classes: the {split} split has no example of the {kind} classes.")
+    return rows, labels[rows]

@@ -7,6 +7,7 @@ from ..finetune import check_alignment_fits
 from .plan import Plan, build_arguments
 from .report import JSON_NAME, MARKDOWN_NAME, PAGE_NAME, write_reports
 from .schedule import run_missing
+from .spoiling import check_unknown_classes
 from .summary import Comparison, read_results, summarize
 
 REPORTS = (PAGE_NAME, MARKDOWN_NAME, JSON_NAME)
@@ -42,13 +43,14 @@ def compare(plan: Plan) -> Comparison:
 
 
 def check_labels(plan: Plan) -> None:
-    """Checks, before anything runs, that the labels go with the variants' alignment and the verdicts' measure.
+    """Checks, before anything runs, that the labels go with alignment, unknown classes and the verdicts' measure.
 
     Raises:
         ValueError: they don't.
     """
     model_args, data_args, _ = build_arguments(next(plan.runs()), str(plan.output_dir))
     task = infer_task(data_args, load_splits(data_args, model_args.cache_dir, model_args.token)["train"])
+    check_unknown_classes(plan.args.unknown_classes, task)
     for run, variant in zip(plan.runs(), plan.variants, strict=False):  # the first seed's
         if variant.aligns:
             try:

@@ -57,6 +57,7 @@ class Comparison(NamedTuple):
         missing: how many runs of the plan have no result.
         versions: the package versions that the runs report; several where they differ.
         spoiled: what was done to the training data, in words; empty for nothing.
+        unknown_classes: how many classes were left out of training.
     """
 
     sizes: list[Size]
@@ -67,6 +68,7 @@ class Comparison(NamedTuple):
     missing: int
     versions: list[str]
     spoiled: str
+    unknown_classes: int = 0
 
     @property
     def measures(self) -> list[Measure]:
@@ -104,8 +106,9 @@ def summarize(plan: Plan, results: Sequence[Mapping[str, Any]], failed: Mapping[
     versions = sorted({", ".join(f"{k} {v}" for k, v in result["versions"].items()) for result in results})
     missing = sum(1 for _ in plan.runs()) - len(results)
     first: Mapping[str, Any] = results[0] if results else {"tested": None, "tested_on": "test"}
-    spoiled = describe_spoiling(plan.args)
-    return Comparison(sizes, metric, first["tested"], first["tested_on"], dict(failed), missing, versions, spoiled)
+    spoiled, unknown = describe_spoiling(plan.args), plan.args.unknown_classes
+    tested = first["tested"], first["tested_on"]
+    return Comparison(sizes, metric, *tested, dict(failed), missing, versions, spoiled, unknown)
 
 
 def describe_spoiling(args: ComparisonArguments) -> str:
