@@ -1,13 +1,14 @@
 """Finds the module whose input is the feature: by its name, or as the linear layer whose output is the logits."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .models import logits_of, unwrap_adapter
+from .models import forget_compiled, logits_of, run_in_eval_mode, unwrap_adapter
 from .pooling import POOLINGS, pool
 from .tap import FeatureTap
 
@@ -229,3 +230,36 @@ def extract_features(
         if tap is not None:
             tap.remove()
     return np.concatenate(features), np.concatenate(labels)
+
+
+@contextmanager
+def collected_features(
+    model: nn.Module, inputs: Mapping[str, Any], feature: str = "auto"
+) -> Iterator[list[np.ndarray]]:
+    """Collects the features of every pass that a model makes meanwhile.
+
+    Args:
+        model: any classifier, unwrapped.
+        inputs: of a trial pass, on the model's device.
+        feature: see `build_tap`.
+
+    Yields:
+        A list that gets `[batch, dim]` float32 features for each pass.
+
+    Raises:
+        ValueError: see `build_tap`.
+    """
+    found: list[np.ndarray] = []
+    forget_compiled(model)
+    tap = build_tap(model, feature, lambda: (logits_of(run_in_eval_mode(model, inputs)), inputs))
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
+        found.append(tap.features(kwargs).detach().float().cpu().numpy())
+
+    hook = model.register_forward_hook(keep, with_kwargs=True)
+    try:
+        with tap.recording():
+            yield found
+    finally:
+        hook.remove()
+        tap.remove()

@@ -18,8 +18,9 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertMod
 
 from itra_hf.cli import main, parse_comparison
 from itra_hf.comparison import schedule
+from itra_hf.comparison.assessment import negative_log_likelihood
 from itra_hf.comparison.plan import PLAIN, TWICE
-from itra_hf.comparison.run import build, negative_log_likelihood
+from itra_hf.comparison.run import build
 
 pytestmark = pytest.mark.slow
 TWINS = ("<b>one</b> | $x$", "twin/../two")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from itra_hf.comparison import pictures, tables
+from itra_hf.comparison.assessment import FEATURES
 from itra_hf.comparison.plan import PLAIN, TWICE, ComparisonArguments, make_plan
 from itra_hf.comparison.report import write_reports
-from itra_hf.comparison.run import FEATURES
 from itra_hf.comparison.summary import choose_metric, describe, read_results, summarize
 
 HOSTILE = [

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .. import drawing, plots
+from .assessment import FEATURES
 from .measures import Measure
 from .plan import PLAIN
-from .run import FEATURES
 from .summary import Comparison, Size, mean
 
 ROW, MARGIN = 0.34, 1.3  # inches

@@ -13,29 +13,24 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 import torch
-from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 from transformers import Trainer, set_seed
-from transformers.trainer_utils import PredictionOutput
 
 from .. import __version__
-from ..compactness import compactness
 from ..config import ITRAConfig
 from ..data import DataArguments, Task, subset, tokenize
-from ..features import extract_features
 from ..finetune import check_alignment_fits, read_data
 from ..item_counts import computes_with_item_count, takes_item_count
-from ..metrics import ProblemType, compute_metrics_for
+from ..metrics import compute_metrics_for
 from ..text_models import ModelArguments, fitting_length, load_model
 from ..trainer import ITRAMixin
+from .assessment import assess
 from .measures import BY_NAME
 from .plan import Run, build_arguments, check_sources
 from .spoiling import UNKNOWN, flip_labels, leave_out_classes, thin_classes
 from .trainers import load_trainer
-from .unknown import unknown_auroc
 
-RESULT, ERROR, LOG, FEATURES = "result.json", "error.txt", "log.txt", "features.npz"
-MOST_FEATURES = 2000  # examples whose features are kept for the maps
+RESULT, ERROR, LOG = "result.json", "error.txt", "log.txt"
 
 
 class Built(NamedTuple):
@@ -110,7 +105,7 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
     seconds = trainer.train().metrics["train_runtime"]
     peak = peak_memory(trainer.args.device)
     trainer.args.dataloader_drop_last = False  # of the training set alone
-    metrics = assess(built, folder) | {"seconds": seconds, "peak_memory": peak}
+    metrics = assess(trainer, tested, built.task, built.unknown, folder) | {"seconds": seconds, "peak_memory": peak}
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     return {
         "variant": run.variant,
@@ -124,52 +119,6 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
         "log": [_finite_entry(entry) for entry in trainer.state.log_history],
         "versions": {"itra_hf": __version__, "torch": torch.__version__, "transformers": _version("transformers")},
     }
-
-
-def assess(built: Built, folder: Path) -> dict[str, Any]:
-    """The figures of a trained model, and its features of the tested examples in the folder, for the maps.
-
-    Raises:
-        FloatingPointError: the logits are not finite.
-    """
-    trainer, tested, task, unknown = built
-    prediction = trainer.predict(tested)
-    logits = finite_logits(prediction)
-    metrics: dict[str, Any] = {name.removeprefix("test_"): value for name, value in (prediction.metrics or {}).items()}
-    metrics["nll"] = negative_log_likelihood(logits, np.asarray(prediction.label_ids), task.problem_type)
-    if task.problem_type != "single_label_classification":
-        return metrics
-    features, labels = features_of(trainer, tested)
-    metrics["scatter_ratio"] = compactness(features, labels)["scatter_ratio"]
-    # float16 is plenty for a picture
-    sample = features[:MOST_FEATURES].astype(np.float16)
-    names = np.array(task.label_names)
-    np.savez_compressed(folder / FEATURES, features=sample, labels=labels[:MOST_FEATURES], names=names)
-    if unknown is not None:
-        # The head has no outputs for these labels, so the model must not get them.
-        others = finite_logits(trainer.predict(unknown.remove_columns("labels")))
-        train = features_of(trainer, trainer.train_dataset)
-        metrics |= unknown_auroc(logits, others, features, features_of(trainer, unknown)[0], *train)
-    return metrics
-
-
-def features_of(trainer: Trainer, data: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The model's features of a data set and its labels, in its order."""
-    assert trainer.model is not None
-    return extract_features(trainer.model, trainer.get_test_dataloader(data))
-
-
-def finite_logits(prediction: PredictionOutput) -> np.ndarray:
-    """The logits of a prediction, float64.
-
-    Raises:
-        FloatingPointError: some are not finite.
-    """
-    logits = prediction.predictions
-    logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits, dtype=np.float64)
-    if not np.isfinite(logits).all():
-        raise FloatingPointError("the run diverged: the model's logits are not finite")
-    return logits
 
 
 def build(run: Run, folder: Path) -> Built:
@@ -252,25 +201,6 @@ def count_steps(examples: int, args: Any) -> int:
     batches = examples / args.per_device_train_batch_size
     batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
     return math.ceil(args.num_train_epochs * max(1, math.ceil(batches / args.gradient_accumulation_steps)))
-
-
-def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, problem_type: ProblemType) -> float | None:
-    """The mean negative log-likelihood of the labels, without label smoothing or class weights.
-
-    Args:
-        logits: `[n, classes]`.
-        labels: `[n]` class ids, of which negative ones are left out, or `[n, classes]` of 0 and 1.
-        problem_type: as in a model's config.
-
-    Returns:
-        Nats an example (multi-label: an example and label); `None` for regression.
-    """
-    if problem_type == "regression":
-        return None
-    if problem_type == "multi_label_classification":
-        return float(np.mean(np.logaddexp(0, logits) - labels * logits))
-    kept = labels >= 0
-    return float(-np.mean(log_softmax(logits[kept], axis=-1)[np.arange(kept.sum()), labels[kept]]))
 
 
 def peak_memory(device: torch.device) -> float:
