@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -32,7 +33,9 @@ class AveragedWeights:
 
     @torch.no_grad()
     def follow(self, model: nn.Module, step: int) -> None:
-        """Takes the weights in, once an optimizer step; those that it does not know start their average.
+        """Takes the weights in, once an optimizer step.
+
+        Those that it does not know start their average, and those that no longer learn leave it.
 
         Args:
             model: unwrapped.
@@ -42,13 +45,16 @@ class AveragedWeights:
             return
         self._step = step
         today = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
-        known = [name for name in today if name in self.weights]
+        known = {name: self.weights[name].to(today[name].device) for name in today if name in self.weights}
         if known:
-            current = [today[name].to(self.weights[name].dtype) for name in known]
-            self._average([self.weights[name] for name in known], current, step)
-        for name in today.keys() - self.weights.keys():
-            dtype = torch.promote_types(today[name].dtype, torch.float32)
-            self.weights[name] = today[name].to(dtype, copy=True)
+            current = [today[name].to(weight.dtype) for name, weight in known.items()]
+            self._average(list(known.values()), current, step)
+        new = {
+            name: weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True)
+            for name, weight in today.items()
+            if name not in known
+        }
+        self.weights = known | new
 
     @contextmanager
     def running(self, model: nn.Module) -> Iterator[Any]:
@@ -69,3 +75,12 @@ class AveragedWeights:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores `state_dict()`."""
         self.weights = dict(state)
+
+
+def holds_shards(accelerator: Accelerator) -> bool:
+    """Whether a process holds a part of the weights only."""
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.MEGATRON_LM):
+        return True
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    parallelism = getattr(accelerator, "parallelism_config", None)
+    return getattr(plugin, "zero_stage", 0) == 3 or getattr(parallelism, "tp_size", 1) > 1

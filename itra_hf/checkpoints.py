@@ -7,21 +7,31 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from .alignment import Aligner
+from .averages import AveragedWeights
 from .diagnostics import TrainingWatch
 from .gathering import average
 
 STATE_NAME = "itra_state.json"
+AVERAGE_NAME = "itra_average.safetensors"
 
 logger = logging.get_logger(__name__)
 
 
-def save_alignment(folder: str, aligner: Aligner, watch: TrainingWatch, feature: str, should_save: bool) -> None:
-    """Writes weight, averages and memory into a checkpoint; every process has to call it.
+def save_alignment(
+    folder: str,
+    aligner: Aligner,
+    watch: TrainingWatch,
+    average_weights: AveragedWeights | None,
+    feature: str,
+    should_save: bool,
+) -> None:
+    """Writes weight, running figures, averaged weights and memory into a checkpoint; every process has to call it.
 
     Args:
         folder: the checkpoint's.
         aligner: of the run.
         watch: of the run.
+        average_weights: of the run, if it has any.
         feature: the setting.
         should_save: whether this process writes what all of them share.
     """
@@ -37,18 +47,23 @@ def save_alignment(folder: str, aligner: Aligner, watch: TrainingWatch, feature:
             "memory": _kind_of_memory(aligner, feature),
         }
         (Path(folder) / STATE_NAME).write_text(json.dumps(content), encoding="utf-8")
+        if average_weights is not None:  # the same on all processes
+            save_file(average_weights.state_dict(), Path(folder) / AVERAGE_NAME)
     if aligner.memory is not None and (should_save or _is_own(aligner)):
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_file(aligner.memory.state_dict(), _memory_path(folder, aligner))
 
 
-def load_alignment(folder: str, aligner: Aligner, watch: TrainingWatch, feature: str) -> None:
+def load_alignment(
+    folder: str, aligner: Aligner, watch: TrainingWatch, average_weights: AveragedWeights | None, feature: str
+) -> None:
     """Restores what `save_alignment` wrote; a checkpoint of a plain run has none of it, and changes nothing.
 
     Args:
         folder: the checkpoint's.
         aligner: of the run.
         watch: of the run.
+        average_weights: of the run, if it has any.
         feature: the setting.
     """
     path = Path(folder) / STATE_NAME
@@ -60,6 +75,8 @@ def load_alignment(folder: str, aligner: Aligner, watch: TrainingWatch, feature:
         watch.load_state_dict(state["watch"])
         if aligner.decides and state.get("alignment") is not None:  # older ones lack it
             aligner.decide(state["alignment"])
+        if average_weights is not None:
+            _load_average(Path(folder) / AVERAGE_NAME, average_weights)
         kept, wanted = state["memory"], _kind_of_memory(aligner, feature)
         if aligner.memory is None:
             return
@@ -71,6 +88,13 @@ def load_alignment(folder: str, aligner: Aligner, watch: TrainingWatch, feature:
             return
         tensors = load_file(_memory_path(folder, aligner))
         aligner.memory.load_state_dict({name: t.to(aligner.accelerator.device) for name, t in tensors.items()})
+
+
+def _load_average(path: Path, average_weights: AveragedWeights) -> None:
+    if path.is_file():
+        average_weights.load_state_dict(load_file(path))
+    else:
+        logger.warning(f"The running average of the weights starts anew, for the checkpoint has no {path.name}.")
 
 
 def _kind_of_memory(aligner: Aligner, feature: str) -> dict[str, str | int]:

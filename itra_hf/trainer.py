@@ -10,7 +10,7 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from .alignment import Aligner
-from .averages import AveragedWeights
+from .averages import AveragedWeights, holds_shards
 from .config import PAIRED_COMPANIONS, check_alignment_arguments
 from .diagnostics import FROZEN, NOTHING_TAPPED, TrainingWatch, too_short
 from .forward import PairedForward, batch_rows, concatenate, find_labels
@@ -49,7 +49,7 @@ class ITRAMixin(WatchingMixin):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             # What a constructor below may already need: for logs, loaders and losses of its own.
             self._itra_watch, self._itra_companion_epoch = TrainingWatch(torch.device("cpu")), CompanionEpoch()
-            self._itra_step, self._itra_normalised = StepFacts(), False
+            self._itra_step, self._itra_normalised, self._itra_average = StepFacts(), False, None
             self._itra_running = self._itra_in_step = self._itra_ran_aligned = self._itra_reports = False
             super().__init__(*args, **kwargs)
             self._itra_set_up()
@@ -72,12 +72,23 @@ class ITRAMixin(WatchingMixin):
             )
         self._itra_aligner = Aligner.from_arguments(args, self.accelerator)
         self._itra_watch = TrainingWatch(self.args.device)
-        averages = args.companion in PAIRED_COMPANIONS and args.companion_decay > 0
-        self._itra_average = AveragedWeights(args.companion_decay) if averages else None
+        self._itra_average = self._itra_new_average()
         self._itra_tap.remove()  # the feature may be another one now
         self._itra_companion_epoch.paired = None
         self._itra_step, self._itra_normalised, self._itra_ran_aligned = StepFacts(), False, False
         self._itra_warned = set()
+
+    def _itra_new_average(self) -> AveragedWeights | None:
+        args = self.alignment_args
+        if args.matching_weight == 0 or args.companion not in PAIRED_COMPANIONS or args.companion_decay == 0:
+            return None
+        if holds_shards(self.accelerator):
+            raise ValueError(
+                f"companion={args.companion!r} with companion_decay={args.companion_decay!r} averages the "
+                "weights, which it can't where processes hold parts of them (FSDP, ZeRO-3, tensor parallelism). Use "
+                "companion='memory', or companion_decay=0."
+            )
+        return AveragedWeights(args.companion_decay)
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._itra_start_run()  # here, because a search sets its trial's settings inside `train()`
@@ -86,6 +97,7 @@ class ITRAMixin(WatchingMixin):
             output = super()._inner_training_loop(*args, **kwargs)
         finally:
             self._itra_running = False
+            self._itra_average = self._itra_new_average()  # lets go of a copy of the weights
         if self._itra_step.batches and self.alignment_args.matching_weight > 0 and not self._itra_ran_aligned:
             self._itra_warn_once(f"No step was aligned, for {type(self).__name__}.training_step calls no compute_loss.")
         return output

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from .alignment import AlignedLoss, Aligner
+from .averages import AveragedWeights
 from .checkpoints import load_alignment, save_alignment
 from .diagnostics import NOTHING_ALIGNED, TrainingWatch
 from .loading import PairedLoadingMixin
@@ -15,6 +16,7 @@ class WatchingMixin(PairedLoadingMixin):
 
     _itra_aligner: Aligner
     _itra_watch: TrainingWatch
+    _itra_average: AveragedWeights | None
     _itra_reports: bool
 
     def _itra_accumulation_steps(self) -> int:
@@ -62,10 +64,17 @@ class WatchingMixin(PairedLoadingMixin):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.alignment_args.matching_weight > 0:
             save_alignment(
-                output_dir, self._itra_aligner, self._itra_watch, self.alignment_args.feature, self.args.should_save
+                output_dir,
+                self._itra_aligner,
+                self._itra_watch,
+                self._itra_average,
+                self.alignment_args.feature,
+                self.args.should_save,
             )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.alignment_args.matching_weight > 0:
-            load_alignment(checkpoint, self._itra_aligner, self._itra_watch, self.alignment_args.feature)
+            load_alignment(
+                checkpoint, self._itra_aligner, self._itra_watch, self._itra_average, self.alignment_args.feature
+            )
