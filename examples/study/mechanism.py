@@ -1,6 +1,6 @@
 """What makes a companion help? The runs that `mechanism.md` plans, kept one small file each in `mechanism/`.
 
-    python -m examples.study mechanism [CONDITION ...] [--seeds N]
+    python -m examples.study mechanism [CONDITION ...] [--seeds N] [--cells NAME ...]
 
 What is there is not run again. Each run takes one core: start this as many times as there are cores.
 """
@@ -176,9 +176,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="CONDITION", help=f"of: {', '.join(CONDITIONS)}")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many, from the first")
+    parser.add_argument("--cells", nargs="+", default=list(VARIANTS), help="which of a condition's")
     options = parser.parse_args()
     for name in options.names or CONDITIONS:
-        for run in runs_of(name, SEEDS[: options.seeds]):
+        for run in (each for each in runs_of(name, SEEDS[: options.seeds]) if each.variant in options.cells):
             print(name, run.variant, run.seed, finish(name, run), flush=True)
 
 

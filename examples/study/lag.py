@@ -1,0 +1,116 @@
+"""Tables and the picture of the study of the mechanism, from the figures in `mechanism/`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from itra_hf import drawing
+from itra_hf.comparison.measures import BY_NAME, Measure, show
+from itra_hf.comparison.statistics import PairedDifference, paired_difference
+from itra_hf.comparison.tables import Rows, markdown_table
+
+FOLDER = Path(__file__).resolve().parent
+PICTURE = FOLDER / "lag.png"
+PLAIN = "plain"
+BATCH = 16
+# The mean of the two scores that the plan decides by.
+UNKNOWN = Measure("unknown", "unknown classes, AUROC", "higher", "points")
+MEASURES = (BY_NAME["accuracy"], BY_NAME["nll"], BY_NAME["calibration_error"], BY_NAME["scatter_ratio"], UNKNOWN)
+TITLES = {"accuracy": "accuracy, points", "calibration_error": "calibration error, points"}
+KINDS = {"average": "averaged weights", "snapshot": "old weights", "memory": "memory"}
+
+Figures = Mapping[str, Mapping[str, Mapping[int, float]]]  # by variant, measure and seed
+
+
+def read_runs(condition: str) -> Figures:
+    """The figures of a condition's runs."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for path in sorted((FOLDER / "mechanism" / condition).glob("*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        figures = run["figures"]
+        if "unknown_energy" in figures:
+            figures[UNKNOWN.name] = (figures["unknown_energy"] + figures["unknown_mahalanobis"]) / 2
+        for name, value in figures.items():
+            found.setdefault(run["variant"], {}).setdefault(name, {})[run["seed"]] = value
+    return found
+
+
+def lag(variant: str) -> float | None:
+    """How many optimizer steps behind the weights a companion's features are, on average; `None` for no such cell."""
+    kind, _, value = variant.partition("-")
+    if kind not in KINDS or not value.replace(".", "").isdigit():
+        return None
+    return {"average": lambda x: x / (1 - x), "snapshot": lambda x: x, "memory": lambda x: x / 2 / BATCH}[kind](
+        float(value)
+    )
+
+
+def difference(figures: Figures, variant: str, measure: Measure, baseline: str = PLAIN) -> PairedDifference:
+    """A variant minus another, paired by seed."""
+    return paired_difference(figures[variant][measure.name], figures[baseline][measure.name], measure.better)
+
+
+def cell(found: PairedDifference, measure: Measure) -> str:
+    """A difference with half its interval; bold where the interval leaves 0 out."""
+    text = show(measure, found.mean, signed=True)
+    if found.seeds > 1:
+        text += f" ± {show(measure, (found.high - found.low) / 2, signed=True)[1:]}"
+    return f"**{text}**" if found.verdict in ("better", "worse") else text
+
+
+def table(condition: str, baseline: str = PLAIN) -> str:
+    """Every cell of a condition against a baseline, those that lag less first."""
+    figures = read_runs(condition)
+    measures = [each for each in MEASURES if each.name in figures[baseline]]
+    heads = ["companion", "lag, steps", "runs", *(TITLES.get(each.name, each.title) for each in measures), "time"]
+    rows: Rows = [heads]
+    for variant in sorted(figures, key=lambda name: (lag(name) is None, name.split("-")[0], lag(name) or 0, name)):
+        if variant == baseline:
+            continue
+        behind = lag(variant)
+        found = [difference(figures, variant, each) for each in measures]
+        cells = [cell(each, measure) for each, measure in zip(found, measures, strict=True)]
+        shown = "" if behind is None else f"{behind:.0f}"
+        rows.append([variant, shown, str(found[0].seeds), *cells, f"x {time_ratio(figures, variant, baseline):.2f}"])
+    return markdown_table(rows, escape=False)
+
+
+def time_ratio(figures: Figures, variant: str, baseline: str) -> float:
+    """How many times as long training took, the median over seeds."""
+    own, plain = figures[variant]["seconds"], figures[baseline]["seconds"]
+    return float(np.median([own[seed] / plain[seed] for seed in own if seed in plain]))
+
+
+def draw(condition: str) -> None:
+    """Benefit against lag: likelihood and unknown classes, for averaged weights, old weights and memories."""
+    figures = read_runs(condition)
+    drawing_of = drawing.new_figure(3.6)
+    panels = ((BY_NAME["nll"], 1, "NLL, nats: lower is better"), (UNKNOWN, 100, "AUROC, points: higher is better"))
+    for axis, (measure, unit, label) in zip(drawing_of.subplots(1, 2), panels, strict=True):
+        for place, (kind, title) in enumerate(KINDS.items()):
+            cells = sorted(
+                (behind, name) for name in figures if name.startswith(kind) and (behind := lag(name)) is not None
+            )
+            draw_kind(
+                axis, place, title, [(behind, difference(figures, name, measure)) for behind, name in cells], unit
+            )
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set_xlim(-0.2, 2000)
+        drawing.decorate(axis, measure.title, "lag of the companion, optimizer steps", f"minus Trainer: {label}")
+    drawing.add_legend(drawing_of, drawing_of.axes[0].lines[: 2 * len(KINDS) : 2], "outside upper center")
+    drawing_of.savefig(PICTURE)
+
+
+def draw_kind(
+    axis: drawing.Axes, place: int, title: str, cells: Sequence[tuple[float, PairedDifference]], unit: int
+) -> None:
+    """One line of the picture, with intervals."""
+    steps = np.array([behind for behind, _ in cells])
+    middle, low, high = (
+        unit * np.array([getattr(each, part) for _, each in cells]) for part in ("mean", "low", "high")
+    )
+    drawing.draw_curve(axis, place, title, steps, middle)
+    axis.vlines(steps, low, high, color=drawing.COLOURS[place], linewidth=1)
