@@ -369,7 +369,6 @@ def test_the_balanced_weight_of_every_second_step_is_twice_that_of_each_step(tmp
         ({"companion_task_loss": True, "companion_every": 2}, "companion_task_loss=True needs a second batch"),
         ({"companion_task_loss": True, "companion": "split"}, "companion_task_loss=True needs a second batch"),
         ({"companion_task_loss": True, "companion": "memory"}, "companion_task_loss=True needs a second batch"),
-        ({"companion_gradient": False, "companion": "split"}, "companion_gradient=False does not go with"),
         ({"companion_every": 0}, "companion_every=0 must be an integer >= 1"),
         ({"memory_size": 1}, "memory_size=1 must be an integer >= 2"),
         ({"memory_warmup_steps": 0}, "memory_warmup_steps=0 must be an integer >= 1"),
@@ -381,12 +380,12 @@ def test_settings_that_make_no_sense_are_refused_when_the_config_is_built(settin
         AlignmentArguments(**settings)
 
 
-# ---- Companions without gradient ----
+# ---- Companions through averaged weights ----
 
 
-def test_companions_without_gradient_run_without_dropout_and_leave_the_primary_batch_its_own(tmp_path):
+def test_companions_through_averages_run_without_dropout_and_leave_the_primary_batch_its_own(tmp_path):
     model = build("Bert")  # with dropout
-    args = config(tmp_path, companion_gradient=False, matching_weight=0.7, **AT_ONCE)
+    args = config(tmp_path, companion_decay=0.9, matching_weight=0.7, **AT_ONCE)
     trainer = ITRATrainer(model, args, train_dataset=examples("Bert", 22))
     batch = next(iter(trainer.get_train_dataloader()))
 
@@ -404,17 +403,17 @@ def test_companions_without_gradient_run_without_dropout_and_leave_the_primary_b
     assert_close(loss, task + 0.7 * MatchingLoss()(ours, batch["labels"], theirs, batch["itra_companion"]["labels"]))
 
 
-def test_companions_without_gradient_take_no_random_numbers(tmp_path):
+def test_companions_through_averages_take_no_random_numbers(tmp_path):
     stock = train(tmp_path / "a", Trainer)
-    ours = train(tmp_path / "b", companion_gradient=False, **UNNOTICEABLE)
+    ours = train(tmp_path / "b", companion_decay=0.9, **UNNOTICEABLE)
     assert series(ours, "loss") == series(stock, "loss")
     assert_same_weights(ours, stock)
 
 
-def test_companions_without_gradient_leave_every_module_the_mode_that_it_had(tmp_path):
+def test_companions_through_averages_leave_every_module_the_mode_that_it_had(tmp_path):
     model = build("Bert").train()
     model.bert.encoder.layer[0].eval()  # a user's choice
-    args = config(tmp_path, companion_gradient=False)
+    args = config(tmp_path, companion_decay=0.9)
     trainer = ITRATrainer(model, args, train_dataset=examples("Bert", 22))
     batch = next(iter(trainer.get_train_dataloader()))
     before = {name: module.training for name, module in model.named_modules()}

@@ -49,21 +49,24 @@ def names(plan):
 
 def test_without_variants_itra_is_compared_with_equal_steps_and_equal_compute(plan):
     assert names(plan()) == [PLAIN, "ITRATrainer"]  # a memory takes the compute of a plain run
-    assert names(plan(companion="sample")) == [PLAIN, TWICE["batch"], "ITRATrainer"]
-    assert names(plan(companion="sample", equal_compute="both")) == [PLAIN, *TWICE.values(), "ITRATrainer"]
-    assert names(plan(companion="sample", equal_compute="steps")) == [PLAIN, TWICE["steps"], "ITRATrainer"]
-    assert names(plan(companion="sample", equal_compute="none")) == [PLAIN, "ITRATrainer"]
+    assert names(plan(companion="sample")) == [PLAIN, "ITRATrainer"]
+    learning = {"companion": "sample", "companion_decay": 0.0}
+    assert names(plan(**learning)) == [PLAIN, TWICE["batch"], "ITRATrainer"]
+    assert names(plan(**learning, equal_compute="both")) == [PLAIN, *TWICE.values(), "ITRATrainer"]
+    assert names(plan(**learning, equal_compute="steps")) == [PLAIN, TWICE["steps"], "ITRATrainer"]
+    assert names(plan(**learning, equal_compute="none")) == [PLAIN, "ITRATrainer"]
 
 
 @pytest.mark.parametrize(
     ("settings", "twice"),
     [
         ({}, False),
-        ({"companion": "sample"}, True),
-        ({"companion": "class_matched"}, True),
+        ({"companion": "sample", "companion_decay": 0.0}, True),
+        ({"companion": "sample"}, False),  # a third of a batch's work more
+        ({"companion": "class_matched", "companion_decay": 0.0}, True),
         ({"companion": "split"}, False),
         ({"companion": "memory"}, False),
-        ({"companion": "sample", "companion_every": 4}, False),
+        ({"companion": "sample", "companion_decay": 0.0, "companion_every": 4}, False),
         ({"trainer": "Trainer"}, False),
         ({"trainer": "Trainer", "twice_compute": True}, True),
         ({"twice_compute": False}, False),
@@ -112,7 +115,7 @@ def test_a_setting_that_is_given_is_kept_though_it_is_the_default(plan):
 
 @pytest.mark.parametrize("where", ["common", "variant"])
 def test_settings_that_are_true_by_default_can_be_turned_off(where, plan):
-    off = {"companion_gradient": False, "remove_unused_columns": False}
+    off = {"gather_features": False, "remove_unused_columns": False}
     given = dict.fromkeys(off, "false") if where == "common" else {"variants": {"a": off}}
     run = next(run for run in plan(companion="sample", **given).runs() if run.trainer == "ITRATrainer")
     assert {name: run.fields.get(name) for name in off} == off

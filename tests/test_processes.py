@@ -29,7 +29,7 @@ SAME = {
     "auto_floats": {"arguments": UNEVEN, "kind": "floats"},
     "marginal": {"arguments": {**UNEVEN, "alignment": "marginal", "estimator": "unbiased", "bandwidth": "median"}},
     "class_matched": {"arguments": {**UNEVEN, "companion": "class_matched"}},
-    "companion_without_gradient": {"arguments": {**UNEVEN, "companion_gradient": False}},
+    "averaged": {"arguments": {**UNEVEN, "companion_decay": 0.9}},
     "companion_task_loss": {"arguments": {**UNEVEN, "companion_task_loss": True}},
     "split": {"arguments": {**UNEVEN, "companion": "split"}},
     "memory": {"arguments": {**UNEVEN, **MEMORY, "memory_correction": "moments"}},

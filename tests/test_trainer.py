@@ -224,7 +224,7 @@ def test_the_weight_ramps_up_over_training(tmp_path):
 
 
 @pytest.mark.parametrize("family", ["Bert", "GPT2"])
-def test_companion_without_gradient_pulls_the_primary_batch_only(family, tmp_path):
+def test_a_companion_through_averages_pulls_the_primary_batch_only(family, tmp_path):
     data, model = examples(family, 12), build(family)
     for dropout in [module for module in model.modules() if isinstance(module, nn.Dropout)]:
         dropout.p = 0.0
@@ -232,7 +232,7 @@ def test_companion_without_gradient_pulls_the_primary_batch_only(family, tmp_pat
     for through in (True, False):
         trainer = ITRATrainer(
             copy.deepcopy(model),
-            config(tmp_path, weight_mode="constant", companion_gradient=through, seed=1),
+            config(tmp_path, weight_mode="constant", companion_decay=0.0 if through else 0.9, seed=1),
             train_dataset=data,
         )
         batch = next(iter(trainer.get_train_dataloader()))
@@ -358,7 +358,7 @@ def pad_to_eight(rows):
         {"feature": "mean"},
         {"kernel": "laplacian", "bandwidth": "median"},
         {"estimator": "unbiased", "alignment": "marginal"},
-        {"companion_gradient": False},
+        {"companion_decay": 0.9},
         {"companion_task_loss": True},
         {"gradient_accumulation_steps": 2, "max_steps": -1, "num_train_epochs": 2},
         {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "max_steps": -1, "num_train_epochs": 2},
@@ -546,7 +546,7 @@ def test_the_loss_of_a_class_of_ones_own_is_never_replaced(tmp_path):
     assert losses(ours, "task_loss") == pytest.approx(losses(stock), rel=1e-5)
 
 
-@pytest.mark.parametrize(("settings", "passes"), [({}, 1), ({"companion_gradient": False}, 2)])
+@pytest.mark.parametrize(("settings", "passes"), [({}, 1), ({"companion_decay": 0.9}, 2)])
 def test_both_batches_go_through_the_model_together(settings, passes, tmp_path):
     trainer = ITRATrainer(build("Bert"), config(tmp_path, **settings), train_dataset=examples("Bert", 12))
     batch = next(iter(trainer.get_train_dataloader()))

@@ -36,7 +36,14 @@ def toy_examples(count: int, seed: int = 0, noise: float = 1.0) -> list[dict]:
 
 
 # A second batch and a weight that starts with the second step: most tests have too few steps to fill a memory.
-PAIRED = {"companion": "sample", "weight_mode": "balanced", "matching_weight": 0.1, "matching_warmup_ratio": 0.5}
+PAIRED = {
+    "companion": "sample",
+    "companion_decay": 0.0,
+    "weight_mode": "balanced",
+    "matching_weight": 0.1,
+    "matching_warmup_ratio": 0.5,
+}
+AVERAGED = {"companion_decay": 0.9}
 
 
 def config(folder, **settings) -> ITRAConfig:
@@ -52,4 +59,6 @@ def config(folder, **settings) -> ITRAConfig:
         "disable_tqdm": True,
         "use_cpu": True,
     }
+    if settings.get("companion", "sample") not in ("sample", "class_matched"):
+        del defaults["companion_decay"]
     return ITRAConfig(output_dir=str(folder), **{**defaults, **settings})

@@ -129,8 +129,9 @@ class Variant(NamedTuple):
         if self.twice_compute is None and self.aligns:
             if given.get("matching_weight") == 0:
                 return False
-            companion = given.get("companion", AlignmentArguments.companion)
-            return companion in PAIRED_COMPANIONS and given.get("companion_every", 1) == 1
+            asked = {**DEFAULTS, **given}
+            learns = asked["companion"] in PAIRED_COMPANIONS and asked["companion_decay"] == 0
+            return learns and asked["companion_every"] == 1
         return bool(self.twice_compute)
 
 
