@@ -203,7 +203,9 @@ def test_a_setting_that_is_the_default_anyway_is_the_same_run_and_another_defaul
 def test_a_subclass_with_a_second_batch_also_needs_a_run_of_twice_the_compute(plan, tmp_path):
     path = tmp_path / "own.py"
     path.write_text("from itra_hf import ITRATrainer\n\n\nclass Own(ITRATrainer):\n    pass\n")
-    assert TWICE["batch"] in names(plan(variants={"one": {"trainer": f"{path}:Own", "companion": "sample"}}))
+    assert TWICE["batch"] in names(
+        plan(variants={"one": {"trainer": f"{path}:Own", "companion": "sample", "companion_decay": 0.0}})
+    )
     assert TWICE["batch"] not in names(plan(variants={"one": {"trainer": f"{path}:Own"}}))
 
 

@@ -30,6 +30,7 @@ SAME = {
     "marginal": {"arguments": {**UNEVEN, "alignment": "marginal", "estimator": "unbiased", "bandwidth": "median"}},
     "class_matched": {"arguments": {**UNEVEN, "companion": "class_matched"}},
     "averaged": {"arguments": {**UNEVEN, "companion_decay": 0.9}},
+    "averaged_with_its_own_loss": {"arguments": {**UNEVEN, "companion_decay": 0.5}, "kind": "own loss"},
     "companion_task_loss": {"arguments": {**UNEVEN, "companion_task_loss": True}},
     "split": {"arguments": {**UNEVEN, "companion": "split"}},
     "memory": {"arguments": {**UNEVEN, **MEMORY, "memory_correction": "moments"}},
@@ -96,6 +97,7 @@ def two_processes(tmp_path_factory):
     runs["uneven_streams"] = {"arguments": each_reads, "kind": "uneven stream", "count": 64}
     runs["reported_by_one"] = {"arguments": UNEVEN, "kind": "reported by one"}
     runs |= saved_and_resumed(folder, {**UNEVEN, "logging_steps": 2})  # the checkpoint is between two log lines
+    runs |= saved_and_resumed(folder, {**UNEVEN, "logging_steps": 2, "companion_decay": 0.9}, "_averaged")
     for suffix, gathers in MEMORIES.items():
         runs |= saved_and_resumed(folder, {**UNEVEN, **MEMORY, "logging_steps": 2, "gather_features": gathers}, suffix)
     return launch(folder, {name: whole(run) for name, run in runs.items()}, 2)
@@ -153,7 +155,7 @@ def check_resumed(results, suffix=""):
     assert resumed["parameters"] == saved["parameters"]
 
 
-@pytest.mark.parametrize("suffix", ["", *MEMORIES])
+@pytest.mark.parametrize("suffix", ["", "_averaged", *MEMORIES])
 def test_two_processes_resume_bit_for_bit(suffix, two_processes):
     check_resumed(two_processes, suffix)
 

@@ -25,6 +25,7 @@ from trainers import config
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 from itra_hf import ITRAMixin, ITRATrainer, checkpoints
+from itra_hf.checkpoints import AVERAGE_NAME
 
 ROWS, STEPS = 26, 12  # batches of 4: 7 steps an epoch
 MEMORY = {"companion": "memory", "memory_size": 14, "memory_warmup_steps": 2}
@@ -170,6 +171,8 @@ def assert_only_older_checkpoint_resumes(folder, undisturbed):
         (26, {"save_steps": 3, "gradient_accumulation_steps": 2}),  # epochs of 4 steps, the last of one batch
         (26, {**MEMORY, "save_steps": 3, "gradient_accumulation_steps": 2, "weight_mode": "rising"}),
         (26, {**MEMORY, "save_steps": 3, "bf16": True, "memory_correction": "moments"}),
+        (26, {"companion_decay": 0.9, "save_steps": 3, "gradient_accumulation_steps": 2, "weight_mode": "rising"}),
+        (26, {"companion_decay": 0.5, "companion": "class_matched", "save_steps": 3, "bf16": True}),
         # aligns in the 6th step and in the 11th
         (26, {**MEMORY, "save_steps": 6, "companion_every": 5, "logging_steps": 3, "weight_mode": "constant"}),
     ],
@@ -199,19 +202,23 @@ def test_ignore_data_skip_starts_the_epoch_anew_like_the_stock_trainer(undisturb
     assert seen[Watch] == seen[paired]
 
 
-def test_adapter_checkpoints_resume_and_load_with_peft_alone(tmp_path):
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_adapter_checkpoints_resume_and_load_with_peft_alone(decay, tmp_path):
     settings = {"lora_dropout": 0.1, "target_modules": ["query", "value"], "modules_to_save": ["classifier"]}
 
     def lora():
         return peft.get_peft_model(build("Bert"), peft.LoraConfig(task_type="SEQ_CLS", r=4, **settings))
 
-    whole = make(tmp_path / "a", model=lora())
+    whole = make(tmp_path / "a", model=lora(), companion_decay=decay)
     whole.train()
     shutil.copytree(tmp_path / "a" / "checkpoint-4", tmp_path / "b" / "checkpoint-4")
-    make(tmp_path / "b", model=lora()).train(resume_from_checkpoint=True)
+    make(tmp_path / "b", model=lora(), companion_decay=decay).train(resume_from_checkpoint=True)
     assert_same_end(tmp_path / "b", tmp_path / "a", "adapter_model.safetensors")
     saved = tmp_path / "b" / f"checkpoint-{STEPS}"
     assert all("lora_" in name or "classifier" in name for name in load_file(saved / "adapter_model.safetensors"))
+    averaged = load_file(saved / AVERAGE_NAME) if decay else {}
+    assert len(averaged) == (10 if decay else 0)  # of two layers two matrices for queries and values each, and the head
+    assert all("lora_" in name or "classifier" in name for name in averaged)
     assert not list(saved.glob("model*.safetensors")) + list(saved.glob("pytorch_model*"))
     loaded = peft.PeftModel.from_pretrained(build("Bert"), saved).eval()
     ids = torch.tensor([row["input_ids"] for row in examples("Bert", 4)])
