@@ -47,7 +47,7 @@ class Condition(NamedTuple):
         epochs: of training.
         learning_rate: its highest.
         unknown_classes: classes left out of training.
-        variants: names of `VARIANTS`.
+        variants: names of `CELLS`.
     """
 
     corpus: str
@@ -96,6 +96,9 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "average-0.97": average(0.97),
     "average-0.99": average(0.99),
     "average-0.999": average(0.999),
+    "matched-0.9": average(0.9, companion="class_matched"),
+    "matched-0.97": average(0.97, companion="class_matched"),
+    "matched-0.99": average(0.99, companion="class_matched"),
     "snapshot-8": snapshot(8),
     "snapshot-32": snapshot(32),
     "memory-32": memory(32),
@@ -109,8 +112,33 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "size-256-0.97": sized(0.97, 256),
 }
 SCREENED = tuple(VARIANTS)
+PROBING = f"{FOLDER / 'lagging.py'}:ProbingTrainer"
+COSINES: Mapping[str, Mapping[str, Any]] = {
+    f"cosine-{name}": {**VARIANTS[name], "trainer": PROBING}
+    for name in ("average-0", "average-0.97", "matched-0.97", "memory-256", "size-64-fresh", "size-64-0.97")
+}
+FOLLOWING = f"{FOLDER / 'weights.py'}:FollowingTrainer"
+
+
+def weighted(name: str, rule: str) -> dict[str, Any]:
+    """A companion of the first part with another rule for the weight."""
+    if rule.startswith("share-"):
+        return {**VARIANTS[name], "weight_mode": "balanced", "matching_weight": float(rule.removeprefix("share-"))}
+    return {**VARIANTS[name], "trainer": FOLLOWING, "trainer_arguments": {"rule": rule}}
+
+
+COMPANIONS = ("average-0.97", "memory-256")
+RULES: Mapping[str, Mapping[str, Any]] = {
+    f"{name}-{rule}": weighted(name, rule)
+    for rule in ("fitted", "halvings", "share-0.1", "share-0.3", "share-1.0")
+    for name in COMPANIONS
+}
+CELLS = {**VARIANTS, **COSINES, **RULES}
 CONDITIONS = {
-    "20newsgroups-200": Condition("20newsgroups", 200, 12.0, 3e-4, 5, SCREENED),
+    "20newsgroups-200": Condition("20newsgroups", 200, 12.0, 3e-4, 5, (*SCREENED, *COSINES, *RULES)),
+    "reuters-r8-1000-short": Condition(
+        "reuters-r8", 1000, 2.0, 1e-4, 0, ("plain", "smoothing", *COMPANIONS, "memory-256-corrected", *RULES)
+    ),
 }
 
 
@@ -131,7 +159,7 @@ def runs_of(name: str, seeds: list[int]) -> Iterator[Run]:
     )
     schedule = {"learning_rate": condition.learning_rate, "num_train_epochs": condition.epochs}
     common = {**COMMON, **schedule, **write_files(condition.corpus)}
-    variants = {each: VARIANTS[each] for each in condition.variants}
+    variants = {each: CELLS[each] for each in condition.variants}
     plan = make_plan(asked, common, variants, str(OUTPUT / "mechanism" / name))
     return (run for run in plan.runs() if run.variant in variants)
 
@@ -168,6 +196,9 @@ def small(result: Mapping[str, Any]) -> str:
     """A run's figures to five digits, and the matching weight over training, in one short file."""
     weights = [float(f"{entry['matching_weight']:.3g}") for entry in result["log"] if "matching_weight" in entry]
     kept = {name: result[name] for name in ("variant", "seed", "steps", "trained", "tested")}
+    for name in ("cosine_then", "cosine_now"):
+        if found := [float(f"{entry[name]:.4g}") for entry in result["log"] if name in entry]:
+            kept[name] = found
     figures = {name: float(f"{value:.5g}") for name, value in result["metrics"].items() if value is not None}
     return json.dumps({**kept, "figures": figures, "matching_weights": weights}) + "\n"
 
@@ -176,7 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="CONDITION", help=f"of: {', '.join(CONDITIONS)}")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many, from the first")
-    parser.add_argument("--cells", nargs="+", default=list(VARIANTS), help="which of a condition's")
+    parser.add_argument("--cells", nargs="+", default=list(CELLS), help="which of a condition's")
     options = parser.parse_args()
     for name in options.names or CONDITIONS:
         for run in (each for each in runs_of(name, SEEDS[: options.seeds]) if each.variant in options.cells):
