@@ -36,13 +36,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _peak_memory import bytes_added
 
 PLAIN = "Trainer"
+LEARNING = {"companion_decay": 0.0}  # gradients flow through both batches
 VARIANTS = {
     "matching_weight=0": {"matching_weight": 0.0},
     "sample": {"companion": "sample"},
     "class_matched": {"companion": "class_matched"},
-    "sample, companion_task_loss": {"companion": "sample", "companion_task_loss": True},
-    "sample, no companion gradient": {"companion": "sample", "companion_gradient": False},
-    "sample, companion_every=4": {"companion": "sample", "companion_every": 4},
+    "sample, companion_decay=0": {"companion": "sample", **LEARNING},
+    "class_matched, companion_decay=0": {"companion": "class_matched", **LEARNING},
+    "sample, companion_task_loss": {"companion": "sample", **LEARNING, "companion_task_loss": True},
+    "sample, companion_decay=0, companion_every=4": {"companion": "sample", **LEARNING, "companion_every": 4},
     "split": {"companion": "split"},
     "memory": {"companion": "memory", "memory_warmup_steps": 1},  # full from the start, see FullMemory
 }
