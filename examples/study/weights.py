@@ -11,7 +11,6 @@ from itra_hf.weighting import MatchingWeight, balanced_factor
 
 START_STEPS = 10  # steps whose mean task loss counts as the first
 DECAY = 0.9  # of the running task loss
-POWER = 8  # of what the loss has lost
 LEAST = 0.01  # of the first loss: the rest at which halvings count in full
 
 
@@ -19,7 +18,7 @@ class FollowingLoss(MatchingWeight):
     """A weight that follows how far the task loss has fallen, as a share of the largest pull of the task loss.
 
     Args:
-        rule: `"fitted"` or `"halvings"`.
+        rule: `"fitted-8"` or with another power, or `"halvings"`.
         args: as of `MatchingWeight`.
     """
 
@@ -50,8 +49,8 @@ class FollowingLoss(MatchingWeight):
         if self.running is None:
             return 0.0
         left = self.running / (sum(self.first) / len(self.first))
-        if self.rule == "fitted":
-            return float(max(0.0, 1 - left) ** POWER)
+        if self.rule.startswith("fitted-"):
+            return float(max(0.0, 1 - left) ** int(self.rule.removeprefix("fitted-")))
         return min(1.0, max(0.0, math.log(max(left, LEAST)) / math.log(LEAST)))
 
 
