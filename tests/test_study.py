@@ -129,6 +129,98 @@ def test_text_goes_between_the_marks_and_nowhere_else(show, tmp_path):
         show.put(path, "b", "new")
 
 
+# ---- What makes a companion help ----
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("mechanism/*/*.json")), ids=lambda path: path.stem)
+def test_each_run_of_the_mechanism_is_one_of_the_plan(path, load):
+    mechanism, run = load("mechanism"), json.loads(path.read_text(encoding="utf-8"))
+    condition = mechanism.CONDITIONS[path.parent.name]
+    assert run["variant"] in condition.variants
+    assert run["seed"] in mechanism.SEEDS
+    assert path.stem == f"{run['variant']}-{run['seed']}"
+    assert run["trained"] == condition.size
+    wanted = set(MEASURES) | ({"unknown_energy", "unknown_mahalanobis"} if condition.unknown_classes else set())
+    assert wanted <= set(run["figures"])
+    assert run["matching_weights"] or "companion" not in mechanism.CELLS[run["variant"]]
+
+
+def test_the_mechanism_has_seeds_and_documents_of_its_own(load):
+    mechanism = load("mechanism")
+    searched = {seed for search in load("search").SEARCHES.values() for seed in search.seeds}
+    assert not set(mechanism.SEEDS) & (searched | set(load("run").SEEDS))
+    plan = (FOLDER / "mechanism.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in plan for name in mechanism.CONDITIONS)
+
+
+def test_every_cell_of_the_mechanism_builds_its_settings(load, tmp_path, monkeypatch):
+    mechanism = load("mechanism")
+    monkeypatch.setattr(mechanism, "OUTPUT", tmp_path)
+    monkeypatch.setattr(mechanism, "write_files", lambda corpus: {})
+    for name, condition in mechanism.CONDITIONS.items():
+        assert [run.variant for run in mechanism.runs_of(name, [201])] == list(condition.variants)
+
+
+@pytest.mark.parametrize(
+    ("variant", "steps"),
+    [
+        ("average-0", 0),
+        ("average-0.9", 9),
+        ("average-0.97", 0.97 / 0.03),
+        ("snapshot-32", 32),
+        ("memory-256", 8),
+        ("memory-256-corrected", None),
+        ("average-0.97-halvings", None),
+        ("plain", None),
+    ],
+)
+def test_lags_are_those_of_the_plan(variant, steps, load):
+    assert load("lag").lag(variant) == (None if steps is None else pytest.approx(steps))
+
+
+def test_the_table_of_the_mechanism_pairs_runs_by_seed(load, tmp_path, monkeypatch):
+    lag = load("lag")
+    folder = tmp_path / "mechanism" / "some"
+    folder.mkdir(parents=True)
+    names = ("accuracy", "nll", "calibration_error", "scatter_ratio")
+    for variant, gain, seeds in (("plain", 0.0, (1, 2, 3)), ("average-0.9", 0.01, (1, 2)), ("memory-64", 0.02, (3,))):
+        for seed in seeds:
+            figures = dict.fromkeys(names, seed / 10 + gain * seed)
+            run = {"variant": variant, "seed": seed, "figures": figures}
+            (folder / f"{variant}-{seed}.json").write_text(json.dumps(run), encoding="utf-8")
+    monkeypatch.setattr(lag, "FOLDER", tmp_path)
+    rows = [line.strip("| ").split(" | ") for line in lag.table("some").splitlines()]
+    assert rows[2][:4] == ["average-0.9", "9", "2", "+1.50 ± 6.35"]
+    assert rows[3][:4] == ["memory-64", "2", "1", "+6.00"]
+
+
+def test_the_page_has_the_tables_of_the_mechanism(load):
+    lag, page = load("lag"), (FOLDER / "README.md").read_text(encoding="utf-8")
+    for condition in lag.conditions():
+        assert lag.table(condition) in page
+
+
+@pytest.mark.slow
+def test_a_run_of_the_mechanism_is_made_once(load, tmp_path, monkeypatch):
+    mechanism = load("mechanism")
+    model = save_model(tmp_path / "model", BertModel, BertConfig, pad_token="[PAD]")
+    monkeypatch.setattr(
+        mechanism, "COMMON", mechanism.COMMON | {"model_name_or_path": model, "max_predict_samples": 90}
+    )
+    monkeypatch.setattr(mechanism, "OUTPUT", tmp_path / "output")
+    monkeypatch.setattr(mechanism, "RESULTS", tmp_path / "results")
+    cells = ("cosine-average-0.97", "snapshot-8", "size-64-fresh", "average-0.97-halvings", "plain")
+    tiny = mechanism.Condition("20newsgroups", 24, 8.0, 1e-3, 5, cells)
+    monkeypatch.setattr(mechanism, "CONDITIONS", {"tiny": tiny})
+    for run in mechanism.runs_of("tiny", [201]):
+        assert mechanism.finish("tiny", run) == "done"
+        assert mechanism.finish("tiny", run) == "is there"
+        left = json.loads((tmp_path / "results" / "tiny" / f"{run.variant}-201.json").read_text(encoding="utf-8"))
+        assert left["trained"] == 24
+        assert ("cosine_now" in left) == run.variant.startswith("cosine")
+    assert not list((tmp_path / "output" / "mechanism" / "tiny").iterdir())
+
+
 @pytest.mark.slow
 def test_a_condition_runs_and_leaves_its_figures(load, tmp_path, monkeypatch):
     study = load("run")

@@ -37,6 +37,11 @@ def read_runs(condition: str) -> Figures:
     return found
 
 
+def conditions() -> list[str]:
+    """Those that have runs."""
+    return sorted({path.parent.name for path in (FOLDER / "mechanism").glob("*/*.json")})
+
+
 def lag(variant: str) -> float | None:
     """How many optimizer steps behind the weights a companion's features are, on average; `None` for no such cell."""
     kind, _, value = variant.partition("-")
@@ -64,7 +69,7 @@ def table(condition: str, baseline: str = PLAIN) -> str:
     """Every cell of a condition against a baseline, those that lag less first."""
     figures = read_runs(condition)
     measures = [each for each in MEASURES if each.name in figures[baseline]]
-    heads = ["companion", "lag, steps", "runs", *(TITLES.get(each.name, each.title) for each in measures), "time"]
+    heads = ["companion", "lag, steps", "runs", *(TITLES.get(each.name, each.title) for each in measures)]
     rows: Rows = [heads]
     for variant in sorted(figures, key=lambda name: (lag(name) is None, name.split("-")[0], lag(name) or 0, name)):
         if variant == baseline:
@@ -73,14 +78,8 @@ def table(condition: str, baseline: str = PLAIN) -> str:
         found = [difference(figures, variant, each) for each in measures]
         cells = [cell(each, measure) for each, measure in zip(found, measures, strict=True)]
         shown = "" if behind is None else f"{behind:.0f}"
-        rows.append([variant, shown, str(found[0].seeds), *cells, f"x {time_ratio(figures, variant, baseline):.2f}"])
+        rows.append([variant, shown, str(found[0].seeds), *cells])
     return markdown_table(rows, escape=False)
-
-
-def time_ratio(figures: Figures, variant: str, baseline: str) -> float:
-    """How many times as long training took, the median over seeds."""
-    own, plain = figures[variant]["seconds"], figures[baseline]["seconds"]
-    return float(np.median([own[seed] / plain[seed] for seed in own if seed in plain]))
 
 
 def draw(condition: str) -> None:

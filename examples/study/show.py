@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lag
 import numpy as np
 
 from itra_hf import drawing
@@ -200,6 +201,9 @@ def main() -> None:
     put(PAGE, "first", main_table(read_results(FOLDER / "first")))
     put(PAGE, "others", others_table(results))
     put(PAGE, "search", search_table(read_results(FOLDER / "search")))
+    for condition in lag.conditions():
+        put(PAGE, f"mechanism, {condition}", lag.table(condition))
+    lag.draw("20newsgroups-200")
     draw(results)
     draw_curves(read_curves(FOLDER / "curves"))
     print(main_table(results), others_table(results), sep="\n\n")
