@@ -156,7 +156,7 @@ def test_the_mechanism_has_seeds_and_documents_of_its_own(load):
 def test_every_cell_of_the_mechanism_builds_its_settings(load, tmp_path, monkeypatch):
     mechanism = load("mechanism")
     monkeypatch.setattr(mechanism, "OUTPUT", tmp_path)
-    monkeypatch.setattr(mechanism, "write_files", lambda corpus: {})
+    monkeypatch.setattr(mechanism, "write_files", lambda corpus: {"train_file": "documents.csv"})
     for name, condition in mechanism.CONDITIONS.items():
         assert [run.variant for run in mechanism.runs_of(name, [201])] == list(condition.variants)
 
