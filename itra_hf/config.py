@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from .kernels import Kernel
 from .matching import Distance, MatchingLoss
 from .memory import Correction
-from .mmd import Estimator
+from .mmd import ClassWeighting, Estimator
 
 AlignmentSetting = Literal["auto", "conditional", "joint", "marginal"]
 WeightMode = Literal["rising", "sustained", "balanced", "constant"]
@@ -59,11 +59,19 @@ class AlignmentArguments:
     alignment: AlignmentSetting = field(
         default="auto",
         metadata={
-            "help": "'conditional' aligns class by class, a class of few examples counting less; 'joint' aligns "
+            "help": "'conditional' aligns class by class; 'joint' aligns "
             "(feature, label) pairs and suits float and multi-label targets too; 'marginal' aligns the features "
             "whatever their labels. 'auto' is decided by the first labelled batch: 'conditional' for one class id an "
             "example, 'joint' for floats and several labels, 'marginal' where the matching loss has no joint form or "
             "there are no labels of an example."
+        },
+    )
+    class_weighting: ClassWeighting = field(
+        default="size",
+        metadata={
+            "help": "Of conditional alignment: 'size' weighs a class by n m / (n + m) of its examples in the two "
+            "batches, so that one of few examples counts less; 'alike' gives each class that both batches hold the "
+            "same weight."
         },
     )
     matching_loss: Distance = field(
@@ -286,6 +294,7 @@ def build_matching_loss(args: AlignmentArguments) -> MatchingLoss:
         args.matching_loss,
         args.chunk_size,
         args.random_features,
+        args.class_weighting,
     )
 
 
