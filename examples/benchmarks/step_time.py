@@ -36,13 +36,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _peak_memory import bytes_added
 
 PLAIN = "Trainer"
+WITH_GRADIENT = {"companion": "sample", "companion_decay": 0.0}
 VARIANTS = {
     "matching_weight=0": {"matching_weight": 0.0},
-    "sample": {"companion": "sample"},
-    "class_matched": {"companion": "class_matched"},
-    "sample, companion_task_loss": {"companion": "sample", "companion_task_loss": True},
-    "sample, no companion gradient": {"companion": "sample", "companion_gradient": False},
-    "sample, companion_every=4": {"companion": "sample", "companion_every": 4},
+    "sample": WITH_GRADIENT,
+    "class_matched": {**WITH_GRADIENT, "companion": "class_matched"},
+    "sample, companion_task_loss": {**WITH_GRADIENT, "companion_task_loss": True},
+    "sample, no companion gradient": {"companion": "sample"},
+    "sample, companion_every=4": {**WITH_GRADIENT, "companion_every": 4},
     "split": {"companion": "split"},
     "memory": {"companion": "memory", "memory_warmup_steps": 1},  # full from the start, see FullMemory
 }

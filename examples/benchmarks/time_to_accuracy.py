@@ -31,8 +31,8 @@ from packaged import CORPORA, load_classifier, load_tokenizer, read_split, sampl
 BALANCED = {"weight_mode": "balanced", "matching_weight": 0.1, "matching_warmup_ratio": 0.5}
 VARIANTS = {
     "Trainer": (Trainer, {}),
-    "sample": (ITRATrainer, {**BALANCED, "companion": "sample"}),
-    "sample, no companion gradient": (ITRATrainer, {**BALANCED, "companion": "sample", "companion_gradient": False}),
+    "sample": (ITRATrainer, {**BALANCED, "companion": "sample", "companion_decay": 0.0}),
+    "sample, no companion gradient": (ITRATrainer, {**BALANCED, "companion": "sample"}),
     "split": (ITRATrainer, {**BALANCED, "companion": "split"}),
     "memory": (ITRATrainer, {**BALANCED, "companion": "memory"}),
     "memory, rising": (ITRATrainer, {}),  # the defaults

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from transformers import HfArgumentParser
 
-from ..config import PAIRED_COMPANIONS, AlignmentArguments, ITRAConfig
+from ..config import AlignmentArguments, ITRAConfig
+from ..config_checks import PAIRED_COMPANIONS
 from ..config_files import as_typed, named_actions, suggest
 from ..data import DataArguments
 from ..text_models import ModelArguments
