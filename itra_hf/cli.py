@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 from .comparison import tables
 from .comparison.plan import ComparisonArguments, Plan, make_plan
 from .comparison.study import REPORTS, compare
-from .config import ITRAConfig
+from .config import ITRAConfig, refuse_gone
 from .config_files import read_config, set_defaults, suppress_defaults
 from .data import DataArguments
 from .finetune import build_trainer, card_details, finetune, publish
@@ -107,6 +107,7 @@ def parse(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, ITRA
     """
     parser = _parser("train", ModelArguments, DataArguments, ITRAConfig)
     options = list(arguments)
+    _refuse_gone_options(options)
     if options and not options[0].startswith("-"):
         set_defaults(parser, read_config(options.pop(0)))
     model_args, data_args, training_args = parser.parse_args_into_dataclasses(options)
@@ -124,6 +125,7 @@ def parse_comparison(arguments: Sequence[str]) -> Plan:
     # The sizes to train on take the place of the one size of a training run.
     parser = _parser("compare", *classes, conflict_handler="resolve")
     options, variants = list(arguments), None
+    _refuse_gone_options(options)
     common: dict[str, Any] = {}
     if options and not options[0].startswith("-"):
         config = read_config(options.pop(0))
@@ -154,6 +156,11 @@ def parse_inspection(arguments: Sequence[str]) -> tuple[InspectionArguments, Dat
         options.insert(0, "--model_name_or_path")
     args, data_args = _parser("inspect", InspectionArguments, DataArguments).parse_args_into_dataclasses(options)
     return args, data_args
+
+
+def _refuse_gone_options(options: Sequence[str]) -> None:
+    given = [option[2:].split("=")[0].replace("-", "_") for option in options if option.startswith("--")]
+    refuse_gone(name.removeprefix("no_") for name in given)
 
 
 def _parser(command: str, *classes: type, **options: Any) -> HfArgumentParser:

@@ -1,6 +1,8 @@
 """Settings of in-training representation alignment."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -11,9 +13,39 @@ from .matching import Distance
 from .memory import Correction
 from .mmd import ClassWeighting, Estimator
 
+# Names of settings that are no more, and what to write instead.
+GONE: Mapping[str, str] = {
+    "companion_gradient": "companion_decay=0 is what True was, with gradient through the companion batch; "
+    "companion_decay above 0, like 0.97, takes the place of False: averaged weights, without gradient.",
+}
+
+
+def refuse_gone(names: Iterable[object], where: str = "") -> None:
+    """Refuses names of settings that are no more.
+
+    Args:
+        names: what was given; other unknown names are left to the caller.
+        where: what the message starts with.
+
+    Raises:
+        ValueError: says what to write instead of the first.
+    """
+    for name in names:
+        if name in GONE:
+            raise ValueError(f"{where}There is no {name} any more: {GONE[str(name)]}")
+
+
+class _KnowsGoneNames:
+    """Refuses names that are gone before `__init__` does, which could only say that it doesn't know them."""
+
+    def __new__(cls, *args: Any, **settings: Any) -> Any:  # in a base of its own, so that `__init__` is the signature
+        refuse_gone(name for name in settings if name not in getattr(cls, "__dataclass_fields__", ()))
+        make = super().__new__
+        return make(cls) if make is object.__new__ else make(cls, *args, **settings)
+
 
 @dataclass
-class AlignmentArguments:
+class AlignmentArguments(_KnowsGoneNames):
     """The method's own settings, to be mixed into any `TrainingArguments` dataclass.
 
     `ITRAConfig` is `AlignmentArguments` with `TrainingArguments`; write

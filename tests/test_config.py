@@ -1,12 +1,16 @@
 """`ITRAConfig`: parsing, defaults and refusals."""
 
+import copy
 import dataclasses
+import inspect
+import pickle
 import re
 
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
 from itra_hf import AlignmentArguments, ITRAConfig
+from itra_hf.config import GONE
 from itra_hf.config_checks import NEEDS
 
 QUIET = {"output_dir": "unused", "report_to": "none", "use_cpu": True}
@@ -137,6 +141,67 @@ def test_another_default_of_a_subclass_is_no_setting_that_was_given():
     assert Mine(**QUIET, companion="memory").companion_decay == 0
     with pytest.raises(ValueError, match=r"companion_decay=0.97 does nothing with companion='memory'.*Leave it at 0.0"):
         Mine(**QUIET, companion="memory", companion_decay=0.97)
+
+
+@dataclasses.dataclass
+class OnTop(AlignmentArguments, TrainingArguments):
+    extra: int = 3
+
+
+class Keyed:
+    """A base whose `__new__` takes what the constructor is given."""
+
+    def __new__(cls, *args, **settings):
+        made = super().__new__(cls)
+        made.seen = (args, settings)
+        return made
+
+
+@dataclasses.dataclass
+class BesideAnother(AlignmentArguments, Keyed):
+    pass
+
+
+@pytest.mark.parametrize("value", [True, False, None])
+@pytest.mark.parametrize("made", [AlignmentArguments, ITRAConfig, OnTop, BesideAnother])
+def test_a_name_that_is_gone_says_what_to_write_instead(made, value):
+    with pytest.raises(
+        ValueError, match=r"There is no companion_gradient any more: companion_decay=0 is what True was"
+    ):
+        made(companion_gradient=value)
+    with pytest.raises(TypeError, match="companion_gradients"):
+        made(companion_gradients=value)
+
+
+def test_no_name_is_both_gone_and_there():
+    assert not set(GONE) & set(AlignmentArguments.__dataclass_fields__)
+
+
+def test_arguments_of_ones_own_may_have_a_name_that_is_gone():
+    @dataclasses.dataclass
+    class Mine(ITRAConfig):
+        companion_gradient: bool = True
+
+    assert Mine(**QUIET, companion_gradient=False).companion_gradient is False
+
+
+@pytest.mark.parametrize("made", [ITRAConfig, OnTop])
+def test_configs_are_copied_pickled_replaced_and_looked_at(made):
+    args = made(**QUIET, matching_weight=0.25, companion="sample", companion_decay=0.5)
+    for again in (
+        copy.copy(args),
+        copy.deepcopy(args),
+        pickle.loads(pickle.dumps(args)),
+        pickle.loads(pickle.dumps(args, 0)),
+    ):
+        assert type(again) is made
+        assert again.to_dict() == args.to_dict()
+    assert dataclasses.replace(AlignmentArguments(), matching_weight=0.5).matching_weight == 0.5
+    assert {"matching_weight", "output_dir"} <= set(inspect.signature(made).parameters)
+    assert "matching_weight" in inspect.signature(AlignmentArguments).parameters
+    assert BesideAnother(0.5, weight_mode="constant").seen == ((0.5,), {"weight_mode": "constant"})
+    with pytest.raises(ValueError, match="no companion_gradient any more"):
+        dataclasses.replace(AlignmentArguments(), companion_gradient=False)
 
 
 def test_mixes_into_training_arguments_of_ones_own():

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from transformers import HfArgumentParser
 
-from ..config import AlignmentArguments, ITRAConfig
+from ..config import AlignmentArguments, ITRAConfig, refuse_gone
 from ..config_checks import PAIRED_COMPANIONS
 from ..config_files import as_typed, named_actions, suggest
 from ..data import DataArguments
@@ -311,19 +311,23 @@ def _read_variant(name: str, settings: Any) -> Variant:
         check_arguments(load_trainer(trainer), trainer_arguments)
     except ValueError as error:
         raise ValueError(f"Variant {name!r}: {error}") from error
-    parser = HfArgumentParser(ITRAConfig)  # type: ignore[arg-type]
-    actions = named_actions(parser)
+    typed = _typed_settings(name, settings)
+    return Variant(name, trainer, typed, dict(trainer_arguments), twice_compute=twice_compute)
+
+
+def _typed_settings(name: str, settings: Mapping[Any, Any]) -> dict[str, Any]:
+    actions = named_actions(HfArgumentParser(ITRAConfig))  # type: ignore[arg-type]
     for field_name in settings:
         if field_name in FIXED:
             raise ValueError(f"Variant {name!r}: {field_name!r} belongs to the whole comparison, not to a variant.")
         if field_name not in actions:
+            refuse_gone([field_name], f"Variant {name!r}: ")
             where = "`itra-hf train --help`"
             raise ValueError(
                 f"Variant {name!r} has an unknown field {field_name!r}."
                 f"{suggest(field_name, [*actions, *VARIANT_KEYS], where)}"
             )
-    typed = {each: as_typed(each, value, actions[each]) for each, value in settings.items()}
-    return Variant(name, trainer, typed, dict(trainer_arguments), twice_compute=twice_compute)
+    return {each: as_typed(each, value, actions[each]) for each, value in settings.items()}
 
 
 def _sources(common: Mapping[str, Any], variants: Sequence[Variant]) -> dict[str, str]:
