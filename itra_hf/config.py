@@ -2,22 +2,58 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import TrainingArguments
 
 from .config_checks import PAIRED_COMPANIONS as PAIRED_COMPANIONS
-from .config_checks import AlignmentSetting, Companion, WeightMode, check_alignment_arguments
+from .config_checks import AlignmentSetting, Companion, WeightMode, can_act, check_alignment_arguments
 from .kernels import Kernel
 from .matching import Distance
 from .memory import Correction
 from .mmd import ClassWeighting, Estimator
+
+Config = TypeVar("Config", bound="AlignmentArguments")
+
+# Settings by the name of a preset, which leaves the weight to the user.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {
+        "companion": "sample",
+        "companion_decay": 0.0,
+        "weight_mode": "constant",
+        "kernel": "gaussian",
+        "class_weighting": "alike",
+    },
+}
 
 # Names of settings that are no more, and what to write instead.
 GONE: Mapping[str, str] = {
     "companion_gradient": "companion_decay=0 is what True was, with gradient through the companion batch; "
     "companion_decay above 0, like 0.97, takes the place of False: averaged weights, without gradient.",
 }
+
+
+def preset_settings(preset: str, given: Mapping[str, Any], beneath: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings of a preset, without those that are overridden, or can't act with what overrides others.
+
+    Args:
+        preset: its name.
+        given: settings that override the preset's.
+        beneath: settings that the preset overrides.
+
+    Raises:
+        ValueError: there is no such preset, or nobody gives the `matching_weight`.
+    """
+    if preset not in list(PRESETS):  # what a YAML file gives may be anything
+        raise ValueError(f"preset={preset!r} is not one of {', '.join(map(repr, PRESETS))}.")
+    together = {**(beneath or {}), **PRESETS[preset], **given}
+    if together.get("matching_weight") is None:
+        raise ValueError(
+            f"preset={preset!r} needs matching_weight beside it, a number >= 0: no preset knows a good one for your "
+            "data."
+        )
+    own = {name: value for name, value in PRESETS[preset].items() if name not in given}
+    return {name: value for name, value in own.items() if can_act(name, together)}
 
 
 def refuse_gone(names: Iterable[object], where: str = "") -> None:
@@ -227,6 +263,32 @@ class AlignmentArguments(_KnowsGoneNames):
             "does to the loss of a held-out batch, >= 1; 0: never. A measurement costs about as much as three steps."
         },
     )
+
+    @classmethod
+    def paper(cls: type[Config], output_dir: str | None = None, *, matching_weight: float, **settings: Any) -> Config:
+        """The plain published method (Li et al., AAAI 2023, arXiv 2211.13332), to compare with the publication.
+
+        Each batch is aligned with an independent one of the training set, with gradient through both, by a Gaussian
+        kernel; classes count alike, and the matching loss is added with a constant weight.
+
+        Args:
+            output_dir: of `TrainingArguments`.
+            matching_weight: the factor of the matching loss, which is yours to choose.
+            **settings: any other fields; those that the preset sets are overridden.
+
+        Raises:
+            ValueError: see the class.
+
+        Example:
+            >>> from itra_hf import ITRAConfig
+            >>> config = ITRAConfig.paper("out", matching_weight=0.05, report_to="none")
+            >>> config.companion, config.companion_decay, config.weight_mode, config.class_weighting
+            ('sample', 0.0, 'constant', 'alike')
+        """
+        settings["matching_weight"] = matching_weight
+        if output_dir is not None:
+            settings["output_dir"] = output_dir
+        return cls(**preset_settings("paper", settings), **settings)
 
     def __post_init__(self) -> None:
         """Checks the fields, after the checks of the dataclass that this one is mixed into."""

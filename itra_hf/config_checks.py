@@ -59,6 +59,17 @@ NEEDS: Mapping[str, Need] = {
 }
 
 
+def can_act(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a setting does anything beside others.
+
+    Args:
+        name: of the setting.
+        settings: all of them, by name; those that are missing are taken for ones that let it act.
+    """
+    need = NEEDS.get(name)
+    return need is None or settings.get(need.name, need.values[0]) in need.values
+
+
 def check_alignment_arguments(args: "AlignmentArguments") -> None:
     """Checks the method's settings, again at the start of a training run: a search may have set them since.
 
@@ -138,11 +149,13 @@ def _check_task_loss(args: "AlignmentArguments") -> None:
 
 def _check_needs(args: "AlignmentArguments") -> None:
     for name, need in NEEDS.items():
+        if can_act(name, vars(args)):
+            continue
         value, other = getattr(args, name), getattr(args, need.name)
         field = args.__dataclass_fields__[name]  # of a subclass, whose default may be another
         default = field.default if field.default_factory is MISSING else field.default_factory()
         given = list(value) if isinstance(value, tuple) else value
-        if other not in need.values and given != default:
+        if given != default:
             raise ValueError(
                 f"{name}={value!r} does nothing with {need.name}={other!r}: it acts with {need.name}="
                 f"{' or '.join(map(repr, need.values))} alone. Leave it at {default!r}."
