@@ -12,6 +12,7 @@ from itra_hf.cli import parse, parse_comparison
 from itra_hf.comparison.plan import PLAIN, TWICE
 from itra_hf.config import PRESETS
 
+CUSTOM = "from transformers import Trainer\n\n\nclass Own(Trainer):\n    pass\n"
 QUIET = {"report_to": "none", "use_cpu": True}
 METHOD = [field.name for field in dataclasses.fields(AlignmentArguments)]
 PUBLISHED = {
@@ -162,21 +163,27 @@ def test_a_variant_takes_a_preset_that_overrides_what_all_runs_share(plan):
     assert method_of(own["paper"]) == expected(weight_mode="rising")
 
 
-def test_a_preset_at_the_top_is_overridden_by_all_runs_and_by_a_variant_and_leaves_the_plain_runs_as_they_are(plan):
-    variants = {"as it is": {}, "split": {"companion": "split"}, "joint": {"alignment": "joint"}, "plain": {}}
-    variants["plain"] = {"trainer": "Trainer", "twice_compute": True}
-    before, with_preset = (
-        plan(variants=variants, matching_weight=0.05, estimator="unbiased", **more)
-        for more in ({}, {"preset": "paper"})
-    )
-    before, found = runs(before), runs(with_preset)
-    assert method_of(found["as it is"]) == expected(estimator="unbiased")
-    assert method_of(found["split"]) == expected(estimator="unbiased", companion="split", companion_decay=0.97)
-    assert method_of(found["joint"]) == expected(estimator="unbiased", alignment="joint", class_weighting="size")
-    for name in (PLAIN, TWICE["batch"], "plain"):
-        assert found[name].key == before[name].key
-        assert "preset" not in found[name].fields
-    assert "preset" not in with_preset.common
+def test_a_preset_at_the_top_is_overridden_beside_it_and_by_a_variant(plan):
+    variants = {"as it is": {}, "split": {"companion": "split"}, "joint": {"alignment": "joint"}}
+    found = runs(plan(variants=variants, preset="paper", matching_weight=0.05, weight_mode="balanced"))
+    assert method_of(found["as it is"]) == expected(weight_mode="balanced")
+    assert method_of(found["split"]) == expected(weight_mode="balanced", companion="split", companion_decay=0.97)
+    assert method_of(found["joint"]) == expected(weight_mode="balanced", alignment="joint", class_weighting="size")
+
+
+def test_a_preset_at_the_top_leaves_the_runs_without_the_method_as_they_are(plan, tmp_path):
+    (tmp_path / "own.py").write_text(CUSTOM)
+    variants = {
+        "ITRA": {"companion": "sample"},
+        "plain": {"trainer": "Trainer"},
+        "own": {"trainer": f"{tmp_path}/own.py:Own"},
+    }
+    before, after = (plan(variants=variants, matching_weight=0.05, **more) for more in ({}, {"preset": "paper"}))
+    changed = {name for name, run in runs(before).items() if run.key != runs(after)[name].key}
+    assert changed == {"ITRA"}
+    assert {PLAIN, TWICE["batch"], "plain", "own"} < set(runs(after))
+    assert [dict(variant.settings) for variant in after.variants if variant.name in ("plain", "own")] == [{}, {}]
+    assert "preset" not in after.common
 
 
 def test_a_preset_is_the_same_run_as_its_settings_written_out(plan):
