@@ -11,6 +11,7 @@ from itra_hf import AlignmentArguments, ITRAConfig
 from itra_hf.cli import parse, parse_comparison
 from itra_hf.comparison.plan import PLAIN, TWICE
 from itra_hf.config import PRESETS
+from itra_hf.config_checks import build_matching_loss
 
 CUSTOM = "from transformers import Trainer\n\n\nclass Own(Trainer):\n    pass\n"
 QUIET = {"report_to": "none", "use_cpu": True}
@@ -75,6 +76,12 @@ def test_paper_is_the_published_method():
     assert PRESETS["paper"] == PUBLISHED
     with pytest.raises(TypeError, match="matching_weight"):
         ITRAConfig.paper("out")
+
+
+def test_a_run_weighs_classes_as_its_settings_say():
+    for weighting in ("size", "alike"):
+        args = AlignmentArguments.paper(matching_weight=0.05, class_weighting=weighting)
+        assert build_matching_loss(args).class_weighting == weighting
 
 
 def test_subclasses_have_it_too():
