@@ -7,7 +7,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from .config import AlignmentArguments, Companion, build_matching_loss
+from .config import AlignmentArguments
+from .config_checks import Companion, build_matching_loss
 from .gathering import average, gather_counts, gather_rows
 from .known_gradient import with_gradient
 from .label_kinds import LabelKind, alignment_for

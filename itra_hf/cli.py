@@ -4,7 +4,7 @@ import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError
@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 from .comparison import tables
 from .comparison.plan import ComparisonArguments, Plan, make_plan
 from .comparison.study import REPORTS, compare
-from .config import ITRAConfig
+from .config import ITRAConfig, preset_settings, refuse_gone
 from .config_files import read_config, set_defaults, suppress_defaults
 from .data import DataArguments
 from .finetune import build_trainer, card_details, finetune, publish
@@ -36,6 +36,20 @@ compare  tells whether alignment helps: the plain Trainer and variants over seve
 inspect  measures and draws how compact the features of a fine-tuned one are
 
 `itra-hf train --help`, and so on, list every field.""".format(**USAGE)
+
+
+@dataclasses.dataclass
+class PresetArguments:
+    """The choice of a preset, on the command line and in config files."""
+
+    preset: str | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "Settings to start from, which any other setting overrides: 'paper' is the plain published method "
+            "(an independent second batch with gradient through both, weight_mode 'constant', classes alike); "
+            "matching_weight has to be given with it."
+        },
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -103,13 +117,17 @@ def parse(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, ITRA
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no mapping or has an unknown field, or a field has a wrong value.
+        ValueError: the file is no mapping or has an unknown field, or a field has a wrong value; there is no such
+            preset, or no weight beside it.
     """
-    parser = _parser("train", ModelArguments, DataArguments, ITRAConfig)
-    options = list(arguments)
-    if options and not options[0].startswith("-"):
-        set_defaults(parser, read_config(options.pop(0)))
-    model_args, data_args, training_args = parser.parse_args_into_dataclasses(options)
+    classes = (ModelArguments, DataArguments, ITRAConfig, PresetArguments)
+    parser = _parser("train", *classes)
+    config, options = _read(arguments)
+    set_defaults(parser, config)
+    if (preset := parser.parse_known_args(options)[0].preset) is not None:
+        given = _given(_parser("train", *classes), config, options)
+        parser.set_defaults(**preset_settings(preset, given))
+    model_args, data_args, training_args, _ = parser.parse_args_into_dataclasses(options)
     return model_args, data_args, training_args
 
 
@@ -120,18 +138,13 @@ def parse_comparison(arguments: Sequence[str]) -> Plan:
         FileNotFoundError: there is no such file.
         ValueError: an unknown field or variant, or a wrong value.
     """
-    classes = (ModelArguments, DataArguments, ITRAConfig, ComparisonArguments)
+    classes = (ModelArguments, DataArguments, ITRAConfig, PresetArguments, ComparisonArguments)
     # The sizes to train on take the place of the one size of a training run.
     parser = _parser("compare", *classes, conflict_handler="resolve")
-    options, variants = list(arguments), None
-    common: dict[str, Any] = {}
-    if options and not options[0].startswith("-"):
-        config = read_config(options.pop(0))
-        variants = config.pop("variants", None)
-        set_defaults(parser, config)
-        common = {name: parser.get_default(name) for name in config}
-    suppress_defaults(parser)
-    common |= vars(parser.parse_args(options))
+    config, options = _read(arguments)
+    variants = config.pop("variants", None)
+    common = _given(parser, config, options)
+    preset = common.pop("preset", None)
     names = [field.name for field in dataclasses.fields(ComparisonArguments)]
     own = {name: common.pop(name) for name in names if name in common}
     for name in PATHS:
@@ -140,7 +153,7 @@ def parse_comparison(arguments: Sequence[str]) -> Plan:
     for name in FILES:
         if common.get(name) is not None and not os.path.isfile(common[name]):
             raise FileNotFoundError(f"There is no file {common[name]!r} (looked in {os.getcwd()}).")
-    return make_plan(ComparisonArguments(**own), common, variants, common.get("output_dir") or "comparison")
+    return make_plan(ComparisonArguments(**own), common, variants, common.get("output_dir") or "comparison", preset)
 
 
 def parse_inspection(arguments: Sequence[str]) -> tuple[InspectionArguments, DataArguments]:
@@ -154,6 +167,24 @@ def parse_inspection(arguments: Sequence[str]) -> tuple[InspectionArguments, Dat
         options.insert(0, "--model_name_or_path")
     args, data_args = _parser("inspect", InspectionArguments, DataArguments).parse_args_into_dataclasses(options)
     return args, data_args
+
+
+def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The fields of the YAML file, if the first argument is one, and the other arguments."""
+    options = list(arguments)
+    named = [option[2:].split("=")[0].replace("-", "_") for option in options if option.startswith("--")]
+    refuse_gone(name.removeprefix("no_") for name in named)
+    if options and not options[0].startswith("-"):
+        return read_config(options.pop(0)), options
+    return {}, options
+
+
+def _given(parser: HfArgumentParser, config: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
+    """What stands in a config file or the options, which override it; the parser has no defaults any more then."""
+    set_defaults(parser, config)
+    given = {name: parser.get_default(name) for name in config}
+    suppress_defaults(parser)
+    return given | vars(parser.parse_args(options))
 
 
 def _parser(command: str, *classes: type, **options: Any) -> HfArgumentParser:

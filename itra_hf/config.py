@@ -1,27 +1,87 @@
 """Settings of in-training representation alignment."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, TypeVar
 
 from transformers import TrainingArguments
 
+from .config_checks import PAIRED_COMPANIONS as PAIRED_COMPANIONS
+from .config_checks import AlignmentSetting, Companion, WeightMode, can_act, check_alignment_arguments
 from .kernels import Kernel
-from .matching import Distance, MatchingLoss
+from .matching import Distance
 from .memory import Correction
-from .mmd import Estimator
+from .mmd import ClassWeighting, Estimator
 
-AlignmentSetting = Literal["auto", "conditional", "joint", "marginal"]
-WeightMode = Literal["rising", "sustained", "balanced", "constant"]
-Companion = Literal["sample", "class_matched", "split", "memory"]
-PAIRED_COMPANIONS = ("sample", "class_matched")  # a second batch from the training set
+Config = TypeVar("Config", bound="AlignmentArguments")
 
-# Beyond, the task loss's pull could never come near (rising, sustained), it drowns in the rounding of the matching
-# loss's (balanced), or gradients overflow.
-MOST_WEIGHT = {"rising": 10.0, "sustained": 10.0, "balanced": 100.0, "constant": 1e6}
+# Settings by the name of a preset, which leaves the weight to the user.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {
+        "companion": "sample",
+        "companion_decay": 0.0,
+        "weight_mode": "constant",
+        "kernel": "gaussian",
+        "class_weighting": "alike",
+    },
+}
+
+# Names of settings that are no more, and what to write instead.
+GONE: Mapping[str, str] = {
+    "companion_gradient": "companion_decay=0 is what True was, with gradient through the companion batch; "
+    "companion_decay above 0, like 0.97, takes the place of False: averaged weights, without gradient.",
+}
+
+
+def preset_settings(preset: str, given: Mapping[str, Any], beneath: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings of a preset, without those that are overridden, or can't act with what overrides others.
+
+    Args:
+        preset: its name.
+        given: settings that override the preset's.
+        beneath: settings that the preset overrides.
+
+    Raises:
+        ValueError: there is no such preset, or nobody gives the `matching_weight`.
+    """
+    if preset not in list(PRESETS):  # what a YAML file gives may be anything
+        raise ValueError(f"preset={preset!r} is not one of {', '.join(map(repr, PRESETS))}.")
+    together = {**(beneath or {}), **PRESETS[preset], **given}
+    if together.get("matching_weight") is None:
+        raise ValueError(
+            f"preset={preset!r} needs matching_weight beside it, a number >= 0: no preset knows a good one for your "
+            "data."
+        )
+    own = {name: value for name, value in PRESETS[preset].items() if name not in given}
+    return {name: value for name, value in own.items() if can_act(name, together)}
+
+
+def refuse_gone(names: Iterable[object], where: str = "") -> None:
+    """Refuses names of settings that are no more.
+
+    Args:
+        names: what was given; other unknown names are left to the caller.
+        where: what the message starts with.
+
+    Raises:
+        ValueError: says what to write instead of the first.
+    """
+    for name in names:
+        if name in GONE:
+            raise ValueError(f"{where}There is no {name} any more: {GONE[str(name)]}")
+
+
+class _KnowsGoneNames:
+    """Refuses names that are gone before `__init__` does, which could only say that it doesn't know them."""
+
+    def __new__(cls, *args: Any, **settings: Any) -> Any:  # in a base of its own, so that `__init__` is the signature
+        refuse_gone(name for name in settings if name not in getattr(cls, "__dataclass_fields__", ()))
+        make = super().__new__
+        return make(cls) if make is object.__new__ else make(cls, *args, **settings)
 
 
 @dataclass
-class AlignmentArguments:
+class AlignmentArguments(_KnowsGoneNames):
     """The method's own settings, to be mixed into any `TrainingArguments` dataclass.
 
     `ITRAConfig` is `AlignmentArguments` with `TrainingArguments`; write
@@ -59,11 +119,19 @@ class AlignmentArguments:
     alignment: AlignmentSetting = field(
         default="auto",
         metadata={
-            "help": "'conditional' aligns class by class, a class of few examples counting less; 'joint' aligns "
+            "help": "'conditional' aligns class by class; 'joint' aligns "
             "(feature, label) pairs and suits float and multi-label targets too; 'marginal' aligns the features "
             "whatever their labels. 'auto' is decided by the first labelled batch: 'conditional' for one class id an "
             "example, 'joint' for floats and several labels, 'marginal' where the matching loss has no joint form or "
             "there are no labels of an example."
+        },
+    )
+    class_weighting: ClassWeighting = field(
+        default="size",
+        metadata={
+            "help": "Of conditional alignment: 'size' weighs a class by n m / (n + m) of its examples in the two "
+            "batches, so that one of few examples counts less; 'alike' gives each class that both batches hold the "
+            "same weight."
         },
     )
     matching_loss: Distance = field(
@@ -196,6 +264,32 @@ class AlignmentArguments:
         },
     )
 
+    @classmethod
+    def paper(cls: type[Config], output_dir: str | None = None, *, matching_weight: float, **settings: Any) -> Config:
+        """The plain published method (Li et al., AAAI 2023, arXiv 2211.13332), to compare with the publication.
+
+        Each batch is aligned with an independent one of the training set, with gradient through both, by a Gaussian
+        kernel; classes count alike, and the matching loss is added with a constant weight.
+
+        Args:
+            output_dir: of `TrainingArguments`.
+            matching_weight: the factor of the matching loss, which is yours to choose.
+            **settings: any other fields; those that the preset sets are overridden.
+
+        Raises:
+            ValueError: see the class.
+
+        Example:
+            >>> from itra_hf import ITRAConfig
+            >>> config = ITRAConfig.paper("out", matching_weight=0.05, report_to="none")
+            >>> config.companion, config.companion_decay, config.weight_mode, config.class_weighting
+            ('sample', 0.0, 'constant', 'alike')
+        """
+        settings["matching_weight"] = matching_weight
+        if output_dir is not None:
+            settings["output_dir"] = output_dir
+        return cls(**preset_settings("paper", settings), **settings)
+
     def __post_init__(self) -> None:
         """Checks the fields, after the checks of the dataclass that this one is mixed into."""
         if hasattr(super(), "__post_init__"):
@@ -220,92 +314,3 @@ class ITRAConfig(AlignmentArguments, TrainingArguments):
         >>> config.matching_weight, config.weight_mode
         (0.2, 'rising')
     """
-
-
-def check_alignment_arguments(args: AlignmentArguments) -> None:
-    """Checks the method's settings, again at the start of a training run: a search may have set them since.
-
-    Raises:
-        ValueError: names the field, the value given and what is allowed.
-    """
-    for name, allowed in (
-        ("alignment", AlignmentSetting),
-        ("weight_mode", WeightMode),
-        ("companion", Companion),
-        ("memory_correction", Correction),
-    ):
-        if getattr(args, name) not in get_args(allowed):
-            choices = ", ".join(map(repr, get_args(allowed)))
-            raise ValueError(f"{name}={getattr(args, name)!r} is not one of {choices}.")
-    most = MOST_WEIGHT[args.weight_mode]
-    if not 0 <= _number(args, "matching_weight") <= most:
-        raise ValueError(
-            f"matching_weight={args.matching_weight!r} must be from 0 to {most:g} "
-            f"with weight_mode={args.weight_mode!r}."
-        )
-    if isinstance(args.companion_every, int) and args.matching_weight * args.companion_every > most:
-        raise ValueError(
-            f"matching_weight={args.matching_weight!r} times companion_every={args.companion_every} must be from 0 to "
-            f"{most:g} with weight_mode={args.weight_mode!r}, for an aligned step gets the weight of all."
-        )
-    for name in ("companion_task_loss", "gather_features", "eval_compactness"):
-        if not isinstance(getattr(args, name), bool):
-            raise ValueError(f"{name}={getattr(args, name)!r} must be True or False.")
-    if not 0 <= _number(args, "matching_warmup_ratio") <= 1:
-        raise ValueError(f"matching_warmup_ratio={args.matching_warmup_ratio!r} must be from 0 to 1.")
-    if not 0 <= _number(args, "companion_decay") < 1:
-        raise ValueError(f"companion_decay={args.companion_decay!r} must be from 0 to below 1.")
-    for name, least in (
-        ("companion_buffer_size", 1),
-        ("companion_every", 1),
-        ("memory_size", 2),
-        ("memory_warmup_steps", 1),
-        ("gradient_noise_steps", 0),
-    ):
-        value = getattr(args, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r} must be an integer >= {least}.")
-    build_matching_loss(args)
-    if not isinstance(args.feature, str) or not args.feature:
-        raise ValueError(f"feature={args.feature!r} must be 'auto', 'cls', 'mean', 'last' or a module's name.")
-    _check_companion(args)
-
-
-def build_matching_loss(args: AlignmentArguments) -> MatchingLoss:
-    """The matching loss of these settings; `alignment='auto'` is marginal in it until a batch decides.
-
-    Raises:
-        ValueError: see `MatchingLoss`.
-    """
-    return MatchingLoss(
-        "marginal" if args.alignment == "auto" else args.alignment,
-        args.kernel,
-        args.bandwidth,
-        args.bandwidth_multipliers,
-        args.estimator,
-        args.matching_loss,
-        args.chunk_size,
-        args.random_features,
-    )
-
-
-def _check_companion(args: AlignmentArguments) -> None:
-    if not args.companion_task_loss:
-        return
-    if args.companion not in PAIRED_COMPANIONS or args.companion_every > 1:
-        raise ValueError(
-            f"companion_task_loss=True needs a second batch in every step, but companion={args.companion!r} and "
-            f"companion_every={args.companion_every}; it goes with 'sample' and 'class_matched' and 1."
-        )
-    if args.companion_decay > 0:
-        raise ValueError(
-            f"companion_task_loss=True needs companion_decay=0, not {args.companion_decay!r}: without gradient the "
-            "companion's labels teach nothing."
-        )
-
-
-def _number(args: AlignmentArguments, name: str) -> float:
-    value = getattr(args, name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name}={value!r} must be a number.")
-    return value

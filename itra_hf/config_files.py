@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from .config import refuse_gone
 from .written_yaml import WrittenLoader, meaning
 
 
@@ -49,11 +50,12 @@ def set_defaults(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> 
     """Makes the values of a config file the parser's defaults.
 
     Raises:
-        ValueError: a field that the parser does not have, or a value of the wrong type.
+        ValueError: a field that the parser does not have, or no longer has, or a value of the wrong type.
     """
     actions = named_actions(parser)
     for name, value in values.items():
         if name not in actions:
+            refuse_gone([name])
             raise ValueError(
                 f"The config file has an unknown field {name!r}.{suggest(name, actions, f'`{parser.prog} --help`')}"
             )

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
-from .config import PAIRED_COMPANIONS, AlignmentArguments
+from .config import AlignmentArguments
+from .config_checks import PAIRED_COMPANIONS
 from .gathering import gather_counts
 from .reporting import ReportingMixin
 from .sampling import CompanionSampler, PairCollator, PairedDataset, check_size, read_class_ids

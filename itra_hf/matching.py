@@ -17,7 +17,7 @@ from .kernels import (
     parse_bandwidth,
     resolve_bandwidth,
 )
-from .mmd import Alignment, Estimator, shared_size, squared_mmd
+from .mmd import Alignment, ClassWeighting, Estimator, shared_size, squared_mmd
 from .moments import central_moments, coral
 from .random_features import draw_frequencies, random_feature_squared_mmd
 from .transport import sinkhorn_divergence
@@ -34,8 +34,8 @@ class MatchingLoss(nn.Module):
     Args:
         alignment: `"marginal"` compares the features whatever their labels; `"conditional"` is the mean, over
             the classes that both batches hold, of the distance of that class's features, each class weighted by
-            `shared_size`; `"joint"` compares
-            (feature, label) pairs, with the product of the feature kernel and `label_kernel`; MMD only.
+            `shared_size`; `"joint"` compares (feature, label) pairs, with the product of the feature kernel and
+            `label_kernel`; MMD only.
         kernel: see `kernel_and_slopes`; MMD only.
         bandwidth: the unit of squared distances and the kernel's squared length scale, a positive number or the
             `"mean"` or `"median"` squared distance of the two batches pooled, see `resolve_bandwidth`.
@@ -47,6 +47,7 @@ class MatchingLoss(nn.Module):
         random_features: how many random Fourier features estimate the MMD in time and memory of order `n`, see
             `random_feature_squared_mmd`, which says how many good gradients take; 0 computes all pairs. They are
             drawn once, with a fixed seed.
+        class_weighting: of conditional alignment, `"size"` or `"alike"`, see `shared_size`.
 
     Raises:
         ValueError: an argument is not one of the above, or two of them don't go together.
@@ -69,6 +70,7 @@ class MatchingLoss(nn.Module):
         matching_loss: Distance = "mmd",
         chunk_size: int = 0,
         random_features: int = 0,
+        class_weighting: ClassWeighting = "size",
     ) -> None:
         super().__init__()
         for name, choice, allowed in (
@@ -76,6 +78,7 @@ class MatchingLoss(nn.Module):
             ("kernel", kernel, Kernel),
             ("estimator", estimator, Estimator),
             ("matching_loss", matching_loss, Distance),
+            ("class_weighting", class_weighting, ClassWeighting),
         ):
             if choice not in get_args(allowed):
                 raise ValueError(f"{name}={choice!r} is not one of {', '.join(map(repr, get_args(allowed)))}.")
@@ -90,6 +93,7 @@ class MatchingLoss(nn.Module):
         self.matching_loss = matching_loss
         self.chunk_size = chunk_size
         self.random_features = random_features
+        self.class_weighting = class_weighting
         self._frequencies: Tensor | None = None
         self._check_together()
 
@@ -141,6 +145,7 @@ class MatchingLoss(nn.Module):
                 self.bandwidth,
                 self.bandwidth_multipliers,
                 self.chunk_size,
+                self.class_weighting,
             )
 
     def extra_repr(self) -> str:
@@ -148,6 +153,8 @@ class MatchingLoss(nn.Module):
         names = ["matching_loss", "alignment", "bandwidth"]
         if self.matching_loss == "mmd":
             names += ["kernel", "bandwidth_multipliers", "estimator", "chunk_size", "random_features"]
+        if self.alignment == "conditional":
+            names.append("class_weighting")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def _random_feature_mmd(
@@ -159,7 +166,15 @@ class MatchingLoss(nn.Module):
         self._frequencies = self._frequencies.to(features)
         bandwidth = self._pooled_bandwidth(features, other)
         return random_feature_squared_mmd(
-            features, labels, other, others, self._frequencies, bandwidth, self.alignment, self.estimator
+            features,
+            labels,
+            other,
+            others,
+            self._frequencies,
+            bandwidth,
+            self.alignment,
+            self.estimator,
+            self.class_weighting,
         )
 
     def _other_distance(self, features: Tensor, labels: Tensor | None, other: Tensor, others: Tensor | None) -> Tensor:
@@ -171,7 +186,7 @@ class MatchingLoss(nn.Module):
         distance = partial(functions[self.matching_loss], scale=self._pooled_bandwidth(features, other))
         if labels is None or others is None:
             return distance(features, other)
-        return class_mean(distance, features, labels, other, others)
+        return class_mean(distance, features, labels, other, others, self.class_weighting)
 
     def _pooled_bandwidth(self, features: Tensor, other: Tensor) -> Tensor:
         with torch.no_grad():
@@ -250,7 +265,12 @@ def _with_targets(features: Tensor, labels: Tensor | None) -> tuple[Tensor, Tens
 
 
 def class_mean(
-    distance: Callable[[Tensor, Tensor], Tensor], features: Tensor, labels: Tensor, other: Tensor, other_labels: Tensor
+    distance: Callable[[Tensor, Tensor], Tensor],
+    features: Tensor,
+    labels: Tensor,
+    other: Tensor,
+    other_labels: Tensor,
+    class_weighting: ClassWeighting = "size",
 ) -> Tensor:
     """The mean of a distance over the classes that both batches hold, weighted by `shared_size`; 0 over none.
 
@@ -260,13 +280,15 @@ def class_mean(
         labels: `[n]` class ids; the id -100 is no class.
         other: `[m, dim]`.
         other_labels: `[m]` class ids.
+        class_weighting: see `shared_size`.
     """
     values, sizes = [], []
     for label in labels.unique().tolist():
         rows, other_rows = features[labels == label], other[other_labels == label]
         if label != UNLABELLED and len(other_rows):
             values.append(distance(rows, other_rows))
-            sizes.append(shared_size(values[-1].new_tensor(len(rows)), values[-1].new_tensor(len(other_rows))))
+            count, other_count = (values[-1].new_tensor(len(each)) for each in (rows, other_rows))
+            sizes.append(shared_size(count, other_count, class_weighting))
     if not values:
         return 0.0 * (features.sum() + other.sum())  # in the graph, with zero gradients
     weights = torch.stack(sizes)

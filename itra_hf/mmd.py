@@ -16,6 +16,7 @@ from .known_gradient import with_gradient
 
 Alignment = Literal["conditional", "joint", "marginal"]
 Estimator = Literal["biased", "unbiased"]
+ClassWeighting = Literal["size", "alike"]
 
 
 class Side(NamedTuple):
@@ -43,6 +44,7 @@ class PairKernel(NamedTuple):
         label_scale: see `label_kernel`.
         leave_out: whether pairs of a row with itself are left out, as `unbiased` does.
         chunk_size: rows whose pairs are in memory at one time; 0 takes all.
+        class_weighting: see `shared_size`.
     """
 
     kernel: Kernel
@@ -50,6 +52,7 @@ class PairKernel(NamedTuple):
     label_scale: Tensor | None
     leave_out: bool
     chunk_size: int
+    class_weighting: ClassWeighting
 
 
 class PairFactors(NamedTuple):
@@ -77,6 +80,7 @@ def squared_mmd(
     bandwidth: float | BandwidthRule = "mean",
     multipliers: Sequence[float] = (1.0,),
     chunk_size: int = 0,
+    class_weighting: ClassWeighting = "size",
 ) -> Tensor:
     """Squared MMD of two batches (Gretton et al., JMLR 2012).
 
@@ -97,6 +101,7 @@ def squared_mmd(
         bandwidth: see `resolve_bandwidth`.
         multipliers: of the bandwidth.
         chunk_size: rows whose pairs are in memory at one time, of order `chunk_size * (n + m)`; 0 takes all.
+        class_weighting: of conditional alignment, see `shared_size`.
 
     Returns:
         A scalar in the graph of both features; it can't be differentiated twice.
@@ -110,7 +115,7 @@ def squared_mmd(
         row_labels, column_labels, scale = None, None, None
         if labels is not None and companion_labels is not None and alignment != "marginal":
             row_labels, column_labels, scale = target_rows(labels, companion_labels)
-        pairs = PairKernel(kernel, multipliers, scale, estimator == "unbiased", chunk_size)
+        pairs = PairKernel(kernel, multipliers, scale, estimator == "unbiased", chunk_size, class_weighting)
         primary, companion, grams = _sides(x / unit, y / unit, row_labels, column_labels, learns, chunk_size)
         factors = _pair_factors(primary, companion, alignment == "conditional", pairs)
         value, *gradients = _sum_over_pairs(primary, companion, factors, pairs, grams)
@@ -120,15 +125,17 @@ def squared_mmd(
     return value
 
 
-def shared_size(rows: Tensor, other_rows: Tensor) -> Tensor:
-    """How much each class counts in conditional alignment: `n m / (n + m)` for `n` and `m` rows in the two batches.
+def shared_size(rows: Tensor, other_rows: Tensor, class_weighting: ClassWeighting = "size") -> Tensor:
+    """How much each class counts in conditional alignment.
 
-    The inverse of `1/n + 1/m`, which the variance of the difference of two means is proportional to: a class counts as
-    far as its two samples tell what it looks like, so a class of a row or two is not held in place by these.
+    By `size` it is `n m / (n + m)` for `n` and `m` rows in the two batches. That is the inverse of `1/n + 1/m`, which
+    the variance of the difference of two means is proportional to: a class counts as far as its two samples tell what
+    it looks like, so a class of a row or two is not held in place by these.
 
     Args:
         rows: counts of any shape, >= 0.
         other_rows: of the same shape.
+        class_weighting: `"size"`, or `"alike"`: 1 for every class that both batches hold.
 
     Returns:
         The same shape; 0 where one of the two is 0.
@@ -137,6 +144,8 @@ def shared_size(rows: Tensor, other_rows: Tensor) -> Tensor:
         >>> shared_size(torch.tensor([8.0, 1.0, 3.0]), torch.tensor([120.0, 1.0, 0.0]))
         tensor([7.5000, 0.5000, 0.0000])
     """
+    if class_weighting == "alike":
+        return ((rows > 0) & (other_rows > 0)).to(rows.dtype)
     return rows * other_rows / (rows + other_rows).clamp(min=1)
 
 
@@ -167,7 +176,8 @@ def _pair_factors(primary: Side, companion: Side, by_class: bool, pairs: PairKer
     fewest = 1 if pairs.leave_out else 0
     valid_x = ((own_x > fewest) & (other_x > fewest)).to(own_x.dtype)
     valid_y = ((own_y > fewest) & (other_y > fewest)).to(own_y.dtype)
-    size_x, size_y = valid_x * shared_size(own_x, other_x), valid_y * shared_size(own_y, other_y)
+    size_x = valid_x * shared_size(own_x, other_x, pairs.class_weighting)
+    size_y = valid_y * shared_size(own_y, other_y, pairs.class_weighting)
     total = (size_x / own_x.clamp(min=1)).sum()
     share_x, share_y = (size / torch.where(total > 0, total, 1.0) for size in (size_x, size_y))
     return PairFactors(

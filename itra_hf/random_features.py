@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .kernels import UNLABELLED, Kernel, is_class_ids, target_rows
-from .mmd import Alignment, Estimator, shared_size
+from .mmd import Alignment, ClassWeighting, Estimator, shared_size
 
 LABEL_SEED = 0x1AB315  # any number but the callers' seeds: features and labels need independent frequencies
 
@@ -64,6 +64,7 @@ def random_feature_squared_mmd(
     bandwidth: Tensor,
     alignment: Alignment,
     estimator: Estimator,
+    class_weighting: ClassWeighting = "size",
 ) -> Tensor:
     """The squared MMD of `MatchingLoss`, with the kernel that the frequencies stand for.
 
@@ -83,6 +84,7 @@ def random_feature_squared_mmd(
         bandwidth: a scalar, the kernel's squared length scale.
         alignment: `"marginal"`, `"conditional"` or `"joint"`, see `MatchingLoss`.
         estimator: `"biased"` or `"unbiased"`, see `squared_mmd`.
+        class_weighting: of conditional alignment, see `shared_size`.
 
     Returns:
         A scalar; 0 with zero gradients where `squared_mmd` is.
@@ -98,7 +100,7 @@ def random_feature_squared_mmd(
     if labels is None or companion_labels is None:
         raise ValueError(f"{alignment} alignment needs labels.")
     if is_class_ids(labels):
-        return _by_class(angles, (labels, companion_labels), alignment, estimator)
+        return _by_class(angles, (labels, companion_labels), alignment, estimator, class_weighting)
     if alignment == "conditional":
         raise ValueError("conditional alignment needs one class id an example.")
     turns = _label_angles(labels, companion_labels, angles[0])
@@ -122,7 +124,11 @@ def _marginal(angles: tuple[Tensor, Tensor], estimator: Estimator) -> Tensor:
 
 
 def _by_class(
-    angles: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor], alignment: Alignment, estimator: Estimator
+    angles: tuple[Tensor, Tensor],
+    labels: tuple[Tensor, Tensor],
+    alignment: Alignment,
+    estimator: Estimator,
+    class_weighting: ClassWeighting,
 ) -> Tensor:
     classes, ids = torch.unique(torch.cat(labels), return_inverse=True)
     labelled = (classes != UNLABELLED).to(angles[0].dtype)
@@ -132,7 +138,7 @@ def _by_class(
         sums.append(zeros.index_add(0, own, _waves(side)) * labelled[:, None])
         rows.append(side.new_zeros(len(classes)).index_add(0, own, side.new_ones(len(own))) * labelled)
     if alignment == "conditional":
-        return _mean_squared_mmd(sums, rows, [row.clamp(max=1) for row in rows], estimator)
+        return _mean_squared_mmd(sums, rows, [row.clamp(max=1) for row in rows], estimator, class_weighting)
     # Joint: a class is a block of coordinates, and the examples of no class are rows of zeros.
     totals = [side.new_full((1,), len(side)) for side in angles]
     own_kernel = [row.sum()[None] / total.clamp(min=1) for row, total in zip(rows, totals, strict=True)]
@@ -153,7 +159,11 @@ def _label_angles(labels: Tensor, companion_labels: Tensor, like: Tensor) -> tup
 
 
 def _mean_squared_mmd(
-    sums: Sequence[Tensor], rows: Sequence[Tensor], own_kernel: Sequence[Tensor], estimator: Estimator
+    sums: Sequence[Tensor],
+    rows: Sequence[Tensor],
+    own_kernel: Sequence[Tensor],
+    estimator: Estimator,
+    class_weighting: ClassWeighting = "size",
 ) -> Tensor:
     # Per batch: sums of feature vectors [classes, 2 count], row counts [classes], mean of k(x, x) [classes].
     means = [part / row.clamp(min=1)[:, None] for part, row in zip(sums, rows, strict=True)]
@@ -163,6 +173,6 @@ def _mean_squared_mmd(
         for mean, row, own in zip(means, rows, own_kernel, strict=True):
             values = values - (own - mean.square().sum(dim=1)) / (row - 1).clamp(min=1)
     valid = ((rows[0] > excluded) & (rows[1] > excluded)).to(values.dtype)
-    sizes = valid * shared_size(rows[0], rows[1])
+    sizes = valid * shared_size(rows[0], rows[1], class_weighting)
     total = sizes.sum()
     return (sizes * values).sum() / torch.where(total > 0, total, 1.0)

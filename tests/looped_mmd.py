@@ -35,7 +35,7 @@ def mean_squared_distance(rows):
     return statistics.fmean((rows[i] - rows[j]).square().sum().item() for i in range(len(rows)) for j in range(i))
 
 
-def loops(pair, left, right, alignment, estimator):
+def loops(pair, left, right, alignment, estimator, weighting="size"):
     """The squared MMD of lists of (features, label), with a kernel of two such pairs."""
 
     def mmd(one, two):
@@ -57,5 +57,5 @@ def loops(pair, left, right, alignment, estimator):
         one, two = ([row for row in side if int(row[1]) == label] for side in (left, right))
         if min(len(one), len(two)) >= needed:
             terms.append(mmd(one, two))
-            sizes.append(1 / (1 / len(one) + 1 / len(two)))
+            sizes.append(1 / (1 / len(one) + 1 / len(two)) if weighting == "size" else 1.0)
     return sum(map(operator.mul, terms, sizes)) / sum(sizes) if terms else 0.0

@@ -122,9 +122,9 @@ class SomeLabels:
         return batch
 
 
-@pytest.mark.parametrize("companion", ["memory", "split"])
-def test_unlabelled_batches_among_labelled_ones_are_no_error(companion, tmp_path):
-    args = config(tmp_path, max_steps=6, companion=companion, memory_warmup_steps=1)
+@pytest.mark.parametrize("settings", [{"companion": "memory", "memory_warmup_steps": 1}, {"companion": "split"}])
+def test_unlabelled_batches_among_labelled_ones_are_no_error(settings, tmp_path):
+    args = config(tmp_path, max_steps=6, **settings)
     trainer = ITRATrainer(Reconstruction(), args, train_dataset=toy_examples(24), data_collator=SomeLabels({2, 3, 5}))
     trainer.train()
     assert trainer._itra_aligner.alignment == "conditional"

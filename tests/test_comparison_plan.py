@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 from itra_hf import cli
 from itra_hf.cli import parse_comparison
 from itra_hf.comparison import plan as planning
-from itra_hf.comparison.plan import PLAIN, TWICE, ComparisonArguments, Run, make_plan
+from itra_hf.comparison.plan import DEFAULTS, PLAIN, TWICE, ComparisonArguments, Run, make_plan
 from itra_hf.comparison.run import count_steps
 from itra_hf.comparison.trainers import load_trainer
 
@@ -119,6 +119,15 @@ def test_settings_that_are_true_by_default_can_be_turned_off(where, plan):
     given = dict.fromkeys(off, "false") if where == "common" else {"variants": {"a": off}}
     run = next(run for run in plan(companion="sample", **given).runs() if run.trainer == "ITRATrainer")
     assert {name: run.fields.get(name) for name in off} == off
+
+
+def test_a_common_setting_goes_to_the_variants_that_it_acts_in(plan):
+    variants = {"memory": {"companion": "memory"}, "sample": {"companion": "sample"}}
+    runs = {run.variant: run.fields for run in plan(memory_size=64, companion_decay=0.5, variants=variants).runs()}
+    assert (runs["memory"]["memory_size"], runs["memory"]["companion_decay"]) == (64, DEFAULTS["companion_decay"])
+    assert (runs["sample"]["memory_size"], runs["sample"]["companion_decay"]) == (DEFAULTS["memory_size"], 0.5)
+    with pytest.raises(ValueError, match="memory_size=64 does nothing with companion='sample'"):
+        plan(memory_size=64, variants={"sample": {"companion": "sample"}})
 
 
 def test_reports_tell_the_settings_that_were_given_alone(plan):

@@ -106,6 +106,39 @@ def test_variants_of_a_comparison(tmp_path):
     assert parse_comparison([str(path)]).variants[-1].name == "ITRATrainer"
 
 
+GONE_TELLS = "There is no companion_gradient any more: companion_decay=0 is what True was"
+
+
+@pytest.mark.parametrize("read_file", [parse, parse_comparison])
+def test_a_name_that_is_gone_says_what_to_write_instead_in_a_file_and_on_the_command_line(read_file, tmp_path):
+    path = tmp_path / "config.yaml"
+    lines = "model_name_or_path: m\ndataset_name: d\noutput_dir: o\nuse_cpu: true\nreport_to: none\n"
+    path.write_text(lines, encoding="utf-8")
+    read_file([str(path)])
+    gone = [
+        "--companion_gradient false",
+        "--companion_gradient=false",
+        "--companion-gradient",
+        "--no_companion_gradient",
+    ]
+    for option in gone:
+        with pytest.raises(ValueError, match=GONE_TELLS):
+            read_file([str(path), *option.split()])
+    path.write_text(f"{lines}companion_gradient: false\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=GONE_TELLS):
+        read_file([str(path)])
+
+
+def test_a_name_that_is_gone_says_what_to_write_instead_in_a_variant(tmp_path):
+    path = tmp_path / "compare.yaml"
+    path.write_text(
+        "model_name_or_path: m\ndataset_name: d\nvariants: {a: {companion: sample, companion_gradient: false}}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(ValueError, match=f"Variant 'a': {GONE_TELLS}"):
+        parse_comparison([str(path)])
+
+
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.from_regex(r"[-+]?[0-9][0-9_:.xeE+-]{0,8}[0-9]", fullmatch=True))
 def test_any_number_like_text_has_its_characters(text):

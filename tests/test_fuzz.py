@@ -15,7 +15,7 @@ from trainers import config
 from transformers import BertConfig, BertForSequenceClassification, PrinterCallback, set_seed
 
 from itra_hf import AlignmentArguments, ITRATrainer, MatchingLoss
-from itra_hf.config import MOST_WEIGHT
+from itra_hf.config_checks import MOST_WEIGHT
 
 ALIGNMENTS = ("conditional", "joint", "marginal")  # that a matching loss has; a run may find out by itself
 ESTIMATORS = ("biased", "unbiased")
@@ -31,6 +31,7 @@ GOOD = {
     "matching_warmup_ratio": (0.0, 0.5, 1),
     "weight_mode": ("rising", "sustained", "balanced", "constant"),
     "alignment": ("auto", *ALIGNMENTS),
+    "class_weighting": ("size", "alike"),
     "matching_loss": ("mmd", "mmd", "mmd", "coral", "central_moments"),
     "estimator": ESTIMATORS,
     "kernel": KERNELS,
@@ -40,7 +41,7 @@ GOOD = {
     "random_features": (0, 0, 0, 7),
     "companion": ("sample", "class_matched", "split", "memory"),
     "companion_every": (1, 1, 3),
-    "companion_gradient": (True, True, False),
+    "companion_decay": (0.0, 0, 0.97, 0.5),
     "companion_task_loss": (False, False, True),
     "memory_size": (2, 9, 256),
     "memory_warmup_steps": (1, 1, 2, 10),
@@ -56,6 +57,7 @@ BAD = {
     "matching_warmup_ratio": (-0.5, 1.5, math.nan, "all"),
     "weight_mode": ("even", None),
     "alignment": ("", "Joint"),
+    "class_weighting": ("even", None),
     "estimator": ("v",),
     "kernel": ("linear", None),
     "bandwidth": (0, -1.0, "nan", math.inf, "wide", None, [1.0]),
@@ -65,6 +67,7 @@ BAD = {
     "random_features": (-1, 2.5, True),
     "companion": ("random",),
     "companion_every": (0, -1, 1.5, True),
+    "companion_decay": (1, 1.0, -0.1, math.nan, "none", False),
     "memory_size": (1, 2.5, "all"),
     "memory_warmup_steps": (0, 1.5, None),
     "memory_correction": ("variance", None),
@@ -144,8 +147,7 @@ def find_clash(chosen: dict) -> str | None:
     clashes = {
         "weight_mode": chosen["matching_weight"] > MOST_WEIGHT[chosen["weight_mode"]],
         "companion_task_loss": chosen["companion_task_loss"]
-        and not (paired and chosen["companion_gradient"] and chosen["companion_every"] == 1),
-        "companion_gradient": not paired and not chosen["companion_gradient"],
+        and not (paired and chosen["companion_decay"] == 0 and chosen["companion_every"] == 1),
         "matching_loss": chosen["matching_loss"] != "mmd"
         and (saves_memory or chosen["estimator"] == "unbiased" or chosen["alignment"] == "joint"),
         "bandwidth": chosen["bandwidth"] == "median" and saves_memory,
@@ -153,13 +155,35 @@ def find_clash(chosen: dict) -> str | None:
         "random_features": chosen["random_features"] > 0 and chosen["kernel"] == "laplacian",
         "companion_every": chosen["matching_weight"] * chosen["companion_every"] > MOST_WEIGHT[chosen["weight_mode"]],
     }
+    if chosen["matching_weight"] > 0:
+        clashes |= {name: chosen[name] != DEFAULT[name] for name in without_effect(chosen)}
     return next((name for name, clash in clashes.items() if clash), None)
 
 
+def without_effect(chosen: dict) -> list[str]:
+    """The settings that do nothing beside the others."""
+    names = [] if chosen["companion"] == "memory" else ["memory_size", "memory_warmup_steps", "memory_correction"]
+    if chosen["companion"] not in ("sample", "class_matched"):
+        names += ["companion_decay", "companion_buffer_size"]
+    if chosen["matching_loss"] != "mmd":
+        names += ["kernel", "bandwidth_multipliers"]
+    return names if chosen["alignment"] in ("auto", "conditional") else [*names, "class_weighting"]
+
+
+DEFAULT = {
+    "memory_size": 256,
+    "memory_warmup_steps": 10,
+    "memory_correction": "mean",
+    "companion_decay": 0.97,
+    "companion_buffer_size": 1000,
+    "kernel": "gaussian",
+    "bandwidth_multipliers": [1.0],
+    "class_weighting": "size",
+}
 HARMLESS = {
+    **DEFAULT,
     "weight_mode": "balanced",
     "companion_task_loss": False,
-    "companion_gradient": True,
     "matching_loss": "mmd",
     "bandwidth": "mean",
     "chunk_size": 0,
@@ -244,7 +268,7 @@ def test_every_setting_is_fuzzed():
         ("bandwidth_multipliers", None),
         ("bandwidth_multipliers", 2.0),
         ("matching_weight", 1e30),  # times a gradient, infinite in float32
-        ("companion_gradient", None),
+        ("companion_decay", None),
         ("companion_task_loss", "both"),
     ],
 )

@@ -13,6 +13,7 @@ from itra_hf.kernels import kernel_and_slopes
 ALIGNMENTS = ["conditional", "joint", "marginal"]
 KERNELS = ["gaussian", "laplacian", "inverse_multiquadric"]
 ESTIMATORS = ["biased", "unbiased"]
+WEIGHTINGS = ["size", "alike"]
 MULTIPLIERS = (0.5, 1.0, 4.0)
 
 
@@ -39,7 +40,7 @@ def kernel(d2, name, scale):
     return math.exp(-math.sqrt(d2 / scale)) if name == "laplacian" else (1 + d2 / (2 * scale)) ** -0.5
 
 
-def brute_force(x, labels, y, other_labels, alignment, name, bandwidth, estimator):
+def brute_force(x, labels, y, other_labels, alignment, name, bandwidth, estimator, weighting="size"):
     scale = length_scale([*x, *y], bandwidth)
     targets = [*labels, *other_labels]
     by_id = labels.dim() == 1 and not labels.is_floating_point()
@@ -76,7 +77,7 @@ def brute_force(x, labels, y, other_labels, alignment, name, bandwidth, estimato
         mine, theirs = ([(f, t) for f, t in side if int(t) == label] for side in (left, right))
         if min(len(mine), len(theirs)) >= needed:
             terms.append(mmd(mine, theirs))
-            sizes.append(1 / (1 / len(mine) + 1 / len(theirs)))
+            sizes.append(1 / (1 / len(mine) + 1 / len(theirs)) if weighting == "size" else 1.0)
     return sum(map(operator.mul, terms, sizes)) / sum(sizes) if terms else 0.0
 
 
@@ -91,6 +92,37 @@ def test_agrees_with_brute_force(alignment, name, estimator, bandwidth):
         y, other = batch(7, seed=seed + 100)
         expected = brute_force(x, labels, y, other, alignment, name, bandwidth, estimator)
         assert loss(x, labels, y, other).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("chunk_size", [0, 1, 3])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_both_class_weightings_agree_with_brute_force(weighting, estimator, chunk_size):
+    loss = MatchingLoss(
+        "conditional", "laplacian", 7.0, MULTIPLIERS, estimator, "mmd", chunk_size, class_weighting=weighting
+    )
+    for seed in range(3):
+        x, labels = batch(9, classes=4, seed=seed)
+        y, other = batch(7, classes=4, seed=seed + 100)
+        expected = brute_force(x, labels, y, other, "conditional", "laplacian", 7.0, estimator, weighting)
+        assert loss(x, labels, y, other).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        x.requires_grad_()
+        y.requires_grad_()
+        assert torch.autograd.gradcheck(loss, (x, labels, y, other))
+
+
+@pytest.mark.parametrize("settings", [{}, {"chunk_size": 2}, {"matching_loss": "coral"}])
+@pytest.mark.parametrize("labels_of_no_class", [-100, 8])  # unlabelled, and in one batch only
+def test_classes_alike_count_those_alone_that_both_batches_hold(labels_of_no_class, settings):
+    (x, _), (y, _) = batch(7), batch(9, seed=1)
+    labels, other = (
+        torch.tensor([0, 1, 1, 1, *[labels_of_no_class] * 3]),
+        torch.tensor([0, 0, 0] + [1] * 4 + [-100] * 2),
+    )
+    loss = MatchingLoss("conditional", bandwidth=2.0, class_weighting="alike", **settings)
+    alone = MatchingLoss("marginal", bandwidth=2.0, **settings)
+    values = [alone(x[labels == label], None, y[other == label], None).item() for label in (0, 1)]
+    assert loss(x, labels, y, other).item() == pytest.approx(statistics.fmean(values), rel=1e-9)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 8])
@@ -352,6 +384,7 @@ def test_no_memory_of_order_pairs_times_dim():
         ({"bandwidth_multipliers": ()}, "one or more positive numbers"),
         ({"bandwidth_multipliers": (1.0, 0.0)}, "one or more positive numbers"),
         ({"matching_loss": "wasserstein"}, "matching_loss='wasserstein' is not one of 'mmd', 'sinkhorn', 'coral'"),
+        ({"class_weighting": "even"}, "class_weighting='even' is not one of 'size', 'alike'"),
         ({"chunk_size": -1}, "chunk_size=-1 must be an integer >= 0"),
         ({"random_features": 2.5}, "random_features=2.5 must be an integer >= 0"),
         ({"matching_loss": "coral", "estimator": "unbiased"}, "estimator='unbiased' belongs to matching_loss='mmd'"),

@@ -66,6 +66,21 @@ def test_agrees_with_loops_over_pairs(alignment, kind, estimator):
         assert value.item() == pytest.approx(loops(pair, left, right, alignment, estimator), rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("weighting", ["size", "alike"])
+def test_both_class_weightings_agree_with_loops_over_pairs(weighting, estimator):
+    (x, labels), (y, others) = batch(9, classes=4), batch(7, classes=4, seed=50)
+    labels[2], others[3] = -100, -100
+    frequencies = draw_frequencies(4, 19, "gaussian", MULTIPLIERS, 0)
+    value = random_feature_squared_mmd(
+        x, labels, y, others, frequencies, BANDWIDTH, "conditional", estimator, weighting
+    )
+    sides = list(zip(x, labels, strict=True)), list(zip(y, others, strict=True))
+    pair = joint_pair(random_kernel(frequencies), "conditional", "class ids", frequencies, None)
+    expected = loops(pair, *sides, "conditional", estimator, weighting)
+    assert value.item() == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
 @pytest.mark.parametrize("name", KERNELS)
 def test_error_shrinks_with_the_root_of_the_count(name, alignment):

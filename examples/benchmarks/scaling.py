@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from step_time import PLAIN, build_model, build_trainer, seconds_per_step
 
 VARIANTS = {
-    "sample": {"companion": "sample"},
-    "sample, gather_features=False": {"companion": "sample", "gather_features": False},
+    "sample": {"companion": "sample", "companion_decay": 0.0},
+    "sample, gather_features=False": {"companion": "sample", "companion_decay": 0.0, "gather_features": False},
     "split": {"companion": "split"},
     "split, gather_features=False": {"companion": "split", "gather_features": False},
     "memory": {"companion": "memory", "memory_warmup_steps": 1},

@@ -25,13 +25,14 @@ HELD_OUT = 2000  # documents of the training split to test on
 LEARNING_RATE = 3e-4  # on all corpora
 BALANCED = {"weight_mode": "balanced", "matching_weight": 0.1, "matching_warmup_ratio": 0.5}
 SUSTAINED = {"weight_mode": "sustained", "matching_weight": 0.3, "matching_warmup_ratio": 0.2}
+SECOND_BATCH = {"companion": "sample", "companion_decay": 0.0}
 MEMORY = {**SUSTAINED, "companion": "memory", "alignment": "conditional"}
 FIRST: Mapping[str, Mapping[str, Any]] = {
     "memory, conditional, 0.3": MEMORY,
     "memory, conditional, 1.0": {**MEMORY, "matching_weight": 1.0},
     "memory, marginal, 0.3": {**MEMORY, "alignment": "marginal"},
     "split, marginal, 0.3": {**MEMORY, "alignment": "marginal", "companion": "split"},
-    "sample, conditional, balanced 0.1": {**BALANCED, "companion": "sample", "alignment": "conditional"},
+    "sample, conditional, balanced 0.1": {**BALANCED, **SECOND_BATCH, "alignment": "conditional"},
 }
 SECOND: Mapping[str, Mapping[str, Any]] = {
     "memory, conditional, 0.3": MEMORY,
@@ -71,7 +72,7 @@ PARTS: Mapping[str, Mapping[str, Any]] = {
     "... of mean hidden states": {**RISING_1, "feature": "mean"},
     "sample, conditional, rising 1.0, companion_task_loss": {
         **RISING_1,
-        "companion": "sample",
+        **SECOND_BATCH,
         "companion_task_loss": True,
     },
 }

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from transformers import HfArgumentParser
 
-from ..config import PAIRED_COMPANIONS, AlignmentArguments, ITRAConfig
+from ..config import AlignmentArguments, ITRAConfig, preset_settings, refuse_gone
+from ..config_checks import PAIRED_COMPANIONS, can_act
 from ..config_files import as_typed, named_actions, suggest
 from ..data import DataArguments
 from ..text_models import ModelArguments
@@ -27,7 +28,7 @@ TWICE = {"batch": "Trainer, twice the batch", "steps": "Trainer, twice the steps
 QUIET = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 0.05}
 DEFAULTS = asdict(AlignmentArguments())
 OWN_SETTINGS = {each.name for each in fields(AlignmentArguments)}
-VARIANT_KEYS = ("trainer", "trainer_arguments", "twice_compute")
+VARIANT_KEYS = ("trainer", "trainer_arguments", "twice_compute", "preset")
 FIXED = ("seed", "data_seed", "output_dir", "push_to_hub", "resume_from_checkpoint", "hub_model_id")
 
 
@@ -205,8 +206,18 @@ class Plan(NamedTuple):
                 for variant in self.variants:
                     yield self._run(variant, seed, size, sources)
 
+    def _common_of(self, variant: Variant) -> dict[str, Any]:
+        """The common fields without those that act in other variants only; those that act in none are refused later."""
+
+        def acts(name: str, other: Variant) -> bool:
+            return can_act(name, {**DEFAULTS, **self.common, **other.settings})
+
+        aligned = [each for each in self.variants if each.aligns]
+        idle = {name for name in self.common if not any(acts(name, each) for each in aligned)}
+        return {name: value for name, value in self.common.items() if name in idle or acts(name, variant)}
+
     def _run(self, variant: Variant, seed: int, size: int | None, sources: dict[str, str]) -> Run:
-        given = {**QUIET, **self.common, **variant.settings, "seed": seed}
+        given = {**QUIET, **self._common_of(variant), **variant.settings, "seed": seed}
         if variant.trainer == PLAIN:  # its runs stay the same when the method's settings change
             given = {name: value for name, value in given.items() if name not in OWN_SETTINGS}
         elif variant.aligns:  # so that other defaults are another run
@@ -230,7 +241,9 @@ class Plan(NamedTuple):
         )
 
 
-def make_plan(args: ComparisonArguments, common: Mapping[str, Any], variants: Any, output_dir: str) -> Plan:
+def make_plan(
+    args: ComparisonArguments, common: Mapping[str, Any], variants: Any, output_dir: str, preset: str | None = None
+) -> Plan:
     """Checks the variants, and builds every variant's configuration once, so that errors show before the first run.
 
     Args:
@@ -238,9 +251,10 @@ def make_plan(args: ComparisonArguments, common: Mapping[str, Any], variants: An
         common: fields of `ModelArguments`, `DataArguments` and `ITRAConfig`.
         variants: by name, their settings; `None` for ITRATrainer with the common settings.
         output_dir: where runs and reports go.
+        preset: what the variants with the method's settings start from; `common` and their own settings override it.
 
     Raises:
-        ValueError: an unknown field, a wrong value, or a variant that is no mapping.
+        ValueError: an unknown field or preset, a wrong value, or a variant that is no mapping.
     """
     named = {"ITRATrainer": {}} if meaning(variants) is None else variants
     if not isinstance(named, Mapping) or not named:
@@ -248,7 +262,7 @@ def make_plan(args: ComparisonArguments, common: Mapping[str, Any], variants: An
     common = {name: value for name, value in common.items() if name not in FIXED}
     ways = {"both": ["batch", "steps"], "none": []}.get(args.equal_compute, [args.equal_compute])
     plain = [Variant(PLAIN, PLAIN), *(Variant(TWICE[way], PLAIN, extra_compute=way) for way in ways)]  # type: ignore[arg-type]
-    own = [_read_variant(str(name), settings) for name, settings in named.items()]
+    own = [_read_variant(str(name), settings, common, preset) for name, settings in named.items()]
     taken = {PLAIN, *TWICE.values()}
     for variant in own:
         if variant.name in taken:
@@ -289,12 +303,13 @@ def build_arguments(run: Run, output_dir: str) -> tuple[ModelArguments, DataArgu
     return parser.parse_dict(values)  # type: ignore[return-value]
 
 
-def _read_variant(name: str, settings: Any) -> Variant:
+def _read_variant(name: str, settings: Any, common: Mapping[str, Any], preset: str | None) -> Variant:
     if not isinstance(settings, Mapping):
         if meaning(settings) is not None:
             raise ValueError(f"Variant {name!r} must be a mapping from fields to values, not {settings!r}.")
         settings = {}
     settings = dict(settings)
+    own_preset = meaning(settings.pop("preset", None))
     trainer = str(settings.pop("trainer", ITRA))
     trainer_arguments = meaning(settings.pop("trainer_arguments", None)) or {}
     twice_compute = meaning(settings.pop("twice_compute", None))
@@ -311,19 +326,30 @@ def _read_variant(name: str, settings: Any) -> Variant:
         check_arguments(load_trainer(trainer), trainer_arguments)
     except ValueError as error:
         raise ValueError(f"Variant {name!r}: {error}") from error
-    parser = HfArgumentParser(ITRAConfig)  # type: ignore[arg-type]
-    actions = named_actions(parser)
+    typed = _typed_settings(name, settings)
+    try:
+        if own_preset is not None:
+            typed |= preset_settings(own_preset, typed, beneath=common)
+        elif preset is not None and issubclass(load_trainer(trainer), ITRAMixin):
+            typed |= preset_settings(preset, {**common, **typed})
+    except ValueError as error:
+        raise ValueError(f"Variant {name!r}: {error}") from error
+    return Variant(name, trainer, typed, dict(trainer_arguments), twice_compute=twice_compute)
+
+
+def _typed_settings(name: str, settings: Mapping[Any, Any]) -> dict[str, Any]:
+    actions = named_actions(HfArgumentParser(ITRAConfig))  # type: ignore[arg-type]
     for field_name in settings:
         if field_name in FIXED:
             raise ValueError(f"Variant {name!r}: {field_name!r} belongs to the whole comparison, not to a variant.")
         if field_name not in actions:
+            refuse_gone([field_name], f"Variant {name!r}: ")
             where = "`itra-hf train --help`"
             raise ValueError(
                 f"Variant {name!r} has an unknown field {field_name!r}."
                 f"{suggest(field_name, [*actions, *VARIANT_KEYS], where)}"
             )
-    typed = {each: as_typed(each, value, actions[each]) for each, value in settings.items()}
-    return Variant(name, trainer, typed, dict(trainer_arguments), twice_compute=twice_compute)
+    return {each: as_typed(each, value, actions[each]) for each, value in settings.items()}
 
 
 def _sources(common: Mapping[str, Any], variants: Sequence[Variant]) -> dict[str, str]:

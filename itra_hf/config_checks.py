@@ -1,0 +1,169 @@
+"""What the method's settings may be, each by itself and together."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+from .matching import MatchingLoss
+from .memory import Correction
+
+if TYPE_CHECKING:
+    from .config import AlignmentArguments
+
+AlignmentSetting = Literal["auto", "conditional", "joint", "marginal"]
+WeightMode = Literal["rising", "sustained", "balanced", "constant"]
+Companion = Literal["sample", "class_matched", "split", "memory"]
+PAIRED_COMPANIONS = ("sample", "class_matched")  # a second batch from the training set
+
+# Beyond, the task loss's pull could never come near (rising, sustained), it drowns in the rounding of the matching
+# loss's (balanced), or gradients overflow.
+MOST_WEIGHT = {"rising": 10.0, "sustained": 10.0, "balanced": 100.0, "constant": 1e6}
+
+CHOICES: Mapping[str, Any] = {
+    "alignment": AlignmentSetting,
+    "weight_mode": WeightMode,
+    "companion": Companion,
+    "memory_correction": Correction,
+}
+SWITCHES = ("companion_task_loss", "gather_features", "eval_compactness")
+LEAST = {
+    "companion_buffer_size": 1,
+    "companion_every": 1,
+    "memory_size": 2,
+    "memory_warmup_steps": 1,
+    "gradient_noise_steps": 0,
+}
+
+
+class Need(NamedTuple):
+    """A setting that another one needs to act at all, and the values that let it."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+_MEMORY, _PAIRS, _MMD = (
+    Need("companion", ("memory",)),
+    Need("companion", PAIRED_COMPANIONS),
+    Need("matching_loss", ("mmd",)),
+)
+NEEDS: Mapping[str, Need] = {
+    "memory_size": _MEMORY,
+    "memory_warmup_steps": _MEMORY,
+    "memory_correction": _MEMORY,
+    "companion_decay": _PAIRS,
+    "companion_buffer_size": _PAIRS,
+    "kernel": _MMD,
+    "bandwidth_multipliers": _MMD,
+    "class_weighting": Need("alignment", ("auto", "conditional")),
+}
+
+
+def can_act(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a setting does anything beside others.
+
+    Args:
+        name: of the setting.
+        settings: all of them, by name; those that are missing are taken for ones that let it act.
+    """
+    need = NEEDS.get(name)
+    return need is None or settings.get(need.name, need.values[0]) in need.values
+
+
+def check_alignment_arguments(args: "AlignmentArguments") -> None:
+    """Checks the method's settings, again at the start of a training run: a search may have set them since.
+
+    Raises:
+        ValueError: names the field, the value given and what is allowed.
+    """
+    for name, allowed in CHOICES.items():
+        if getattr(args, name) not in get_args(allowed):
+            raise ValueError(f"{name}={getattr(args, name)!r} is not one of {', '.join(map(repr, get_args(allowed)))}.")
+    for name in SWITCHES:
+        if not isinstance(getattr(args, name), bool):
+            raise ValueError(f"{name}={getattr(args, name)!r} must be True or False.")
+    for name, least in LEAST.items():
+        value = getattr(args, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}={value!r} must be an integer >= {least}.")
+    _check_weight(args)
+    if not 0 <= _number(args, "matching_warmup_ratio") <= 1:
+        raise ValueError(f"matching_warmup_ratio={args.matching_warmup_ratio!r} must be from 0 to 1.")
+    if not 0 <= _number(args, "companion_decay") < 1:
+        raise ValueError(f"companion_decay={args.companion_decay!r} must be from 0 to below 1.")
+    build_matching_loss(args)
+    if not isinstance(args.feature, str) or not args.feature:
+        raise ValueError(f"feature={args.feature!r} must be 'auto', 'cls', 'mean', 'last' or a module's name.")
+    _check_task_loss(args)
+    if args.matching_weight > 0:  # with 0 nothing of the method acts anyway
+        _check_needs(args)
+
+
+def build_matching_loss(args: "AlignmentArguments") -> MatchingLoss:
+    """The matching loss of these settings; `alignment='auto'` is marginal in it until a batch decides.
+
+    Raises:
+        ValueError: see `MatchingLoss`.
+    """
+    return MatchingLoss(
+        "marginal" if args.alignment == "auto" else args.alignment,
+        args.kernel,
+        args.bandwidth,
+        args.bandwidth_multipliers,
+        args.estimator,
+        args.matching_loss,
+        args.chunk_size,
+        args.random_features,
+        args.class_weighting,
+    )
+
+
+def _check_weight(args: "AlignmentArguments") -> None:
+    most = MOST_WEIGHT[args.weight_mode]
+    if not 0 <= _number(args, "matching_weight") <= most:
+        raise ValueError(
+            f"matching_weight={args.matching_weight!r} must be from 0 to {most:g} "
+            f"with weight_mode={args.weight_mode!r}."
+        )
+    if args.matching_weight * args.companion_every > most:
+        raise ValueError(
+            f"matching_weight={args.matching_weight!r} times companion_every={args.companion_every} must be from 0 to "
+            f"{most:g} with weight_mode={args.weight_mode!r}, for an aligned step gets the weight of all."
+        )
+
+
+def _check_task_loss(args: "AlignmentArguments") -> None:
+    if not args.companion_task_loss:
+        return
+    if args.companion not in PAIRED_COMPANIONS or args.companion_every > 1:
+        raise ValueError(
+            f"companion_task_loss=True needs a second batch in every step, but companion={args.companion!r} and "
+            f"companion_every={args.companion_every}; it goes with 'sample' and 'class_matched' and 1."
+        )
+    if args.companion_decay > 0:
+        raise ValueError(
+            f"companion_task_loss=True needs companion_decay=0, not {args.companion_decay!r}: without gradient the "
+            "companion's labels teach nothing."
+        )
+
+
+def _check_needs(args: "AlignmentArguments") -> None:
+    for name, need in NEEDS.items():
+        if can_act(name, vars(args)):
+            continue
+        value, other = getattr(args, name), getattr(args, need.name)
+        field = args.__dataclass_fields__[name]  # of a subclass, whose default may be another
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        given = list(value) if isinstance(value, tuple) else value
+        if given != default:
+            raise ValueError(
+                f"{name}={value!r} does nothing with {need.name}={other!r}: it acts with {need.name}="
+                f"{' or '.join(map(repr, need.values))} alone. Leave it at {default!r}."
+            )
+
+
+def _number(args: "AlignmentArguments", name: str) -> float:
+    value = getattr(args, name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name}={value!r} must be a number.")
+    return value
