@@ -93,8 +93,8 @@ class Aligner:
             )
 
     @classmethod
-    def from_arguments(cls, args: AlignmentArguments, accelerator: Accelerator) -> "Aligner":
-        """For a training run with these settings."""
+    def from_arguments(cls, args: AlignmentArguments, companion: Companion, accelerator: Accelerator) -> "Aligner":
+        """For a training run with these settings, of which `companion` has been decided."""
         matching_weight = MatchingWeight(
             args.matching_weight,
             args.weight_mode,
@@ -103,14 +103,14 @@ class Aligner:
             partial(average, accelerator),
         )
         memory = None
-        if args.companion == "memory":
+        if companion == "memory":
             memory = FeatureMemory(args.memory_size, args.memory_warmup_steps, args.memory_correction)
         return cls(
             build_matching_loss(args),
             matching_weight,
             accelerator,
             args.gather_features,
-            args.companion,
+            companion,
             args.companion_every,
             memory,
             decides=args.alignment == "auto",

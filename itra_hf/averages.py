@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -75,12 +74,3 @@ class AveragedWeights:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores `state_dict()`."""
         self.weights = dict(state)
-
-
-def holds_shards(accelerator: Accelerator) -> bool:
-    """Whether a process holds a part of the weights only."""
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.MEGATRON_LM):
-        return True
-    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
-    parallelism = getattr(accelerator, "parallelism_config", None)
-    return getattr(plugin, "zero_stage", 0) == 3 or getattr(parallelism, "tp_size", 1) > 1

@@ -170,6 +170,8 @@ def _settings(trainer: Any) -> dict[str, Any]:
         return {}
     names = [field.name for field in dataclasses.fields(AlignmentArguments) if field.name not in REPORTS]
     settings = {name: getattr(args, name) for name in names}
+    if args.companion == "auto":
+        settings["companion"] = f"{trainer._itra_companion} (auto)"
     if args.alignment == "auto":
         settings["alignment"] = f"{trainer._itra_aligner.matching_loss.alignment} (auto)"
     return settings

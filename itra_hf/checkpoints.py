@@ -44,6 +44,7 @@ def save_alignment(
             "peak": weight.peak.item(),
             "watch": state,
             "alignment": aligner.alignment,
+            "companion": aligner.companion,
             "memory": _kind_of_memory(aligner, feature),
         }
         (Path(folder) / STATE_NAME).write_text(json.dumps(content), encoding="utf-8")
@@ -88,6 +89,13 @@ def load_alignment(
             return
         tensors = load_file(_memory_path(folder, aligner))
         aligner.memory.load_state_dict({name: t.to(aligner.accelerator.device) for name, t in tensors.items()})
+
+
+def saved_companion(folder: str) -> str | None:
+    """Where the companion came from in the run that wrote a checkpoint; `None` where it does not say."""
+    path = Path(folder) / STATE_NAME
+    state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return state.get("companion", "memory" if state.get("memory") else None)  # older ones lack it
 
 
 def _load_average(path: Path, average_weights: AveragedWeights) -> None:

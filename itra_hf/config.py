@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 from transformers import TrainingArguments
 
-from .config_checks import PAIRED_COMPANIONS as PAIRED_COMPANIONS
 from .config_checks import AlignmentSetting, Companion, WeightMode, can_act, check_alignment_arguments
 from .kernels import Kernel
 from .matching import Distance
@@ -187,7 +186,9 @@ class AlignmentArguments(_KnowsGoneNames):
         metadata={
             "help": "Where the companion batch comes from: 'sample' draws it independently from the training set, "
             "'class_matched' draws for each example one of its class; 'split' halves the primary batch, and 'memory' "
-            "keeps the features of past batches, both without a second forward pass."
+            "keeps the features of past batches, both without a second forward pass. 'auto' is 'sample', or 'memory' "
+            "where there can't be a second batch, which the log then says: with a data loader of your own, a stream "
+            "that may be readable only once, and sharded weights."
         },
     )
     companion_every: int = field(

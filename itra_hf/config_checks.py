@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 AlignmentSetting = Literal["auto", "conditional", "joint", "marginal"]
 WeightMode = Literal["rising", "sustained", "balanced", "constant"]
-Companion = Literal["sample", "class_matched", "split", "memory"]
+Companion = Literal["auto", "sample", "class_matched", "split", "memory"]
 PAIRED_COMPANIONS = ("sample", "class_matched")  # a second batch from the training set
 
 # Beyond, the task loss's pull could never come near (rising, sustained), it drowns in the rounding of the matching
@@ -43,8 +43,8 @@ class Need(NamedTuple):
 
 
 _MEMORY, _PAIRS, _MMD = (
-    Need("companion", ("memory",)),
-    Need("companion", PAIRED_COMPANIONS),
+    Need("companion", ("memory", "auto")),
+    Need("companion", (*PAIRED_COMPANIONS, "auto")),
     Need("matching_loss", ("mmd",)),
 )
 NEEDS: Mapping[str, Need] = {

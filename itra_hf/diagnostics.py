@@ -150,15 +150,16 @@ def feature_spread(features: Tensor) -> Tensor:
     return (features - features.mean(dim=0)).square().sum(dim=1).mean()
 
 
-def too_short(args: AlignmentArguments, steps: int) -> Iterator[str]:
+def too_short(args: AlignmentArguments, companion: str | None, steps: int) -> Iterator[str]:
     """What to say of settings that leave hardly any step of a run to align.
 
     Args:
         args: the settings.
+        companion: where it comes from.
         steps: optimizer steps of the run; 0 or less where that is not known.
     """
     settings = {"companion_every": args.companion_every} if args.companion_every > 1 else {}
-    if args.companion == "memory":
+    if companion == "memory":
         settings["memory_warmup_steps"] = args.memory_warmup_steps
     for name, needed in settings.items():
         if 0 < steps <= needed:

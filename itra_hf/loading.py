@@ -9,8 +9,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
+from .alignment import Aligner
+from .averages import AveragedWeights
+from .companion_choice import average_for, choose_companion
 from .config import AlignmentArguments
-from .config_checks import PAIRED_COMPANIONS
+from .config_checks import PAIRED_COMPANIONS, Companion
 from .gathering import gather_counts
 from .reporting import ReportingMixin
 from .sampling import CompanionSampler, PairCollator, PairedDataset, check_size, read_class_ids
@@ -81,7 +84,33 @@ class ShortenedLoader:
 class PairedLoadingMixin(ReportingMixin):
     """The part of `ITRAMixin` that loads the training set as pairs, where the companion is a second batch of it."""
 
+    _itra_companion: Companion | None  # until the constructor ends
     _itra_companion_epoch: CompanionEpoch
+    _itra_memory_because: str | None
+    _itra_settled: bool
+    _itra_aligner: Aligner
+    _itra_average: AveragedWeights | None
+
+    def _itra_set_companion(self, companion: Companion, memory_because: str | None) -> None:
+        """Makes what depends on where the companion comes from; `memory_because` says why `auto` is a memory."""
+        args = self.alignment_args
+        self._itra_companion, self._itra_memory_because = companion, memory_because
+        self._itra_aligner = Aligner.from_arguments(args, companion, self.accelerator)
+        self._itra_average = average_for(args, companion, self.accelerator)
+        self._itra_companion_epoch.paired = None
+        self._itra_settled = False
+
+    def _itra_falls_back(self, because: str) -> bool:
+        """Takes a memory as companion, if the settings leave it open and no step has been aligned yet."""
+        if self.alignment_args.companion != "auto" or self._itra_settled:
+            return False
+        self._itra_set_companion("memory", because)
+        self._itra_tell_companion()
+        return True
+
+    def _itra_tell_companion(self) -> None:
+        if self._itra_memory_because is not None and self.alignment_args.matching_weight > 0:
+            self._itra_warn_once(f"companion='auto' is 'memory' in this run: {self._itra_memory_because}.")
 
     def _itra_callbacks_of_run(self) -> list[TrainerCallback]:
         return [
@@ -137,8 +166,9 @@ class PairedLoadingMixin(ReportingMixin):
         return super().set_initial_training_values(args, dataloader)
 
     def _itra_pairs_examples(self) -> bool:
-        args = self.alignment_args
-        return args.matching_weight > 0 and args.companion in PAIRED_COMPANIONS
+        args, companion = self.alignment_args, self._itra_companion
+        companion = companion or choose_companion(args, self.accelerator, self.train_dataset)[0]
+        return args.matching_weight > 0 and companion in PAIRED_COMPANIONS
 
 
 def _call_with(function: Callable[[Any], Any], argument: Any, _paired: Any) -> Any:

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.utils import logging
 
-from .alignment import Aligner
-from .averages import AveragedWeights, holds_shards
-from .config import PAIRED_COMPANIONS, check_alignment_arguments
+from .companion_choice import NO_COMPANIONS, choose_companion
+from .config_checks import PAIRED_COMPANIONS, check_alignment_arguments
 from .diagnostics import FROZEN, NOTHING_TAPPED, TrainingWatch, too_short
 from .forward import PairedForward, batch_rows, concatenate, find_labels
 from .gathering import agree
@@ -49,7 +48,8 @@ class ITRAMixin(WatchingMixin):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             # What a constructor below may already need: for logs, loaders and losses of its own.
             self._itra_watch, self._itra_companion_epoch = TrainingWatch(torch.device("cpu")), CompanionEpoch()
-            self._itra_step, self._itra_normalised, self._itra_average = StepFacts(), False, None
+            self._itra_step, self._itra_normalised, self._itra_settled = StepFacts(), False, False
+            self._itra_companion = self._itra_memory_because = self._itra_average = None
             self._itra_running = self._itra_in_step = self._itra_ran_aligned = self._itra_reports = False
             super().__init__(*args, **kwargs)
             self._itra_set_up()
@@ -70,34 +70,22 @@ class ITRAMixin(WatchingMixin):
                 "one process a GPU with `accelerate launch script.py`, or set CUDA_VISIBLE_DEVICES to one GPU, or "
                 "matching_weight=0 in an ITRAConfig."
             )
-        self._itra_aligner = Aligner.from_arguments(args, self.accelerator)
+        self._itra_set_companion(*choose_companion(args, self.accelerator, self.train_dataset))
         self._itra_watch = TrainingWatch(self.args.device)
-        self._itra_average = self._itra_new_average()
         self._itra_tap.remove()  # the feature may be another one now
-        self._itra_companion_epoch.paired = None
         self._itra_step, self._itra_normalised, self._itra_ran_aligned = StepFacts(), False, False
         self._itra_warned = set()
 
-    def _itra_new_average(self) -> AveragedWeights | None:
-        args = self.alignment_args
-        if args.matching_weight == 0 or args.companion not in PAIRED_COMPANIONS or args.companion_decay == 0:
-            return None
-        if holds_shards(self.accelerator):
-            raise ValueError(
-                f"companion={args.companion!r} with companion_decay={args.companion_decay!r} averages the "
-                "weights, which it can't where processes hold parts of them (FSDP, ZeRO-3, tensor parallelism). Use "
-                "companion='memory', or companion_decay=0."
-            )
-        return AveragedWeights(args.companion_decay)
-
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._itra_start_run()  # here, because a search sets its trial's settings inside `train()`
+        self._itra_tell_companion()
         self._itra_running = True
         try:
             output = super()._inner_training_loop(*args, **kwargs)
         finally:
             self._itra_running = False
-            self._itra_average = self._itra_new_average()  # lets go of a copy of the weights
+            if self._itra_average is not None:
+                self._itra_average.weights = {}  # a copy of the model's
         if self._itra_step.batches and self.alignment_args.matching_weight > 0 and not self._itra_ran_aligned:
             self._itra_warn_once(f"No step was aligned, for {type(self).__name__}.training_step calls no compute_loss.")
         return output
@@ -166,13 +154,14 @@ class ITRAMixin(WatchingMixin):
             ValueError: a training batch without companion, or features or labels that can't be aligned.
             FloatingPointError: the matching loss is not finite.
         """
-        companion = companion_of(inputs)
-        if companion is None and not self._itra_takes_companion_from_within(model):
-            return self._itra_plain_loss(model, inputs, return_outputs, num_items_in_batch)
-        primary: Any = inputs
+        companion, primary = companion_of(inputs), inputs
         if companion is not None:
             primary = type(inputs)({name: value for name, value in inputs.items() if name != COMPANION})
-        self._itra_ran_aligned = True
+        if self._itra_companion not in PAIRED_COMPANIONS:
+            companion = None
+        if companion is None and not self._itra_takes_companion_from_within(model):
+            return self._itra_plain_loss(model, primary, return_outputs, num_items_in_batch)
+        self._itra_ran_aligned = self._itra_settled = True
         if self._itra_average is not None:
             self._itra_average.follow(unwrap(self.model), self.state.global_step)
         if self._itra_aligner.is_due(self.state.global_step):
@@ -188,7 +177,7 @@ class ITRAMixin(WatchingMixin):
         stepping = self._itra_in_step or not type(self).training_step.__module__.startswith(__package__)
         if not (self._itra_running and stepping and model.training and self.alignment_args.matching_weight > 0):
             return False
-        if self.alignment_args.companion in PAIRED_COMPANIONS:
+        if self._itra_companion in PAIRED_COMPANIONS and not self._itra_falls_back(NO_COMPANIONS):
             raise ValueError(
                 "A training batch came without its companion: a data loader or collator of your own dropped it. Build "
                 "the loader with super().get_train_dataloader(), or set matching_weight=0 in an ITRAConfig."
@@ -209,7 +198,7 @@ class ITRAMixin(WatchingMixin):
             assert run.captured is not None
             batch = FeatureBatch(run.features, labels, run.companion_features, companion_labels)
             aligned = self._itra_aligner(task_loss, batch, run.captured, self.state.global_step, self.state.max_steps)
-            for warning in too_short(self.alignment_args, self.state.max_steps):
+            for warning in too_short(self.alignment_args, self._itra_companion, self.state.max_steps):
                 self._itra_warn_once(warning)
             if not run.features.requires_grad and torch.is_grad_enabled():
                 self._itra_warn_once(FROZEN)

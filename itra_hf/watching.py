@@ -4,9 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .alignment import AlignedLoss, Aligner
-from .averages import AveragedWeights
-from .checkpoints import load_alignment, save_alignment
+from .alignment import AlignedLoss
+from .checkpoints import load_alignment, save_alignment, saved_companion
 from .diagnostics import NOTHING_ALIGNED, TrainingWatch
 from .loading import PairedLoadingMixin
 
@@ -14,9 +13,7 @@ from .loading import PairedLoadingMixin
 class WatchingMixin(PairedLoadingMixin):
     """The part of `ITRAMixin` that logs, stops a run whose matching loss is not finite, and keeps checkpoints."""
 
-    _itra_aligner: Aligner
     _itra_watch: TrainingWatch
-    _itra_average: AveragedWeights | None
     _itra_reports: bool
 
     def _itra_accumulation_steps(self) -> int:
@@ -75,6 +72,8 @@ class WatchingMixin(PairedLoadingMixin):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.alignment_args.matching_weight > 0:
+            if saved_companion(checkpoint) == "memory":
+                self._itra_falls_back("the checkpoint is of a run with a memory")
             load_alignment(
                 checkpoint, self._itra_aligner, self._itra_watch, self._itra_average, self.alignment_args.feature
             )

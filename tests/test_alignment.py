@@ -17,7 +17,7 @@ from itra_hf.weighting import depends_on
 def aligner(**settings):
     settings = {**PAIRED, "alignment": "marginal", "matching_warmup_ratio": 0.0, **settings}
     arguments = AlignmentArguments(**settings)
-    return Aligner.from_arguments(arguments, Accelerator(cpu=True))
+    return Aligner.from_arguments(arguments, arguments.companion, Accelerator(cpu=True))
 
 
 def test_total_has_the_value_and_the_gradients_of_the_plain_sum():
@@ -94,8 +94,8 @@ def test_batches_that_processes_share_are_refused():
     tensor_parallel = SimpleNamespace(non_data_parallel_size=2)
     accelerator = SimpleNamespace(num_processes=2, device=torch.device("cpu"), parallelism_config=tensor_parallel)
     with pytest.raises(ValueError, match="set gather_features=False"):
-        Aligner.from_arguments(AlignmentArguments(), accelerator)
-    Aligner.from_arguments(AlignmentArguments(gather_features=False), accelerator)
+        Aligner.from_arguments(AlignmentArguments(), "memory", accelerator)
+    Aligner.from_arguments(AlignmentArguments(gather_features=False), "memory", accelerator)
 
 
 @pytest.mark.parametrize("other", [True, False])

@@ -13,7 +13,8 @@ from trainers import AVERAGED, Toy, config, toy_examples
 from transformers import Trainer
 
 from itra_hf import ITRAMixin, ITRATrainer
-from itra_hf.averages import AveragedWeights, holds_shards
+from itra_hf.averages import AveragedWeights
+from itra_hf.companion_choice import holds_shards
 
 
 class Recording(ITRATrainer):
@@ -202,7 +203,7 @@ def test_sharded_weights_are_known(attribute, value, expected, monkeypatch):
 
 
 def test_sharded_weights_are_refused_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("itra_hf.trainer.holds_shards", lambda accelerator: True)
+    monkeypatch.setattr("itra_hf.companion_choice.holds_shards", lambda accelerator: True)
     with pytest.raises(ValueError, match=r"companion_decay=0.9 averages the weights, which it can't where .*ZeRO-3"):
         ITRATrainer(Toy(), config(tmp_path, **AVERAGED), train_dataset=toy_examples(12))
     ITRATrainer(Toy(), config(tmp_path), train_dataset=toy_examples(12))

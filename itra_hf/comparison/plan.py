@@ -131,7 +131,7 @@ class Variant(NamedTuple):
             if given.get("matching_weight") == 0:
                 return False
             asked = {**DEFAULTS, **given}
-            learns = asked["companion"] in PAIRED_COMPANIONS and asked["companion_decay"] == 0
+            learns = asked["companion"] in ("auto", *PAIRED_COMPANIONS) and asked["companion_decay"] == 0
             return learns and asked["companion_every"] == 1
         return bool(self.twice_compute)
 

@@ -1,0 +1,63 @@
+"""What a run's companion is where the settings leave it open, and the averaged weights that it runs through."""
+
+from typing import Any
+
+import datasets
+from accelerate import Accelerator, DistributedType
+from torch.utils.data import IterableDataset
+from transformers.trainer_utils import has_length
+
+from .averages import AveragedWeights
+from .config import AlignmentArguments
+from .config_checks import PAIRED_COMPANIONS, Companion
+
+NO_COMPANIONS = "a data loader or collator of your own brings no second batch"
+
+
+def choose_companion(args: AlignmentArguments, accelerator: Accelerator, dataset: Any) -> tuple[Companion, str | None]:
+    """The companion of a run, which `auto` leaves open: a second batch, or a memory where there can't be one.
+
+    Args:
+        args: the method's settings.
+        accelerator: knows the processes.
+        dataset: the training set; `None` where a loader of the user's knows it.
+
+    Returns:
+        The companion, and why it is a memory, if that was decided here.
+    """
+    if args.companion != "auto":
+        return args.companion, None
+    why = None
+    if args.companion_decay > 0 and holds_shards(accelerator):
+        why = "weights that lie in parts on several processes can't be averaged"
+    elif isinstance(dataset, IterableDataset) and not isinstance(dataset, datasets.IterableDataset):
+        why = "a stream of this kind may be one that can't be read twice"
+    elif has_length(dataset) and len(dataset) < 2:
+        why = f"there is no second batch in {len(dataset)} example(s)"
+    return ("sample" if why is None else "memory"), why
+
+
+def average_for(args: AlignmentArguments, companion: Companion, accelerator: Accelerator) -> AveragedWeights | None:
+    """The running average of the weights that a run needs; `None` where it needs none.
+
+    Raises:
+        ValueError: the processes hold parts of the weights.
+    """
+    if args.matching_weight == 0 or companion not in PAIRED_COMPANIONS or args.companion_decay == 0:
+        return None
+    if holds_shards(accelerator):
+        raise ValueError(
+            f"companion={companion!r} with companion_decay={args.companion_decay!r} averages the weights, which it "
+            "can't where processes hold parts of them (FSDP, ZeRO-3, tensor parallelism). Use companion='memory', or "
+            "companion_decay=0."
+        )
+    return AveragedWeights(args.companion_decay)
+
+
+def holds_shards(accelerator: Accelerator) -> bool:
+    """Whether a process holds a part of the weights only."""
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.MEGATRON_LM):
+        return True
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    parallelism = getattr(accelerator, "parallelism_config", None)
+    return getattr(plugin, "zero_stage", 0) == 3 or getattr(parallelism, "tp_size", 1) > 1
