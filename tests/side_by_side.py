@@ -20,7 +20,10 @@ def mixed(base):
 def trained(kind, folder, model=None, data=None, **settings):
     """A trainer that has trained five steps."""
     keywords = {name: settings.pop(name) for name in ("data_collator", "callbacks") if name in settings}
-    args = config(folder, **{**SETTINGS, **settings})
+    settings = {**SETTINGS, **settings}
+    if settings["companion"] != "memory":
+        del settings["memory_warmup_steps"]
+    args = config(folder, **settings)
     trainer = kind(model or build("Bert"), args, train_dataset=data or examples("Bert", 24), **keywords)
     trainer.train()
     return trainer

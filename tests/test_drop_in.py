@@ -11,7 +11,7 @@ from datasets import Dataset
 from families import build, examples
 from heads import build_head, head_examples
 from torch.testing import assert_close
-from trainers import PAIRED, Toy, config, toy_examples
+from trainers import PAIRED, SPLIT, Toy, config, toy_examples
 from transformers import Trainer, default_data_collator
 
 from itra_hf import ITRAMixin, ITRATrainer
@@ -232,7 +232,7 @@ class Remembering(Toy):
         return super().forward(x, labels)
 
 
-@pytest.mark.parametrize("settings", [DEFAULTS, {**PAIRED, "companion": "split"}, {"matching_weight": 0.0}])
+@pytest.mark.parametrize("settings", [DEFAULTS, SPLIT, {"matching_weight": 0.0}])
 def test_a_model_sees_each_batch_once(settings, tmp_path):
     trainer = ITRATrainer(Remembering(), config(tmp_path, max_steps=5, **settings), train_dataset=toy_examples(20))
     trainer.train()
@@ -262,7 +262,7 @@ def test_the_advice_for_a_compiled_model(tmp_path):
         trainer.train()
 
 
-@pytest.mark.parametrize("settings", [PAIRED, DEFAULTS, {**PAIRED, "companion": "split", "eval_compactness": True}])
+@pytest.mark.parametrize("settings", [PAIRED, DEFAULTS, {**SPLIT, "eval_compactness": True}])
 def test_a_model_that_draws_in_eval_mode_resumes_bit_for_bit(settings, tmp_path):
     def run(checkpoint=None):
         args = config(tmp_path, max_steps=16, save_strategy="steps", save_steps=13, **settings)

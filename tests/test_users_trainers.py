@@ -81,11 +81,16 @@ class Constructs(Trainer):
         return super().compute_loss(self._forward(model), inputs, return_outputs, num_items_in_batch)
 
 
+COMPANIONS = pytest.mark.parametrize(
+    "companion", [{"companion": "memory"}, {"companion": "sample"}, {"companion": "sample", "companion_decay": 0.9}]
+)
+
+
 @pytest.mark.parametrize("kind", [Refuses, Lists, Teacher, Constructs])
-@pytest.mark.parametrize("companion", ["memory", "sample"])
+@COMPANIONS
 def test_trainers_train_as_they_did(kind, companion, tmp_path):
     model = build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    assert lines(assert_stock(kind, tmp_path, model, examples("Bert", 24), companion=companion))[-1] > 0
+    assert lines(assert_stock(kind, tmp_path, model, examples("Bert", 24), **companion))[-1] > 0
 
 
 class MultiLabel(Toy):
@@ -153,11 +158,11 @@ class Probed(ITRATrainer):
         Probe.trainer = self
 
 
-@pytest.mark.parametrize("companion", ["memory", "sample"])
+@COMPANIONS
 def test_a_loss_that_a_callback_asks_for_is_no_training(companion, tmp_path):
     model = build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     probed, plain = (
-        trained(Probed, tmp_path, copy.deepcopy(model), companion=companion, callbacks=callbacks)
+        trained(Probed, tmp_path, copy.deepcopy(model), **companion, callbacks=callbacks)
         for callbacks in ([Probe()], [])
     )
     assert lines(probed, "task_loss") == lines(plain, "task_loss")

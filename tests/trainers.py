@@ -44,6 +44,7 @@ PAIRED = {
     "matching_warmup_ratio": 0.5,
 }
 AVERAGED = {"companion_decay": 0.9}
+SPLIT = {name: value for name, value in PAIRED.items() if name != "companion_decay"} | {"companion": "split"}
 
 
 def config(folder, **settings) -> ITRAConfig:
