@@ -137,7 +137,12 @@ CELLS = {**VARIANTS, **COSINES, **RULES}
 CONDITIONS = {
     "20newsgroups-200": Condition("20newsgroups", 200, 12.0, 3e-4, 5, (*SCREENED, *COSINES, *RULES)),
     "reuters-r8-1000-short": Condition(
-        "reuters-r8", 1000, 2.0, 1e-4, 0, ("plain", "smoothing", *COMPANIONS, "memory-256-corrected", *RULES)
+        "reuters-r8",
+        1000,
+        2.0,
+        1e-4,
+        0,
+        ("plain", "smoothing", *COMPANIONS, "average-0.9", "memory-256-corrected", *RULES),
     ),
 }
 
