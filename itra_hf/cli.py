@@ -13,11 +13,12 @@ from transformers import HfArgumentParser
 from .comparison import tables
 from .comparison.plan import ComparisonArguments, Plan, make_plan
 from .comparison.study import REPORTS, compare
-from .config import ITRAConfig, preset_settings, refuse_gone
+from .config import ITRAConfig
 from .config_files import read_config, set_defaults, suppress_defaults
 from .data import DataArguments
 from .finetune import build_trainer, card_details, finetune, publish
 from .inspection import InspectionArguments, inspect_model
+from .presets import preset_settings, refuse_gone
 from .text_models import ModelArguments
 
 USAGE = {

@@ -1,86 +1,22 @@
 """Settings of in-training representation alignment."""
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from transformers import TrainingArguments
 
-from .config_checks import AlignmentSetting, Companion, WeightMode, can_act, check_alignment_arguments
+from .config_checks import AlignmentSetting, Companion, WeightMode, check_alignment_arguments
 from .kernels import Kernel
 from .matching import Distance
 from .memory import Correction
 from .mmd import ClassWeighting, Estimator
+from .presets import KnowsGoneNames, preset_settings
 
 Config = TypeVar("Config", bound="AlignmentArguments")
 
-# Settings by the name of a preset, which leaves the weight to the user.
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "paper": {
-        "companion": "sample",
-        "companion_decay": 0.0,
-        "weight_mode": "constant",
-        "kernel": "gaussian",
-        "class_weighting": "alike",
-    },
-}
-
-# Names of settings that are no more, and what to write instead.
-GONE: Mapping[str, str] = {
-    "companion_gradient": "companion_decay=0 is what True was, with gradient through the companion batch; "
-    "companion_decay above 0, like 0.97, takes the place of False: averaged weights, without gradient.",
-}
-
-
-def preset_settings(preset: str, given: Mapping[str, Any], beneath: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The settings of a preset, without those that are overridden, or can't act with what overrides others.
-
-    Args:
-        preset: its name.
-        given: settings that override the preset's.
-        beneath: settings that the preset overrides.
-
-    Raises:
-        ValueError: there is no such preset, or nobody gives the `matching_weight`.
-    """
-    if preset not in list(PRESETS):  # what a YAML file gives may be anything
-        raise ValueError(f"preset={preset!r} is not one of {', '.join(map(repr, PRESETS))}.")
-    together = {**(beneath or {}), **PRESETS[preset], **given}
-    if together.get("matching_weight") is None:
-        raise ValueError(
-            f"preset={preset!r} needs matching_weight beside it, a number >= 0: no preset knows a good one for your "
-            "data."
-        )
-    own = {name: value for name, value in PRESETS[preset].items() if name not in given}
-    return {name: value for name, value in own.items() if can_act(name, together)}
-
-
-def refuse_gone(names: Iterable[object], where: str = "") -> None:
-    """Refuses names of settings that are no more.
-
-    Args:
-        names: what was given; other unknown names are left to the caller.
-        where: what the message starts with.
-
-    Raises:
-        ValueError: says what to write instead of the first.
-    """
-    for name in names:
-        if name in GONE:
-            raise ValueError(f"{where}There is no {name} any more: {GONE[str(name)]}")
-
-
-class _KnowsGoneNames:
-    """Refuses names that are gone before `__init__` does, which could only say that it doesn't know them."""
-
-    def __new__(cls, *args: Any, **settings: Any) -> Any:  # in a base of its own, so that `__init__` is the signature
-        refuse_gone(name for name in settings if name not in getattr(cls, "__dataclass_fields__", ()))
-        make = super().__new__
-        return make(cls) if make is object.__new__ else make(cls, *args, **settings)
-
 
 @dataclass
-class AlignmentArguments(_KnowsGoneNames):
+class AlignmentArguments(KnowsGoneNames):
     """The method's own settings, to be mixed into any `TrainingArguments` dataclass.
 
     `ITRAConfig` is `AlignmentArguments` with `TrainingArguments`; write

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .config import refuse_gone
+from .presets import refuse_gone
 from .written_yaml import WrittenLoader, meaning
 
 

@@ -11,6 +11,14 @@ SERIES = ("task_loss", "matching_loss", "matching_weight")
 START_STEPS = 10  # steps whose mean spread counts as the start
 SPREAD_DECAY = 0.9
 COLLAPSE_THRESHOLD = 0.02  # of the start's spread
+COMPANION_LOST = (
+    "A training batch came without its companion: a data loader or collator of your own dropped it. Build the loader "
+    "with super().get_train_dataloader(), or set companion='auto' or matching_weight=0 in an ITRAConfig."
+)
+OWN_LOSS = (
+    "{} may compute a loss of its own, so primary and companion batch run through it one after the other, which is "
+    "slower than together."
+)
 FROZEN = "The features need no gradient (frozen backbone, or taken inside a checkpointed layer), so they stay."
 NOTHING_TAPPED = (
     "A training batch was not aligned, for compute_loss did not call the model that it was given, or the model ran "

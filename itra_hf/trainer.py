@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from .companion_choice import NO_COMPANIONS, choose_companion
 from .config_checks import PAIRED_COMPANIONS, check_alignment_arguments
-from .diagnostics import FROZEN, NOTHING_TAPPED, TrainingWatch, too_short
+from .diagnostics import COMPANION_LOST, FROZEN, NOTHING_TAPPED, OWN_LOSS, TrainingWatch, too_short
 from .forward import PairedForward, batch_rows, concatenate, find_labels
 from .gathering import agree
 from .item_counts import computes_with_item_count, takes_item_count
@@ -178,10 +178,7 @@ class ITRAMixin(WatchingMixin):
         if not (self._itra_running and stepping and model.training and self.alignment_args.matching_weight > 0):
             return False
         if self._itra_companion in PAIRED_COMPANIONS and not self._itra_falls_back(NO_COMPANIONS):
-            raise ValueError(
-                "A training batch came without its companion: a data loader or collator of your own dropped it. Build "
-                "the loader with super().get_train_dataloader(), or set matching_weight=0 in an ITRAConfig."
-            )
+            raise ValueError(COMPANION_LOST)
         return True
 
     def _itra_aligned_loss(
@@ -264,10 +261,7 @@ class ITRAMixin(WatchingMixin):
         stand_in: Any = run
         result: Any = super().compute_loss(stand_in, primary, return_outputs=return_outputs, num_items_in_batch=items)
         if not self._itra_tap.own_loss_is_standard and companion is not None and self._itra_average is None:
-            self._itra_warn_once(
-                f"{type(unwrap(model)).__name__} may compute a loss of its own, so primary and companion batch run "
-                "through it one after the other, which is slower than together."
-            )
+            self._itra_warn_once(OWN_LOSS.format(type(unwrap(model)).__name__))
         if args.companion_task_loss and run.features is not None:
             run.features, run.companion_features = run.features[:rows], run.features[rows:]
         loss, outputs = result if isinstance(result, (tuple, list)) else (result, None)

@@ -19,8 +19,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertMod
 from itra_hf.cli import main, parse_comparison
 from itra_hf.comparison import schedule
 from itra_hf.comparison.assessment import negative_log_likelihood
-from itra_hf.comparison.plan import PLAIN, TWICE
 from itra_hf.comparison.run import build
+from itra_hf.comparison.variants import PLAIN, TWICE
 
 pytestmark = pytest.mark.slow
 TWINS = ("<b>one</b> | $x$", "twin/../two")

@@ -11,9 +11,10 @@ from transformers import Trainer, TrainingArguments
 from itra_hf import cli
 from itra_hf.cli import parse_comparison
 from itra_hf.comparison import plan as planning
-from itra_hf.comparison.plan import DEFAULTS, PLAIN, TWICE, ComparisonArguments, Run, make_plan
+from itra_hf.comparison.plan import ComparisonArguments, Run, make_plan
 from itra_hf.comparison.run import count_steps
 from itra_hf.comparison.trainers import load_trainer
+from itra_hf.comparison.variants import DEFAULTS, PLAIN, TWICE
 
 CUSTOM = "from transformers import Trainer\n\n\nclass Own(Trainer):\n    pass\n"
 

@@ -9,9 +9,10 @@ import pytest
 
 from itra_hf.comparison import pictures, tables
 from itra_hf.comparison.assessment import FEATURES
-from itra_hf.comparison.plan import PLAIN, TWICE, ComparisonArguments, make_plan
+from itra_hf.comparison.plan import ComparisonArguments, make_plan
 from itra_hf.comparison.report import write_reports
 from itra_hf.comparison.summary import choose_metric, describe, read_results, summarize
+from itra_hf.comparison.variants import PLAIN, TWICE
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -12,8 +12,8 @@ from transformers import BertConfig, BertModel
 
 from itra_hf.cli import parse_comparison
 from itra_hf.comparison import schedule
-from itra_hf.comparison.plan import PLAIN, TWICE
 from itra_hf.comparison.run import build, measure
+from itra_hf.comparison.variants import PLAIN, TWICE
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
 from itra_hf import AlignmentArguments, ITRAConfig
-from itra_hf.config import GONE
 from itra_hf.config_checks import NEEDS
+from itra_hf.presets import GONE
 
 QUIET = {"output_dir": "unused", "report_to": "none", "use_cpu": True}
 

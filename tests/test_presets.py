@@ -9,9 +9,9 @@ from transformers import TrainingArguments
 
 from itra_hf import AlignmentArguments, ITRAConfig
 from itra_hf.cli import parse, parse_comparison
-from itra_hf.comparison.plan import PLAIN, TWICE
-from itra_hf.config import PRESETS
+from itra_hf.comparison.variants import PLAIN, TWICE
 from itra_hf.config_checks import build_matching_loss
+from itra_hf.presets import PRESETS
 
 CUSTOM = "from transformers import Trainer\n\n\nclass Own(Trainer):\n    pass\n"
 QUIET = {"report_to": "none", "use_cpu": True}

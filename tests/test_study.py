@@ -10,7 +10,7 @@ from test_cli import save_model
 from transformers import BertConfig, BertModel
 
 from itra_hf import AlignmentArguments
-from itra_hf.comparison.plan import PLAIN
+from itra_hf.comparison.variants import PLAIN
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "examples" / "study"

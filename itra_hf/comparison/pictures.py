@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from .. import drawing, plots
 from .assessment import FEATURES
 from .measures import Measure
-from .plan import PLAIN
 from .summary import Comparison, Size, mean
+from .variants import PLAIN
 
 ROW, MARGIN = 0.34, 1.3  # inches
 

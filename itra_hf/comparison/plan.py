@@ -12,24 +12,17 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from transformers import HfArgumentParser
 
-from ..config import AlignmentArguments, ITRAConfig, preset_settings, refuse_gone
-from ..config_checks import PAIRED_COMPANIONS, can_act
-from ..config_files import as_typed, named_actions, suggest
+from ..config import AlignmentArguments, ITRAConfig
+from ..config_checks import can_act
 from ..data import DataArguments
 from ..text_models import ModelArguments
-from ..trainer import ITRAMixin
 from ..written_yaml import meaning
 from .measures import BY_NAME
-from .trainers import check_arguments, load_trainer
+from .variants import DEFAULTS, FIXED, PLAIN, TWICE, Variant, read_variant
 
 EqualCompute = Literal["batch", "steps", "both", "none"]
-PLAIN, ITRA = "Trainer", "ITRATrainer"
-TWICE = {"batch": "Trainer, twice the batch", "steps": "Trainer, twice the steps"}
 QUIET = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 0.05}
-DEFAULTS = asdict(AlignmentArguments())
 OWN_SETTINGS = {each.name for each in fields(AlignmentArguments)}
-VARIANT_KEYS = ("trainer", "trainer_arguments", "twice_compute", "preset")
-FIXED = ("seed", "data_seed", "output_dir", "push_to_hub", "resume_from_checkpoint", "hub_model_id")
 
 
 @dataclass
@@ -98,42 +91,6 @@ class ComparisonArguments:
             raise ValueError(f"metric={self.metric!r} needs unknown_classes >= 1.")
         if self.processes < 1:
             raise ValueError(f"processes={self.processes!r} must be an integer >= 1.")
-
-
-class Variant(NamedTuple):
-    """One way to train.
-
-    Attributes:
-        name: what reports call it.
-        trainer: `"Trainer"`, `"ITRATrainer"`, or `"file.py:Class"` or `"module:Class"`.
-        settings: fields of `ITRAConfig` that differ from the common ones.
-        trainer_arguments: keyword arguments of the trainer's constructor.
-        extra_compute: for a plain run, how it gets twice the compute.
-        twice_compute: whether its steps take two batches' worth of compute; `None`: as its settings tell.
-    """
-
-    name: str
-    trainer: str = ITRA
-    settings: Mapping[str, Any] = {}
-    trainer_arguments: Mapping[str, Any] = {}
-    extra_compute: Literal["", "batch", "steps"] = ""
-    twice_compute: bool | None = None
-
-    @property
-    def aligns(self) -> bool:
-        """Whether its trainer has the method's settings."""
-        return issubclass(load_trainer(self.trainer), ITRAMixin)
-
-    def sees_twice(self, common: Mapping[str, Any]) -> bool:
-        """Whether its steps take about two batches' worth of compute, so that a plain run of as much is fair."""
-        given = {**common, **self.settings}
-        if self.twice_compute is None and self.aligns:
-            if given.get("matching_weight") == 0:
-                return False
-            asked = {**DEFAULTS, **given}
-            learns = asked["companion"] in ("auto", *PAIRED_COMPANIONS) and asked["companion_decay"] == 0
-            return learns and asked["companion_every"] == 1
-        return bool(self.twice_compute)
 
 
 @dataclass(frozen=True)
@@ -262,7 +219,7 @@ def make_plan(
     common = {name: value for name, value in common.items() if name not in FIXED}
     ways = {"both": ["batch", "steps"], "none": []}.get(args.equal_compute, [args.equal_compute])
     plain = [Variant(PLAIN, PLAIN), *(Variant(TWICE[way], PLAIN, extra_compute=way) for way in ways)]  # type: ignore[arg-type]
-    own = [_read_variant(str(name), settings, common, preset) for name, settings in named.items()]
+    own = [read_variant(str(name), settings, common, preset) for name, settings in named.items()]
     taken = {PLAIN, *TWICE.values()}
     for variant in own:
         if variant.name in taken:
@@ -301,55 +258,6 @@ def build_arguments(run: Run, output_dir: str) -> tuple[ModelArguments, DataArgu
     parser = HfArgumentParser((ModelArguments, DataArguments, ITRAConfig))  # type: ignore[arg-type]
     values = {**run.fields, "output_dir": output_dir}
     return parser.parse_dict(values)  # type: ignore[return-value]
-
-
-def _read_variant(name: str, settings: Any, common: Mapping[str, Any], preset: str | None) -> Variant:
-    if not isinstance(settings, Mapping):
-        if meaning(settings) is not None:
-            raise ValueError(f"Variant {name!r} must be a mapping from fields to values, not {settings!r}.")
-        settings = {}
-    settings = dict(settings)
-    own_preset = meaning(settings.pop("preset", None))
-    trainer = str(settings.pop("trainer", ITRA))
-    trainer_arguments = meaning(settings.pop("trainer_arguments", None)) or {}
-    twice_compute = meaning(settings.pop("twice_compute", None))
-    if not isinstance(trainer_arguments, Mapping):
-        raise ValueError(f"Variant {name!r}: trainer_arguments={trainer_arguments!r} must be a mapping.")
-    if twice_compute not in (None, True, False):
-        raise ValueError(f"Variant {name!r}: twice_compute={twice_compute!r} must be true or false.")
-    if trainer not in (PLAIN, ITRA) and ":" not in trainer:
-        raise ValueError(
-            f"Variant {name!r}: trainer={trainer!r} must be 'Trainer', 'ITRATrainer', 'file.py:Class' or "
-            "'module:Class'."
-        )
-    try:
-        check_arguments(load_trainer(trainer), trainer_arguments)
-    except ValueError as error:
-        raise ValueError(f"Variant {name!r}: {error}") from error
-    typed = _typed_settings(name, settings)
-    try:
-        if own_preset is not None:
-            typed |= preset_settings(own_preset, typed, beneath=common)
-        elif preset is not None and issubclass(load_trainer(trainer), ITRAMixin):
-            typed |= preset_settings(preset, {**common, **typed})
-    except ValueError as error:
-        raise ValueError(f"Variant {name!r}: {error}") from error
-    return Variant(name, trainer, typed, dict(trainer_arguments), twice_compute=twice_compute)
-
-
-def _typed_settings(name: str, settings: Mapping[Any, Any]) -> dict[str, Any]:
-    actions = named_actions(HfArgumentParser(ITRAConfig))  # type: ignore[arg-type]
-    for field_name in settings:
-        if field_name in FIXED:
-            raise ValueError(f"Variant {name!r}: {field_name!r} belongs to the whole comparison, not to a variant.")
-        if field_name not in actions:
-            refuse_gone([field_name], f"Variant {name!r}: ")
-            where = "`itra-hf train --help`"
-            raise ValueError(
-                f"Variant {name!r} has an unknown field {field_name!r}."
-                f"{suggest(field_name, [*actions, *VARIANT_KEYS], where)}"
-            )
-    return {each: as_typed(each, value, actions[each]) for each, value in settings.items()}
 
 
 def _sources(common: Mapping[str, Any], variants: Sequence[Variant]) -> dict[str, str]:

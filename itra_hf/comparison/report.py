@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from jinja2 import Environment
 from transformers.utils import logging
 
-from .plan import PLAIN, Plan, Variant
+from .plan import Plan
 from .run import write_atomically
 from .summary import Comparison, as_plain_values
 from .tables import difference_rows, figure_rows, markdown, notes
+from .variants import PLAIN, Variant
 
 logger = logging.get_logger(__name__)
 

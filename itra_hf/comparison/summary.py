@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .measures import BY_NAME, MEASURES, Measure, show
-from .plan import PLAIN, TWICE, ComparisonArguments, Plan, Run
+from .plan import ComparisonArguments, Plan, Run
 from .run import RESULT
 from .statistics import PairedDifference, paired_difference
+from .variants import PLAIN, TWICE
 
 Figures = dict[str, dict[int, float]]  # by measure, then by seed
 

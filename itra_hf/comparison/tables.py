@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 
 from .measures import Measure, show
-from .plan import PLAIN
 from .statistics import PairedDifference
 from .summary import Comparison, Size, mean
+from .variants import PLAIN
 
 Rows = list[list[str]]
 DASH = "-"
