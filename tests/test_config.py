@@ -62,7 +62,7 @@ def test_settings_survive_a_dictionary():
         ({"alignment": "class"}, r"alignment='class' is not one of 'auto', 'conditional', 'joint', 'marginal'"),
         ({"estimator": "v"}, r"estimator='v' is not one of 'biased', 'unbiased'"),
         ({"kernel": "rbf"}, r"kernel='rbf' is not one of 'gaussian'"),
-        ({"companion": "queue"}, r"companion='queue' is not one of 'sample', 'class_matched'"),
+        ({"companion": "queue"}, r"companion='queue' is not one of 'auto', 'sample', 'class_matched'"),
         ({"bandwidth": 0.0}, r"bandwidth=0.0 is neither a positive number from 1e-15 to 1e\+15 nor 'mean'"),
         ({"bandwidth": "wide"}, r"bandwidth='wide' is neither"),
         ({"bandwidth_multipliers": []}, r"bandwidth_multipliers=\[\] must be one or more"),
@@ -91,12 +91,12 @@ def test_wrong_values_are_named_when_the_config_is_built(settings, message):
 
 
 ELSEWHERE = [
-    ({"companion": "sample", "memory_size": 64}, "companion='memory'"),
-    ({"companion": "split", "memory_warmup_steps": 3}, "companion='memory'"),
-    ({"companion": "class_matched", "memory_correction": "none"}, "companion='memory'"),
-    ({"companion_decay": 0.0}, "companion='sample' or 'class_matched'"),
-    ({"companion": "split", "companion_decay": 0.5}, "companion='sample' or 'class_matched'"),
-    ({"companion_buffer_size": 10}, "companion='sample' or 'class_matched'"),
+    ({"companion": "sample", "memory_size": 64}, "companion='memory' or 'auto'"),
+    ({"companion": "split", "memory_warmup_steps": 3}, "companion='memory' or 'auto'"),
+    ({"companion": "class_matched", "memory_correction": "none"}, "companion='memory' or 'auto'"),
+    ({"companion_decay": 0.0}, "companion='sample' or 'class_matched' or 'auto'"),
+    ({"companion": "split", "companion_decay": 0.5}, "companion='sample' or 'class_matched' or 'auto'"),
+    ({"companion_buffer_size": 10}, "companion='sample' or 'class_matched' or 'auto'"),
     ({"matching_loss": "coral", "kernel": "laplacian"}, "matching_loss='mmd'"),
     ({"matching_loss": "central_moments", "bandwidth_multipliers": [0.5, 1.0]}, "matching_loss='mmd'"),
     ({"alignment": "marginal", "class_weighting": "alike"}, "alignment='auto' or 'conditional'"),
