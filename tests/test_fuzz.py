@@ -39,7 +39,7 @@ GOOD = {
     "bandwidth_multipliers": ([1.0], [0.25, 1, 4.0], (2.0,)),
     "chunk_size": (0, 0, 0, 1, 3),
     "random_features": (0, 0, 0, 7),
-    "companion": ("sample", "class_matched", "split", "memory"),
+    "companion": ("auto", "sample", "class_matched", "split", "memory"),
     "companion_every": (1, 1, 3),
     "companion_decay": (0.0, 0, 0.97, 0.5),
     "companion_task_loss": (False, False, True),
@@ -162,8 +162,10 @@ def find_clash(chosen: dict) -> str | None:
 
 def without_effect(chosen: dict) -> list[str]:
     """The settings that do nothing beside the others."""
-    names = [] if chosen["companion"] == "memory" else ["memory_size", "memory_warmup_steps", "memory_correction"]
-    if chosen["companion"] not in ("sample", "class_matched"):
+    names = (
+        [] if chosen["companion"] in ("auto", "memory") else ["memory_size", "memory_warmup_steps", "memory_correction"]
+    )
+    if chosen["companion"] not in ("auto", "sample", "class_matched"):
         names += ["companion_decay", "companion_buffer_size"]
     if chosen["matching_loss"] != "mmd":
         names += ["kernel", "bandwidth_multipliers"]
