@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from .models import eval_mode
+from .models import eval_mode, kept_buffers
 
 
 class AveragedWeights:
@@ -29,12 +29,13 @@ class AveragedWeights:
         self.weights: dict[str, Tensor] = {}
         self._average = get_ema_multi_avg_fn(decay)
         self._step: int | None = None
+        self._buffers: set[str] | None = None  # those that a run changes, once one has shown it
 
     @torch.no_grad()
     def follow(self, model: nn.Module, step: int) -> None:
         """Takes the weights in, once an optimizer step.
 
-        Those that it does not know start their average, and those that no longer learn leave it.
+        Those that it does not know in this shape start their average, and those that no longer learn leave it.
 
         Args:
             model: unwrapped.
@@ -44,7 +45,11 @@ class AveragedWeights:
             return
         self._step = step
         today = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
-        known = {name: self.weights[name].to(today[name].device) for name in today if name in self.weights}
+        known = {
+            name: self.weights[name].to(weight.device)
+            for name, weight in today.items()
+            if name in self.weights and self.weights[name].shape == weight.shape
+        }
         if known:
             current = [today[name].to(weight.dtype) for name, weight in known.items()]
             self._average(list(known.values()), current, step)
@@ -59,13 +64,22 @@ class AveragedWeights:
     def running(self, model: nn.Module) -> Iterator[Any]:
         """Gives the model as it would be with averaged weights: a callable, without dropout and gradient.
 
+        The model's buffers are left as they were, also those that some models change in eval mode.
+
         Args:
             model: unwrapped.
         """
-        weights = dict(model.named_parameters())
-        averaged = {name: weight.to(weights[name].dtype) for name, weight in self.weights.items()}
-        with eval_mode(model), torch.no_grad():
-            yield lambda **inputs: functional_call(model, averaged, kwargs=inputs)
+        names = {id(weight): name for name, weight in model.named_parameters() if name in self.weights}
+        # Every place that holds a weight, tied ones too, but no module twice: functional_call would put back a copy.
+        averaged = {
+            f"{path}.{own}" if path else own: self.weights[names[id(weight)]].to(weight.dtype)
+            for path, module in model.named_modules()
+            for own, weight in module._parameters.items()
+            if weight is not None and id(weight) in names
+        }
+        with kept_buffers(model, self._buffers) as changed, eval_mode(model), torch.no_grad():
+            yield lambda **inputs: functional_call(model, averaged, kwargs=inputs, tie_weights=False)
+        self._buffers = changed
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages by name, for a checkpoint."""

@@ -13,6 +13,7 @@ from transformers.modelcard import TASK_MAPPING, extract_hyperparameters_from_tr
 
 from .card_merging import listed
 from .config import AlignmentArguments
+from .config_checks import can_act
 from .evaluation import PREFIX, EvaluatedFeatures
 from .model_card import KINDS, CardFacts
 from .models import unwrap, unwrap_adapter
@@ -170,6 +171,8 @@ def _settings(trainer: Any) -> dict[str, Any]:
         return {}
     names = [field.name for field in dataclasses.fields(AlignmentArguments) if field.name not in REPORTS]
     settings = {name: getattr(args, name) for name in names}
+    decided = settings | {"companion": trainer._itra_companion}
+    settings = {name: value for name, value in settings.items() if can_act(name, decided)}
     if args.companion == "auto":
         settings["companion"] = f"{trainer._itra_companion} (auto)"
     if args.alignment == "auto":

@@ -4,6 +4,8 @@ from typing import Any
 
 import datasets
 from accelerate import Accelerator, DistributedType
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import IterableDataset
 from transformers.trainer_utils import has_length
 
@@ -12,14 +14,18 @@ from .config import AlignmentArguments
 from .config_checks import PAIRED_COMPANIONS, Companion
 
 NO_COMPANIONS = "a data loader or collator of your own brings no second batch"
+RESUMED = "the checkpoint is of a run with a memory"
 
 
-def choose_companion(args: AlignmentArguments, accelerator: Accelerator, dataset: Any) -> tuple[Companion, str | None]:
+def choose_companion(
+    args: AlignmentArguments, accelerator: Accelerator, model: Any, dataset: Any
+) -> tuple[Companion, str | None]:
     """The companion of a run, which `auto` leaves open: a second batch, or a memory where there can't be one.
 
     Args:
         args: the method's settings.
         accelerator: knows the processes.
+        model: to be trained.
         dataset: the training set; `None` where a loader of the user's knows it.
 
     Returns:
@@ -28,8 +34,10 @@ def choose_companion(args: AlignmentArguments, accelerator: Accelerator, dataset
     if args.companion != "auto":
         return args.companion, None
     why = None
-    if args.companion_decay > 0 and holds_shards(accelerator):
+    if args.companion_decay > 0 and holds_shards(accelerator, model):
         why = "weights that lie in parts on several processes can't be averaged"
+    elif args.companion_decay > 0 and mixes_examples(model):
+        why = "batch normalisation would treat a second batch, which runs in eval mode, unlike the first"
     elif isinstance(dataset, IterableDataset) and not isinstance(dataset, datasets.IterableDataset):
         why = "a stream of this kind may be one that can't be read twice"
     elif has_length(dataset) and len(dataset) < 2:
@@ -37,7 +45,9 @@ def choose_companion(args: AlignmentArguments, accelerator: Accelerator, dataset
     return ("sample" if why is None else "memory"), why
 
 
-def average_for(args: AlignmentArguments, companion: Companion, accelerator: Accelerator) -> AveragedWeights | None:
+def average_for(
+    args: AlignmentArguments, companion: Companion, accelerator: Accelerator, model: Any
+) -> AveragedWeights | None:
     """The running average of the weights that a run needs; `None` where it needs none.
 
     Raises:
@@ -45,7 +55,7 @@ def average_for(args: AlignmentArguments, companion: Companion, accelerator: Acc
     """
     if args.matching_weight == 0 or companion not in PAIRED_COMPANIONS or args.companion_decay == 0:
         return None
-    if holds_shards(accelerator):
+    if holds_shards(accelerator, model):
         raise ValueError(
             f"companion={companion!r} with companion_decay={args.companion_decay!r} averages the weights, which it "
             "can't where processes hold parts of them (FSDP, ZeRO-3, tensor parallelism). Use companion='memory', or "
@@ -54,10 +64,17 @@ def average_for(args: AlignmentArguments, companion: Companion, accelerator: Acc
     return AveragedWeights(args.companion_decay)
 
 
-def holds_shards(accelerator: Accelerator) -> bool:
+def holds_shards(accelerator: Accelerator, model: Any) -> bool:
     """Whether a process holds a part of the weights only."""
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.MEGATRON_LM):
         return True
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
     parallelism = getattr(accelerator, "parallelism_config", None)
-    return getattr(plugin, "zero_stage", 0) == 3 or getattr(parallelism, "tp_size", 1) > 1
+    if getattr(plugin, "zero_stage", 0) == 3 or getattr(parallelism, "tp_size", 1) > 1:
+        return True
+    return isinstance(model, nn.Module) and any(hasattr(weight, "_local_tensor") for weight in model.parameters())
+
+
+def mixes_examples(model: Any) -> bool:
+    """Whether a model has batch normalisation."""
+    return isinstance(model, nn.Module) and any(isinstance(each, _BatchNorm) for each in model.modules())

@@ -1,6 +1,6 @@
 """Settings of in-training representation alignment."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from transformers import TrainingArguments
@@ -225,7 +225,8 @@ class AlignmentArguments(KnowsGoneNames):
         settings["matching_weight"] = matching_weight
         if output_dir is not None:
             settings["output_dir"] = output_dir
-        return cls(**preset_settings("paper", settings), **settings)
+        defaults = {each.name: each.default for each in fields(cls)}
+        return cls(**preset_settings("paper", settings, beneath=defaults), **settings)
 
     def __post_init__(self) -> None:
         """Checks the fields, after the checks of the dataclass that this one is mixed into."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from .matching import MatchingLoss
@@ -70,8 +71,12 @@ def can_act(name: str, settings: Mapping[str, Any]) -> bool:
     return need is None or settings.get(need.name, need.values[0]) in need.values
 
 
-def check_alignment_arguments(args: "AlignmentArguments") -> None:
+def check_alignment_arguments(args: "AlignmentArguments", together: bool = True) -> None:
     """Checks the method's settings, again at the start of a training run: a search may have set them since.
+
+    Args:
+        args: the settings.
+        together: whether settings that can't act beside the others are refused.
 
     Raises:
         ValueError: names the field, the value given and what is allowed.
@@ -95,7 +100,7 @@ def check_alignment_arguments(args: "AlignmentArguments") -> None:
     if not isinstance(args.feature, str) or not args.feature:
         raise ValueError(f"feature={args.feature!r} must be 'auto', 'cls', 'mean', 'last' or a module's name.")
     _check_task_loss(args)
-    if args.matching_weight > 0:  # with 0 nothing of the method acts anyway
+    if together and args.matching_weight > 0:  # with 0 nothing of the method acts anyway
         _check_needs(args)
 
 
@@ -164,6 +169,6 @@ def _check_needs(args: "AlignmentArguments") -> None:
 
 def _number(args: "AlignmentArguments", name: str) -> float:
     value = getattr(args, name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"{name}={value!r} must be a number.")
-    return value
+    return float(value)

@@ -13,7 +13,7 @@ SPREAD_DECAY = 0.9
 COLLAPSE_THRESHOLD = 0.02  # of the start's spread
 COMPANION_LOST = (
     "A training batch came without its companion: a data loader or collator of your own dropped it. Build the loader "
-    "with super().get_train_dataloader(), or set companion='auto' or matching_weight=0 in an ITRAConfig."
+    "with super().get_train_dataloader(), or set companion='memory' or matching_weight=0 in an ITRAConfig."
 )
 OWN_LOSS = (
     "{} may compute a loss of its own, so primary and companion batch run through it one after the other, which is "

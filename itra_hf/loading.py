@@ -11,7 +11,8 @@ from transformers.trainer_utils import has_length
 
 from .alignment import Aligner
 from .averages import AveragedWeights
-from .companion_choice import average_for, choose_companion
+from .checkpoints import saved_companion
+from .companion_choice import RESUMED, average_for, choose_companion
 from .config import AlignmentArguments
 from .config_checks import PAIRED_COMPANIONS, Companion
 from .gathering import gather_counts
@@ -96,7 +97,7 @@ class PairedLoadingMixin(ReportingMixin):
         args = self.alignment_args
         self._itra_companion, self._itra_memory_because = companion, memory_because
         self._itra_aligner = Aligner.from_arguments(args, companion, self.accelerator)
-        self._itra_average = average_for(args, companion, self.accelerator)
+        self._itra_average = average_for(args, companion, self.accelerator, self.model)
         self._itra_companion_epoch.paired = None
         self._itra_settled = False
 
@@ -108,7 +109,9 @@ class PairedLoadingMixin(ReportingMixin):
         self._itra_tell_companion()
         return True
 
-    def _itra_tell_companion(self) -> None:
+    def _itra_tell_companion(self, checkpoint: str | None = None) -> None:
+        if checkpoint is not None and saved_companion(checkpoint) == "memory" and self._itra_falls_back(RESUMED):
+            return
         if self._itra_memory_because is not None and self.alignment_args.matching_weight > 0:
             self._itra_warn_once(f"companion='auto' is 'memory' in this run: {self._itra_memory_because}.")
 
@@ -167,7 +170,7 @@ class PairedLoadingMixin(ReportingMixin):
 
     def _itra_pairs_examples(self) -> bool:
         args, companion = self.alignment_args, self._itra_companion
-        companion = companion or choose_companion(args, self.accelerator, self.train_dataset)[0]
+        companion = companion or choose_companion(args, self.accelerator, self.model, self.train_dataset)[0]
         return args.matching_weight > 0 and companion in PAIRED_COMPANIONS
 
 

@@ -35,26 +35,37 @@ def logits_of(outputs: Any) -> Tensor | None:
 
 def run_in_eval_mode(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
     """The model's outputs without dropout and gradient; modes, buffers and random numbers stay as they were."""
-    with untouched_randomness(), _kept_buffers(model), eval_mode(model), torch.no_grad():
+    with untouched_randomness(), kept_buffers(model), eval_mode(model), torch.no_grad():
         return model(**inputs)
 
 
 @contextmanager
-def _kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Puts the buffers back, for some models count or remember in them what they have seen, in eval mode too."""
-    saved = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
+def kept_buffers(model: nn.Module, names: set[str] | None = None) -> Iterator[set[str]]:
+    """Puts the buffers back, for some models count or remember in them what they have seen, in eval mode too.
+
+    Args:
+        model: of the buffers.
+        names: of those to keep, for copies of all may be large; `None` for all.
+
+    Yields:
+        A set, which has the names of the buffers that were changed at the end.
+    """
+    kept = [
+        (f"{path}.{name}", module, name, buffer, buffer._version, buffer.clone())
+        for path, module in model.named_modules()
         for name, buffer in module._buffers.items()
-        if buffer is not None
+        if buffer is not None and (names is None or f"{path}.{name}" in names)
     ]
+    changed: set[str] = set()
     try:
-        yield
+        yield changed
     finally:
         with torch.no_grad():
-            for module, name, buffer, value in saved:
-                buffer.copy_(value)
-                module._buffers[name] = buffer
+            for full_name, module, name, buffer, version, value in kept:
+                if module._buffers[name] is not buffer or buffer._version != version:
+                    changed.add(full_name)
+                    buffer.copy_(value)
+                    module._buffers[name] = buffer
 
 
 def forget_compiled(model: nn.Module) -> None:

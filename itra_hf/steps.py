@@ -20,12 +20,14 @@ class StepFacts(NamedTuple):
         mean_rows: the mean number of rows of a micro-batch; `None` where all have the same, or it can't be told.
         together: whether every primary batch was collated together with its companion.
         label_kind: the least kind of labels; `None` before any step was looked at.
+        paired: whether every primary batch came with a companion.
     """
 
     batches: int = 0
     mean_rows: float | None = None
     together: bool = True
     label_kind: LabelKind | None = None
+    paired: bool = True
 
 
 def look_ahead(
@@ -42,14 +44,16 @@ def look_ahead(
     rows = [count_rows(batch, label_names) for batch in batches]
     together = all(not isinstance(companion_of(batch), CollatedApart) for batch in batches)
     kind = min((kind_of_batch(batch, label_names, num_labels) for batch in batches), default=LabelKind.CLASS_IDS)
-    known = 0 not in rows
-    counts, totals, joined, least, all_known = gather_counts(accelerator, len(rows), sum(rows), together, kind, known)
+    known, paired = 0 not in rows, all(companion_of(batch) is not None for batch in batches)
+    counts, totals, joined, least, all_known, all_paired = gather_counts(
+        accelerator, len(rows), sum(rows), together, kind, known, paired
+    )
     common = min(counts)
     if common < max(counts):
         (totals,) = gather_counts(accelerator, sum(rows[:common]))
     even = len(set(totals)) == 1 and len(set(rows[:common])) <= 1
     mean_rows = None if even or not common or not all(all_known) else sum(totals) / (len(totals) * common)
-    return StepFacts(common, mean_rows, all(joined), LabelKind(min(least)))
+    return StepFacts(common, mean_rows, all(joined), LabelKind(min(least)), all(all_paired))
 
 
 def kind_of_batch(batch: Any, label_names: Sequence[str], num_labels: int | None) -> LabelKind:

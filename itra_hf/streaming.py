@@ -15,7 +15,7 @@ from .sampling import LABEL_COLUMNS
 
 ONE_PASS = (
     "The training set ({}) can be iterated only once, so it can't give companions as well: let its __iter__ return a "
-    "new iterator each time."
+    "new iterator each time, or set companion='memory' in an ITRAConfig."
 )
 
 

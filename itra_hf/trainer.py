@@ -63,14 +63,14 @@ class ITRAMixin(WatchingMixin):
 
     def _itra_start_run(self) -> None:
         args = self.alignment_args
-        check_alignment_arguments(args)
+        check_alignment_arguments(args, together=self.hp_search_backend is None)  # trials leave settings behind
         if self.args.n_gpu > 1 and args.matching_weight > 0:
             raise ValueError(
                 f"{self.args.n_gpu} GPUs are visible to one process (DataParallel), which alignment can't use. Start "
                 "one process a GPU with `accelerate launch script.py`, or set CUDA_VISIBLE_DEVICES to one GPU, or "
                 "matching_weight=0 in an ITRAConfig."
             )
-        self._itra_set_companion(*choose_companion(args, self.accelerator, self.train_dataset))
+        self._itra_set_companion(*choose_companion(args, self.accelerator, self.model, self.train_dataset))
         self._itra_watch = TrainingWatch(self.args.device)
         self._itra_tap.remove()  # the feature may be another one now
         self._itra_step, self._itra_normalised, self._itra_ran_aligned = StepFacts(), False, False
@@ -78,7 +78,7 @@ class ITRAMixin(WatchingMixin):
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._itra_start_run()  # here, because a search sets its trial's settings inside `train()`
-        self._itra_tell_companion()
+        self._itra_tell_companion(kwargs.get("resume_from_checkpoint"))
         self._itra_running = True
         try:
             output = super()._inner_training_loop(*args, **kwargs)
@@ -157,7 +157,7 @@ class ITRAMixin(WatchingMixin):
         companion, primary = companion_of(inputs), inputs
         if companion is not None:
             primary = type(inputs)({name: value for name, value in inputs.items() if name != COMPANION})
-        if self._itra_companion not in PAIRED_COMPANIONS:
+        if self._itra_companion not in PAIRED_COMPANIONS or (self._itra_in_step and not self._itra_step.paired):
             companion = None
         if companion is None and not self._itra_takes_companion_from_within(model):
             return self._itra_plain_loss(model, primary, return_outputs, num_items_in_batch)

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from .alignment import AlignedLoss
-from .checkpoints import load_alignment, save_alignment, saved_companion
+from .checkpoints import load_alignment, save_alignment
 from .diagnostics import NOTHING_ALIGNED, TrainingWatch
 from .loading import PairedLoadingMixin
 
@@ -72,8 +72,6 @@ class WatchingMixin(PairedLoadingMixin):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.alignment_args.matching_weight > 0:
-            if saved_companion(checkpoint) == "memory":
-                self._itra_falls_back("the checkpoint is of a run with a memory")
             load_alignment(
                 checkpoint, self._itra_aligner, self._itra_watch, self._itra_average, self.alignment_args.feature
             )

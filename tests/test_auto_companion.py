@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from trainers import Toy, config, toy_examples
 
 from itra_hf import ITRATrainer
+from itra_hf.card_facts import _settings
+from itra_hf.steps import look_ahead
 
 AUTO = {"companion": "auto", "companion_decay": 0.9, "max_steps": 12, "matching_warmup_ratio": 0.0}
 MEMORY = {"companion": "memory", "max_steps": 12, "matching_warmup_ratio": 0.0}
@@ -78,7 +80,7 @@ def test_it_is_a_memory_for_one_example(tmp_path, caplog):
 
 
 def test_it_is_a_memory_where_weights_lie_in_parts_but_not_without_averages(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("itra_hf.companion_choice.holds_shards", lambda accelerator: True)
+    monkeypatch.setattr("itra_hf.companion_choice.holds_shards", lambda accelerator, model: True)
     assert_same(train(tmp_path / "a", **AUTO), train(tmp_path / "b", **MEMORY))
     assert "weights that lie in parts on several processes can't be averaged" in told(caplog)[0]
     caplog.clear()
@@ -111,6 +113,35 @@ def test_companions_that_stop_coming_are_an_error(tmp_path):
 
     with pytest.raises(ValueError, match="A training batch came without its companion"):
         train(tmp_path, Halting, **AUTO)
+
+
+def test_it_is_a_memory_beside_batch_normalisation(tmp_path, caplog):
+    class Normalising(Toy):
+        def __init__(self):
+            super().__init__()
+            self.body = torch.nn.Sequential(self.body, torch.nn.BatchNorm1d(16))
+
+    args = config(tmp_path, **AUTO)
+    ITRATrainer(Normalising(), args, train_dataset=toy_examples(40)).train()
+    assert "batch normalisation would treat a second batch" in told(caplog)[0]
+
+
+def test_one_process_without_companions_decides_for_all(tmp_path, monkeypatch):
+    def seen_by_two(accelerator, batches, *args):
+        return look_ahead(accelerator, batches, *args)._replace(paired=False)  # the other process has none
+
+    monkeypatch.setattr("itra_hf.trainer.look_ahead", seen_by_two)
+    assert_same(train(tmp_path / "a", **AUTO), train(tmp_path / "b", **MEMORY))
+    with pytest.raises(ValueError, match="A training batch came without its companion"):
+        train(tmp_path / "c", **{**AUTO, "companion": "sample"})
+
+
+def test_the_card_tells_what_it_was_and_only_what_acted(tmp_path):
+    for trainer_class, companion in ((ITRATrainer, "sample (auto)"), (OwnLoader, "memory (auto)")):
+        settings = _settings(train(tmp_path, trainer_class, **AUTO))
+        assert settings["companion"] == companion
+        assert ("memory_size" in settings) == (trainer_class is OwnLoader)
+        assert ("companion_decay" in settings) == (trainer_class is ITRATrainer)
 
 
 # ---- Checkpoints ----

@@ -9,7 +9,7 @@ from accelerate import Accelerator, DistributedType
 from families import build, examples
 from torch import nn
 from torch.testing import assert_close
-from trainers import AVERAGED, Toy, config, toy_examples
+from trainers import AVERAGED, DIM, Toy, config, toy_examples
 from transformers import Trainer
 
 from itra_hf import ITRAMixin, ITRATrainer
@@ -82,6 +82,58 @@ def test_the_companion_runs_through_the_averages(tmp_path):
     assert not torch.allclose(found, model.eval()(input_ids=ids).logits, atol=1e-3)
     assert not found.requires_grad
     assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+
+
+class Aliased(Toy):
+    """Has a layer under two names, and two layers that share a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.again = self.body
+        self.twin = nn.Linear(*reversed(self.head.weight.shape))
+        self.twin.weight = self.head.weight
+
+
+def test_layers_under_two_names_and_shared_weights_keep_their_parameters(tmp_path):
+    model = Aliased()
+    before = {name: id(each) for name, each in model.named_parameters(remove_duplicate=False)}
+    first = {name: each.detach().clone() for name, each in model.named_parameters()}
+    trainer = train(Recording, tmp_path, model, toy_examples(40), max_steps=5)
+    assert {name: id(each) for name, each in model.named_parameters(remove_duplicate=False)} == before
+    assert not any(torch.equal(each, first[name]) for name, each in model.named_parameters() if "twin.bias" not in name)
+    average, x = AveragedWeights(0.5), torch.randn(3, DIM)
+    average.weights = {name: torch.zeros_like(each) for name, each in model.named_parameters()}
+    with average.running(model) as run:
+        assert float(run(x=x)["logits"].abs().max()) == 0  # through both names
+    assert trainer.seen
+
+
+class Counting(Toy):
+    """Counts its calls in one buffer, in place, and remembers the last batch in another, which it replaces."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(()))
+
+    def forward(self, x, labels=None):
+        self.calls += 1
+        self.last = x.sum()
+        return super().forward(x, labels)
+
+
+def test_the_companion_leaves_the_buffers_alone(tmp_path):
+    sums = []
+
+    class Watching(Recording):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            sums.append((float(self.model.last), float(inputs["x"].sum())))
+            return loss
+
+    trainer = train(Watching, tmp_path, Counting(), toy_examples(40), max_steps=5)
+    assert float(trainer.model.calls) == 5
+    assert all(last == pytest.approx(own) for last, own in sums)
 
 
 def test_weights_in_low_precision_are_averaged_in_float32():
@@ -199,11 +251,17 @@ def test_a_checkpoint_without_an_average_starts_one_and_says_so(tmp_path, caplog
 )
 def test_sharded_weights_are_known(attribute, value, expected, monkeypatch):
     monkeypatch.setattr(Accelerator, attribute, value)
-    assert holds_shards(Accelerator(cpu=True)) is expected
+    assert holds_shards(Accelerator(cpu=True), nn.Linear(2, 2)) is expected
+
+
+def test_weights_that_were_spread_when_they_were_loaded_are_known():
+    model = nn.Linear(2, 2)
+    model.weight._local_tensor = model.weight.detach()  # as a distributed tensor has
+    assert holds_shards(Accelerator(cpu=True), model)
 
 
 def test_sharded_weights_are_refused_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("itra_hf.companion_choice.holds_shards", lambda accelerator: True)
+    monkeypatch.setattr("itra_hf.companion_choice.holds_shards", lambda accelerator, model: True)
     with pytest.raises(ValueError, match=r"companion_decay=0.9 averages the weights, which it can't where .*ZeRO-3"):
         ITRATrainer(Toy(), config(tmp_path, **AVERAGED), train_dataset=toy_examples(12))
     ITRATrainer(Toy(), config(tmp_path), train_dataset=toy_examples(12))

@@ -14,6 +14,8 @@ from itra_hf.comparison.report import write_reports
 from itra_hf.comparison.summary import choose_metric, describe, read_results, summarize
 from itra_hf.comparison.variants import PLAIN, TWICE
 
+SECOND_BATCH = {"companion": "sample", "companion_decay": 0.0}
+SPLIT = {"companion": "split", "companion_decay": 0.97}  # with the default again
 HOSTILE = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -33,7 +35,7 @@ TABLE = {"table", "thead", "tbody", "tr", "th", "td"}
 
 def build_plan(folder, variants, seeds=(1, 2, 3), sizes=(), **common):
     args = ComparisonArguments(seeds=list(seeds), max_train_samples=list(sizes), equal_compute="batch")
-    common = {"model_name_or_path": "m", "train_file": "x.csv", "use_cpu": True, "companion": "sample", **common}
+    common = {"model_name_or_path": "m", "train_file": "x.csv", "use_cpu": True, **SECOND_BATCH, **common}
     return make_plan(args, common, variants, str(folder))
 
 
@@ -164,7 +166,7 @@ def test_the_verdict_is_one_sentence_with_difference_interval_and_wins(tmp_path)
 
 
 def test_the_verdict_knows_worse_one_seed_and_nothing(tmp_path):
-    plan = build_plan(tmp_path, {"new": {"companion": "split"}})
+    plan = build_plan(tmp_path, {"new": SPLIT})
     results = [result(name, 1, accuracy=value) for name, value in ((PLAIN, 0.8), ("new", 0.7))]
     assert "one seed, which tells nothing" in summarize(plan, results, {}).sizes[0].verdicts["new"]
     results += [result(name, 2, accuracy=value) for name, value in ((PLAIN, 0.81), ("new", 0.712))]
@@ -173,7 +175,7 @@ def test_the_verdict_knows_worse_one_seed_and_nothing(tmp_path):
 
 
 def test_a_gain_in_a_measure_that_falls_is_better(tmp_path):
-    plan = build_plan(tmp_path, {"new": {"companion": "split"}})._replace(args=ComparisonArguments(metric="nll"))
+    plan = build_plan(tmp_path, {"new": SPLIT})._replace(args=ComparisonArguments(metric="nll"))
     values = {PLAIN: (0.5, 0.52, 0.51), "new": (0.4, 0.41, 0.42)}
     results = [result(name, seed, nll=each) for name in values for seed, each in enumerate(values[name])]
     assert (
@@ -182,7 +184,7 @@ def test_a_gain_in_a_measure_that_falls_is_better(tmp_path):
 
 
 def test_figures_that_are_not_finite_count_as_missing(tmp_path):
-    plan = build_plan(tmp_path, {"new": {"companion": "split"}})
+    plan = build_plan(tmp_path, {"new": SPLIT})
     results = [result(name, seed, accuracy=0.8, nll=None) for name in (PLAIN, "new") for seed in (1, 2, 3)]
     comparison = summarize(plan, results, {})
     assert [measure.name for measure in comparison.measures] == ["accuracy"]
@@ -190,7 +192,7 @@ def test_figures_that_are_not_finite_count_as_missing(tmp_path):
 
 
 def test_a_run_that_diverges_is_missing_from_the_verdict_and_the_verdict_says_so(tmp_path):
-    plan = build_plan(tmp_path, {"new": {"companion": "split"}})
+    plan = build_plan(tmp_path, {"new": SPLIT})
     results = [
         result(name, seed, accuracy=None if (name, seed) == ("new", 2) else 0.8)
         for name in (PLAIN, "new")
@@ -207,7 +209,7 @@ def test_a_measure_that_no_run_has_is_refused(tmp_path):
 
 
 def test_the_means_table_counts_seeds_and_steps_of_its_own_size(tmp_path):
-    plan = build_plan(tmp_path, {"new": {"companion": "split"}}, sizes=(100, 300))
+    plan = build_plan(tmp_path, {"new": SPLIT}, sizes=(100, 300))
     results = [result(run.variant, run.seed, run.train_samples, run.train_samples // 10, nll=1) for run in plan.runs()]
     comparison = summarize(
         plan._replace(args=ComparisonArguments(metric="nll", max_train_samples=[100, 300])), results, {}
@@ -227,7 +229,7 @@ def test_a_study_cut_short_says_what_is_missing_and_what_failed(tmp_path):
 
 def test_the_verdict_says_where_runs_failed(tmp_path):
     """Seeds that diverge are no chance: leaving them out makes a variant look better than it is."""
-    plan = build_plan(tmp_path, {"new": {"companion": "split"}})
+    plan = build_plan(tmp_path, {"new": SPLIT})
     results = [each for each in study(plan)[1] if (each["variant"], each["seed"]) != ("new", 3)]
     verdict = (
         summarize(plan, results, {"new-all-seed3": "FloatingPointError: the loss is NaN"}).sizes[0].verdicts["new"]
@@ -238,11 +240,11 @@ def test_the_verdict_says_where_runs_failed(tmp_path):
 def test_a_variant_may_not_pass_for_a_baseline(tmp_path):
     for name in (PLAIN, *TWICE.values()):  # though no run of that name is planned
         with pytest.raises(ValueError, match="is taken"):
-            build_plan(tmp_path, {name: {"companion": "split"}})
+            build_plan(tmp_path, {name: SPLIT})
 
 
 def test_the_terminal_shows_half_widths_and_a_header_for_each_size(tmp_path):
-    plan = build_plan(tmp_path, {"new": {"companion": "split"}}, sizes=(100, 300))
+    plan = build_plan(tmp_path, {"new": SPLIT}, sizes=(100, 300))
     text = tables.terminal(study(plan)[0])
     assert "100 training examples, differences to Trainer" in text
     assert "+2.00 ±0.00" in text

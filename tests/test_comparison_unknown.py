@@ -86,10 +86,10 @@ def test_auroc_is_the_chance_that_a_known_example_scores_higher(random):
     own = {
         "unknown_probability": [probability_scores(each) for each in logits],
         "unknown_energy": [energy_scores(each) for each in logits],
+        "unknown_neighbours": [neighbour_scores(each.astype(float), train.astype(float)) for each in features],
         "unknown_mahalanobis": [
             mahalanobis_scores(each.astype(float), train.astype(float), labels) for each in features
         ],
-        "unknown_neighbours": [neighbour_scores(each.astype(float), train.astype(float)) for each in features],
     }
     found = unknown_auroc(*logits, *features, train, labels)
     assert list(found) == list(own)
@@ -129,14 +129,28 @@ def test_known_classes_are_numbered_anew_in_their_order_and_unknown_rows_are_kep
 
 
 def test_a_split_without_the_rows_that_are_needed_is_refused():
+    message = "unknown_classes=1 leaves fewer than two of the 2 classes that both the training and the test split have"
+    with pytest.raises(ValueError, match=message):
+        leave_out_classes(splits_of(train=[0, 1, 2, 3], test=[0, 2]), task_of(4), "test", 1, 0)
     (unknown,) = choose_unknown(4, 1, seed=0)
-    known = [each for each in range(4) if each != unknown]
-    with pytest.raises(ValueError, match="the validation split has no example of the unknown classes"):
-        leave_out_classes(splits_of(train=[0, 1, 2, 3], validation=known), task_of(4), "validation", 1, 0)
-    with pytest.raises(ValueError, match="the test split has no example of the known classes"):
-        leave_out_classes(splits_of(train=[0, 1, 2, 3], test=[unknown]), task_of(4), "test", 1, 0)
-    with pytest.raises(ValueError, match="fewer than two classes that the training data have"):
-        leave_out_classes(splits_of(train=known[:1], test=[0, 1, 2, 3]), task_of(4), "test", 1, 0)
+    splits = splits_of(train=[0, 1, 2, 3], validation=[unknown], test=[0, 1, 2, 3])
+    with pytest.raises(ValueError, match="the validation split has no example of the known classes"):
+        leave_out_classes(splits, task_of(4), "test", 1, 0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_classes_without_rows_are_not_among_those_left_out(seed):
+    splits = splits_of(train=[0, 1, 2, 4], test=[0, 1, 2, 3])
+    parts, task = leave_out_classes(splits, task_of(6), "test", 1, seed)
+    assert len(parts["unknown"]) == 1
+    assert len(task.label_names) == 5
+    assert len(set(parts["train"]["labels"][:])) == 3
+
+
+def test_one_example_a_class_has_no_spread_to_measure_by(random):
+    arrays = random.standard_normal((5, 3)), random.standard_normal((4, 3))
+    found = unknown_auroc(*arrays, *arrays, random.standard_normal((3, 3)), np.arange(3))
+    assert sorted(found) == ["unknown_energy", "unknown_neighbours", "unknown_probability"]
 
 
 # ---- Runs ----

@@ -46,8 +46,9 @@ def assess(
     names = np.array(task.label_names)
     np.savez_compressed(folder / FEATURES, features=sample, labels=labels[:MOST_FEATURES], names=names)
     if unknown is not None:
-        # The head has no outputs for these labels, so the model must not get them.
-        others, other_features = predict_with_features(trainer, unknown.remove_columns("labels"))
+        # The head has no outputs for these labels; another stands in, for some models can't do without.
+        stand_in = unknown.remove_columns("labels").add_column("labels", [0] * len(unknown))
+        others, other_features = predict_with_features(trainer, stand_in)
         assert trainer.model is not None
         train = extract_features(trainer.model, trainer.get_test_dataloader(trainer.train_dataset))  # type: ignore[arg-type]
         metrics |= unknown_auroc(logits, _finite_logits(others), features, other_features, *train)

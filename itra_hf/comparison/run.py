@@ -116,6 +116,7 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
         "trained": len(trainer.train_dataset),  # type: ignore[arg-type]
         "tested": len(tested),
         "tested_on": "validation" if tested is trainer.eval_dataset else "test",
+        "unknown": 0 if built.unknown is None else len(built.unknown),
         "log": [_finite_entry(entry) for entry in trainer.state.log_history],
         "versions": {"itra_hf": __version__, "torch": torch.__version__, "transformers": _version("transformers")},
     }

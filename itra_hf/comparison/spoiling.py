@@ -117,7 +117,14 @@ def leave_out_classes(
         ValueError: see `check_unknown_classes`; or a split that is needed would have no rows.
     """
     check_unknown_classes(count, task)
-    unknown = choose_unknown(len(task.label_names), count, seed)
+    # A class may be named and have no rows, or none in one of the two splits that matter.
+    present = np.intersect1d(splits["train"]["labels"][:], splits[tested]["labels"][:])
+    if len(present) < count + 2:
+        raise ValueError(
+            f"unknown_classes={count} leaves fewer than two of the {len(present)} classes that both the training and "
+            f"the {tested} split have."
+        )
+    unknown = present[choose_unknown(len(present), count, seed)]
     known = np.setdiff1d(np.arange(len(task.label_names)), unknown)
     parts = datasets.DatasetDict()
     for name, data in splits.items():
@@ -126,8 +133,6 @@ def leave_out_classes(
             data = data.select(rows).remove_columns("labels").add_column("labels", np.searchsorted(known, labels))
         parts[name] = data
     parts[UNKNOWN] = splits[tested].select(_rows_of(splits[tested], unknown, tested, "unknown")[0])
-    if len(np.unique(parts["train"]["labels"][:])) < 2:
-        raise ValueError(f"unknown_classes={count} leaves fewer than two classes that the training data have.")
     return parts, replace(task, label_names=[task.label_names[each] for each in known])
 
 

@@ -59,6 +59,7 @@ class Comparison(NamedTuple):
         versions: the package versions that the runs report; several where they differ.
         spoiled: what was done to the training data, in words; empty for nothing.
         unknown_classes: how many classes were left out of training.
+        unknown_tested: the least number of their examples that a run was tested on.
     """
 
     sizes: list[Size]
@@ -70,6 +71,7 @@ class Comparison(NamedTuple):
     versions: list[str]
     spoiled: str
     unknown_classes: int = 0
+    unknown_tested: int = 0
 
     @property
     def measures(self) -> list[Measure]:
@@ -109,7 +111,8 @@ def summarize(plan: Plan, results: Sequence[Mapping[str, Any]], failed: Mapping[
     first: Mapping[str, Any] = results[0] if results else {"tested": None, "tested_on": "test"}
     spoiled, unknown = describe_spoiling(plan.args), plan.args.unknown_classes
     tested = first["tested"], first["tested_on"]
-    return Comparison(sizes, metric, *tested, dict(failed), missing, versions, spoiled, unknown)
+    least = min((result.get("unknown", 0) for result in results), default=0)
+    return Comparison(sizes, metric, *tested, dict(failed), missing, versions, spoiled, unknown, least)
 
 
 def describe_spoiling(args: ComparisonArguments) -> str:

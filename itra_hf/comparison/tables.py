@@ -102,8 +102,9 @@ def notes(comparison: Comparison) -> list[str]:
         left_out = "1 class was" if comparison.unknown_classes == 1 else f"{comparison.unknown_classes} classes were"
         lines.append(
             f"{left_out} left out of training, drawn anew for each seed and the same for all variants. The measures of "
-            "unknown classes tell how well their tested examples are told from those of the known classes (50 % is a "
-            "guess); all others are of known classes alone, so the number of tested examples is the first seed's."
+            f"unknown classes tell how well their tested examples, at least {comparison.unknown_tested} a run, are "
+            "told from those of the known classes (50 % is a guess); all others are of known classes alone, so the "
+            "number of tested examples is the first seed's."
         )
     lines.append("One interval in twenty misses the truth; with many variants and measures, expect some that do.")
     if len(comparison.versions) > 1:

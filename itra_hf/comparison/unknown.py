@@ -31,7 +31,8 @@ def unknown_auroc(
         train_labels: `[t]` class ids, as they were trained on.
 
     Returns:
-        `unknown_probability`, `unknown_energy`, `unknown_mahalanobis` and `unknown_neighbours`, 0 to 1 each.
+        `unknown_probability`, `unknown_energy`, `unknown_neighbours` and, unless every training example has a class of
+        its own, `unknown_mahalanobis`, 0 to 1 each.
 
     Example:
         >>> known, unknown, train = np.eye(2), np.full((1, 2), 0.5), np.repeat(np.eye(2), 5, axis=0)
@@ -44,9 +45,10 @@ def unknown_auroc(
     scores = {
         "unknown_probability": probability_scores(logits),
         "unknown_energy": energy_scores(logits),
-        "unknown_mahalanobis": mahalanobis_scores(features, train, np.asarray(train_labels)),
         "unknown_neighbours": neighbour_scores(features, train),
     }
+    if len(np.unique(train_labels)) < len(train):  # else nothing tells how features spread within a class
+        scores["unknown_mahalanobis"] = mahalanobis_scores(features, train, np.asarray(train_labels))
     is_known = np.arange(len(logits)) < len(logits_known)
     return {name: float(roc_auc_score(is_known, values)) for name, values in scores.items()}
 

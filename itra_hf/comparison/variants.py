@@ -74,6 +74,8 @@ def read_variant(name: str, settings: Any, common: Mapping[str, Any], preset: st
             raise ValueError(f"Variant {name!r} must be a mapping from fields to values, not {settings!r}.")
         settings = {}
     settings = dict(settings)
+    if "preset" in settings:
+        preset = None  # also where it says null
     own_preset = meaning(settings.pop("preset", None))
     trainer = str(settings.pop("trainer", ITRA))
     trainer_arguments = meaning(settings.pop("trainer_arguments", None)) or {}
@@ -92,6 +94,8 @@ def read_variant(name: str, settings: Any, common: Mapping[str, Any], preset: st
     except ValueError as error:
         raise ValueError(f"Variant {name!r}: {error}") from error
     typed = _typed_settings(name, settings)
+    if own_preset is not None and trainer == PLAIN:
+        raise ValueError(f"Variant {name!r}: preset={own_preset!r} is of trainers with the method, not of {PLAIN!r}.")
     try:
         if own_preset is not None:
             typed |= preset_settings(own_preset, typed, beneath=common)
