@@ -97,6 +97,22 @@ def test_a_search_uses_its_values_and_no_trial_leaks_into_the_next(tmp_path):
         assert logged(fresh) == log
 
 
+def test_a_trial_may_leave_settings_behind_that_do_nothing_in_the_next(tmp_path):
+    seen, data = [], examples("Bert", 26)
+    given = {"model_init": lambda: build("Bert"), "train_dataset": data, "eval_dataset": data[:8]}
+    search = ITRATrainer(args=config(tmp_path), **given)
+
+    def space(trial):
+        return {"companion": "memory", "memory_size": 16} if trial.number == 0 else {"companion": "sample"}
+
+    def objective(metrics):
+        seen.append((search.args.companion, search._itra_companion))
+        return metrics["eval_loss"]
+
+    search.hyperparameter_search(space, objective, n_trials=2, backend="optuna")
+    assert seen == [("memory", "memory"), ("sample", "sample")]
+
+
 @pytest.mark.slow
 def test_auto_find_batch_size_ends_like_a_run_of_that_size(tmp_path):
     model, common = plain(), {"max_steps": 5, **SGD}
