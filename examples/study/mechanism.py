@@ -124,13 +124,15 @@ def weighted(name: str, rule: str) -> dict[str, Any]:
     """A companion of the first part with another rule for the weight."""
     if rule.startswith("share-"):
         return {**VARIANTS[name], "weight_mode": "balanced", "matching_weight": float(rule.removeprefix("share-"))}
-    return {**VARIANTS[name], "trainer": FOLLOWING, "trainer_arguments": {"rule": rule}}
+    weight = 2.0 if rule.endswith("-double") else 1.0
+    following = {"trainer": FOLLOWING, "trainer_arguments": {"rule": rule.removesuffix("-double")}}
+    return {**VARIANTS[name], **following, "matching_weight": weight}
 
 
 COMPANIONS = ("average-0.97", "memory-256")
 RULES: Mapping[str, Mapping[str, Any]] = {
     f"{name}-{rule}": weighted(name, rule)
-    for rule in ("fitted-8", "fitted-16", "fitted-32", "halvings", "share-0.1", "share-0.3")
+    for rule in ("fitted-8", "fitted-16", "fitted-32", "fitted-32-double", "halvings", "share-0.1", "share-0.3")
     for name in COMPANIONS
 }
 CELLS = {**VARIANTS, **COSINES, **RULES}
