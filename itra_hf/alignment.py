@@ -173,6 +173,7 @@ class Aligner:
         everything, counts = self._gather(batch)
         match = self._match(everything, step)
         weight = self.matching_weight(step, total_steps) * self.every
+        self.matching_weight.note_loss(task_loss)
         halves = (everything.features, everything.companion_features)
         seen = torch.cat([half.detach() for half in halves if half is not None])
         if match is None:

@@ -42,6 +42,7 @@ def save_alignment(
         content = {
             "balance": weight.balance.tolist(),
             "peak": weight.peak.item(),
+            "losses": weight.losses.tolist(),
             "watch": state,
             "alignment": aligner.alignment,
             "companion": aligner.companion,
@@ -73,6 +74,7 @@ def load_alignment(
         weight = aligner.matching_weight
         weight.balance = weight.balance.new_tensor(state["balance"])
         weight.peak = weight.balance.new_tensor(state.get("peak", state["balance"][0]))  # older ones lack it
+        weight.losses = weight.balance.new_tensor(state.get("losses", [0.0, 0.0, 0.0]))
         watch.load_state_dict(state["watch"])
         if aligner.decides and state.get("alignment") is not None:  # older ones lack it
             aligner.decide(state["alignment"])

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from .config import AlignmentArguments
 
 AlignmentSetting = Literal["auto", "conditional", "joint", "marginal"]
-WeightMode = Literal["rising", "sustained", "balanced", "constant"]
+WeightMode = Literal["fitted", "rising", "sustained", "balanced", "constant"]
 Companion = Literal["auto", "sample", "class_matched", "split", "memory"]
 PAIRED_COMPANIONS = ("sample", "class_matched")  # a second batch from the training set
 
-# Beyond, the task loss's pull could never come near (rising, sustained), it drowns in the rounding of the matching
-# loss's (balanced), or gradients overflow.
-MOST_WEIGHT = {"rising": 10.0, "sustained": 10.0, "balanced": 100.0, "constant": 1e6}
+# Beyond, the task loss's pull could never come near (fitted, rising, sustained), it drowns in the rounding of the
+# matching loss's (balanced), or gradients overflow.
+MOST_WEIGHT = {"fitted": 10.0, "rising": 10.0, "sustained": 10.0, "balanced": 100.0, "constant": 1e6}
 
 CHOICES: Mapping[str, Any] = {
     "alignment": AlignmentSetting,

@@ -8,7 +8,9 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-BALANCE_DECAY = 0.9  # of the running averages of the two gradient norms, a step
+BALANCE_DECAY = 0.9  # of the running averages of the two gradient norms, and of the task loss, a step
+START_STEPS = 10  # whose mean task loss is the first one
+FIT_POWER = 16  # of what the task loss has lost of its first value, for 'fitted'
 
 
 def ramp(step: int, total_steps: int, warmup_ratio: float) -> float:
@@ -57,6 +59,39 @@ def balanced_factor(balance: Tensor) -> Tensor:
     """
     task_norm, matching_norm = balance
     return torch.where(matching_norm > 0, task_norm / matching_norm.clamp(min=torch.finfo(balance.dtype).tiny), 0.0)
+
+
+def update_losses(losses: Tensor, loss: Tensor) -> Tensor:
+    """Folds one step's task loss into the first and the running one.
+
+    Args:
+        losses: `[3]`: the mean of the first steps, the running average, the steps seen.
+        loss: a scalar; one that is not finite (or NaN, for a step without any) changes nothing.
+
+    Returns:
+        The new `[3]`.
+    """
+    first, running, steps = losses
+    starting = steps < START_STEPS
+    first = torch.where(starting, (first * steps + loss) / (steps + 1), first)
+    running = torch.where(starting, first, BALANCE_DECAY * running + (1 - BALANCE_DECAY) * loss)
+    return torch.where(torch.isfinite(loss), torch.stack([first, running, steps + 1]), losses)
+
+
+def fit(losses: Tensor) -> Tensor:
+    """How well the training examples are learnt: 0 at the start, 1 where the task loss is 0, and steep between.
+
+    A loss at a tenth of its first value gives 0.19, one at a twentieth 0.44, one at a hundredth 0.85.
+
+    Args:
+        losses: `[3]`, see `update_losses`.
+
+    Returns:
+        A scalar from 0 to 1; 0 for a loss that was not positive at first.
+    """
+    first, running, _ = losses
+    lost = (1 - running / first.clamp(min=torch.finfo(losses.dtype).tiny)).clamp(0, 1)
+    return torch.where(first > 0, lost**FIT_POWER, 0.0)
 
 
 def watch_pulls(
@@ -110,7 +145,7 @@ class MatchingWeight:
 
     Args:
         matching_weight: the setting, >= 0.
-        weight_mode: `"rising"`, `"sustained"`, `"balanced"` or `"constant"`.
+        weight_mode: `"fitted"`, `"rising"`, `"sustained"`, `"balanced"` or `"constant"`.
         warmup_ratio: see `ramp`.
         device: where the losses live.
         reduce: averages a tensor over processes, so that the weight is the same on every rank.
@@ -118,6 +153,7 @@ class MatchingWeight:
     Attributes:
         balance: `[2]`, the running gradient norms of the task and of the matching loss.
         peak: a scalar, the largest that the task loss's running norm has been.
+        losses: `[3]`, the task loss at first and now, see `update_losses`; for a fitted weight alone.
     """
 
     def __init__(
@@ -134,7 +170,9 @@ class MatchingWeight:
         self.reduce = reduce
         self.balance = torch.zeros(2, device=device)
         self.peak = torch.zeros((), device=device)
+        self.losses = torch.zeros(3, device=device)
         self._noted: list[Tensor] = []
+        self._noted_losses: list[Tensor] = []
         self._noted_none = torch.zeros(2, device=device)
         self._step: int | None = None
 
@@ -144,7 +182,8 @@ class MatchingWeight:
         But for constant mode it follows from the steps before; the first step has weight 0, and the micro-batches of
         one step the same. Times the setting, a balanced matching loss pulls on the features as hard as the task loss
         does, so it fades as the task loss does; a sustained one goes on pulling as hard as at the task loss's peak; a
-        rising one makes up for what the task loss's pull has lost since, so it leaves alone what is still being learnt.
+        rising one makes up for what the task loss's pull has lost since, so it leaves alone what is still being learnt;
+        a fitted one pulls as hard as at the peak too, but only as far as the examples are learnt, see `fit`.
 
         Args:
             step: see `ramp`.
@@ -160,18 +199,31 @@ class MatchingWeight:
             self.settle()
             self._step = step
         running, matching_norm = self.balance
-        wanted = {"rising": self.peak - running, "sustained": self.peak, "balanced": running}[self.weight_mode]
+        wanted = {
+            "fitted": self.peak * fit(self.losses),
+            "rising": self.peak - running,
+            "sustained": self.peak,
+            "balanced": running,
+        }[self.weight_mode]
         return strength * balanced_factor(torch.stack([wanted, matching_norm]))
 
     def note(self, squared_norms: Tensor) -> None:
         """Keeps what `watch_pulls` measured until the next step, when all processes can average it."""
         self._noted.append(squared_norms)
 
+    def note_loss(self, task_loss: Tensor) -> None:
+        """Keeps the task loss of a micro-batch until the next step, where the weight follows it."""
+        if self.weight_mode == "fitted":
+            self._noted_losses.append(task_loss.detach().float())
+
     def settle(self) -> None:
-        """Folds the mean of the measurements since the last call into `balance`; every process has to call it."""
-        # Sums and a count, whether or not there are measurements: another process may have some.
+        """Folds the means of what was noted since the last call into the running ones; every process has to call it."""
+        # Sums and counts, whether or not there are measurements: another process may have some.
         noted = torch.stack([self._noted_none, *self._noted]).sum(dim=0)
-        totals = self.reduce(torch.cat([noted, noted.new_full((1,), float(len(self._noted)))]))
-        self.balance = update_balance(self.balance, totals[:2] / totals[2])
+        loss = torch.stack([self._noted_none[0], *self._noted_losses]).sum()
+        counts = noted.new_tensor([len(self._noted), len(self._noted_losses)])
+        totals = self.reduce(torch.cat([noted, loss[None], counts]))
+        self.balance = update_balance(self.balance, totals[:2] / totals[3])
+        self.losses = update_losses(self.losses, totals[2] / totals[4])
         self.peak = torch.maximum(self.peak, self.balance[0])
-        self._noted = []
+        self._noted, self._noted_losses = [], []

@@ -1,5 +1,6 @@
 """The aligned loss of one batch, and how the two pulls are measured."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -79,12 +80,49 @@ def test_a_rising_weight_waits_until_the_task_loss_lets_go():
         assert weight(step, 100).item() == 0
 
 
+def test_a_fitted_weight_follows_how_far_the_task_loss_has_fallen():
+    weight = aligner(weight_mode="fitted", matching_weight=0.5).matching_weight
+    losses, first, running = [4.0] * 10 + [2.0] * 5 + [0.1] * 60, None, None
+    for step, loss in enumerate(losses):
+        value = weight(step, 100).item()
+        if step > 10:
+            assert value == pytest.approx(
+                0.5 * weight.peak.item() / weight.balance[1].item() * (1 - running / first) ** 16
+            )
+        if step < 10:
+            first = running = sum(losses[: step + 1]) / (step + 1)
+        else:
+            running = 0.9 * running + 0.1 * loss
+        weight.note(torch.tensor([8.0**2, 4.0]))
+        weight.note_loss(torch.tensor(loss))
+    assert first == 4.0
+    assert value == pytest.approx(0.5 * 8 / 2 * (1 - running / 4) ** 16, rel=0.01)
+    assert value > 1
+
+
+def test_losses_that_are_no_measure_of_fit_give_no_weight():
+    weight = aligner(weight_mode="fitted").matching_weight
+    for losses in ([-1.0] * 20, [0.0] * 20, [1.0] * 10 + [2.0] * 20, [math.nan, *[1.0] * 20, math.inf, math.nan]):
+        weight.losses = torch.zeros(3)
+        for step, loss in enumerate(losses):
+            weight.note(torch.tensor([8.0**2, 4.0]))
+            weight.note_loss(torch.tensor(loss))
+            assert weight(step + 1, 100).item() == 0
+
+
+def test_other_weights_keep_no_losses():
+    weight = aligner(weight_mode="constant").matching_weight
+    weight.note_loss(torch.tensor(1.0))
+    assert not weight._noted_losses
+
+
 def test_a_process_without_measurement_settles_with_the_others():
     weight = aligner().matching_weight
     # The mean over two processes, of which the other has measured (8, 2) once.
-    weight.reduce = lambda own: (own + torch.tensor([8.0, 2.0, 1.0])) / 2
+    weight.reduce = lambda own: (own + torch.tensor([8.0, 2.0, 0.6, 1.0, 2.0])) / 2
     weight.settle()
     assert weight.balance.tolist() == pytest.approx([0.1 * 8**0.5, 0.1 * 2**0.5])
+    assert weight.losses.tolist() == pytest.approx([0.3, 0.3, 1])
     weight.reduce = lambda own: own
     weight.settle()
     assert weight.balance.tolist() == pytest.approx([0.1 * 8**0.5, 0.1 * 2**0.5])

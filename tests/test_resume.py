@@ -172,6 +172,7 @@ def assert_only_older_checkpoint_resumes(folder, undisturbed):
         (26, {**MEMORY, "save_steps": 3, "gradient_accumulation_steps": 2, "weight_mode": "rising"}),
         (26, {**MEMORY, "save_steps": 3, "bf16": True, "memory_correction": "moments"}),
         (26, {"companion_decay": 0.9, "save_steps": 3, "gradient_accumulation_steps": 2, "weight_mode": "rising"}),
+        (26, {**MEMORY, "save_steps": 3, "weight_mode": "fitted", "learning_rate": 0.05}),
         (26, {"companion_decay": 0.5, "companion": "class_matched", "save_steps": 3, "bf16": True}),
         # aligns in the 6th step and in the 11th
         (26, {**MEMORY, "save_steps": 6, "companion_every": 5, "logging_steps": 3, "weight_mode": "constant"}),
