@@ -136,9 +136,8 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     for name in COMPANIONS
 }
 CELLS = {**VARIANTS, **COSINES, **RULES}
-CONFIRMED = ("plain", "smoothing", *COMPANIONS) + tuple(
-    f"{name}-{rule}" for rule in ("fitted-16", "fitted-32-double") for name in COMPANIONS
-)
+SURVIVORS = tuple(f"{name}-{rule}" for rule in ("fitted-16", "fitted-32-double") for name in COMPANIONS)
+CONFIRMED = ("plain", "smoothing", *COMPANIONS, *SURVIVORS)
 CONDITIONS = {
     "20newsgroups-200": Condition("20newsgroups", 200, 12.0, 3e-4, 5, (*SCREENED, *COSINES, *RULES)),
     "reuters-r8-1000-short": Condition(
