@@ -247,11 +247,19 @@ def collected_features(
         A list that gets `[batch, dim]` float32 features for each pass.
 
     Raises:
+        FloatingPointError: the trial pass gives logits that are not finite.
         ValueError: see `build_tap`.
     """
     found: list[np.ndarray] = []
+
+    def run() -> tuple[Tensor | None, Mapping[str, Any]]:
+        logits = logits_of(run_in_eval_mode(model, inputs))
+        if logits is not None and not torch.isfinite(logits).all():
+            raise FloatingPointError("the model's logits are not finite")
+        return logits, inputs
+
     forget_compiled(model)
-    tap = build_tap(model, feature, lambda: (logits_of(run_in_eval_mode(model, inputs)), inputs))
+    tap = build_tap(model, feature, run)
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
         found.append(tap.features(kwargs).detach().float().cpu().numpy())

@@ -15,6 +15,8 @@ from itra_hf.comparison import schedule
 from itra_hf.comparison.run import build, measure
 from itra_hf.comparison.variants import PLAIN, TWICE
 
+SECOND_BATCH = {"companion": "sample", "companion_decay": 0.0}
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
@@ -56,9 +58,8 @@ def test_noise_without_classes_and_alignment_that_does_not_fit_are_refused(model
 
 
 def test_sizes_noise_and_imbalance_are_those_of_the_plan_and_alike_for_all_variants(model, tmp_path):
-    plan = plan_of(
-        tmp_path, model, examples(90, 0), max_train_samples="[20]", label_noise=0.5, seeds="[1, 2]", companion="sample"
-    )
+    fields = {"max_train_samples": "[20]", "label_noise": 0.5, "seeds": "[1, 2]", **SECOND_BATCH}
+    plan = plan_of(tmp_path, model, examples(90, 0), **fields)
     sets = {(run.variant, run.seed): build(run, tmp_path)[0].train_dataset.to_list() for run in plan.runs()}
     assert {len(each) for each in sets.values()} == {20}
     assert sets[PLAIN, 1] == sets[TWICE["batch"], 1] == sets["ITRATrainer", 1] != sets[PLAIN, 2]
@@ -99,7 +100,7 @@ def test_all_examples_are_tested_where_training_drops_a_last_batch(model, tmp_pa
 
 
 def test_twice_the_steps_are_twice_the_steps(model, tmp_path):
-    plan = plan_of(tmp_path, model, examples(30, 0), equal_compute="both", seeds="[1]", companion="sample")
+    plan = plan_of(tmp_path, model, examples(30, 0), equal_compute="both", seeds="[1]", **SECOND_BATCH)
     steps = {run.variant: measure(run, tmp_path)["steps"] for run in plan.runs()}
     assert steps == {PLAIN: 2, TWICE["batch"]: 2, TWICE["steps"]: 4, "ITRATrainer": 2}
 

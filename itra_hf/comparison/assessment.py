@@ -60,8 +60,11 @@ def predict_with_features(trainer: Trainer, data: datasets.Dataset) -> tuple[Pre
     assert trainer.model is not None
     inputs = next(iter(trainer.get_test_dataloader(data)))
     inputs = trainer._prepare_inputs({name: value for name, value in inputs.items() if name != "labels"})
-    with collected_features(trainer.model, inputs) as features:
-        prediction = trainer.predict(data)
+    try:
+        with collected_features(trainer.model, inputs) as features:
+            prediction = trainer.predict(data)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"the run diverged: {error}") from error
     return prediction, np.concatenate(features)
 
 
