@@ -118,6 +118,7 @@ def study(model, tmp_path_factory):
     fields = {
         **SETTINGS,
         "companion": "sample",
+        "companion_decay": 0.0,
         "max_steps": -1,
         "seeds": "[1, 2, 3]",
         "processes": 2,

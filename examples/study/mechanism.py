@@ -181,10 +181,12 @@ def path_of(name: str, run: Run) -> Path:
 def finish(name: str, run: Run) -> str:
     """Runs what has no figures yet and is not being run; what went wrong is said, and the next run goes on."""
     path, folder = path_of(name, run), OUTPUT / "mechanism" / name / f"{run.variant}-{run.seed}"
+    if path.is_file():
+        return "is there"
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            if path.is_file():
+            if path.is_file():  # since
                 return "is there"
             process = process_context().Process(target=execute, args=(run, folder, 1))
             process.start()
