@@ -5,7 +5,6 @@ from typing import Any
 import datasets
 from accelerate import Accelerator, DistributedType
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import IterableDataset
 from transformers.trainer_utils import has_length
 
@@ -14,6 +13,7 @@ from .config import AlignmentArguments
 from .config_checks import PAIRED_COMPANIONS, Companion
 
 NO_COMPANIONS = "a data loader or collator of your own brings no second batch"
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 RESUMED = "the checkpoint is of a run with a memory"
 
 
@@ -77,4 +77,4 @@ def holds_shards(accelerator: Accelerator, model: Any) -> bool:
 
 def mixes_examples(model: Any) -> bool:
     """Whether a model has batch normalisation."""
-    return isinstance(model, nn.Module) and any(isinstance(each, _BatchNorm) for each in model.modules())
+    return isinstance(model, nn.Module) and any(isinstance(each, BATCH_NORMS) for each in model.modules())
