@@ -76,6 +76,16 @@ ONLY_TWO = {  # the order of the examples in one process that gives the same bat
     ),
 }
 
+if SHARDS_AT_LOAD:
+    ONLY_TWO["auto_where_weights_are_in_parts"] = (
+        {
+            "arguments": {**UNEVEN, "companion": "auto", "companion_decay": 0.9},
+            "family": "Qwen2",
+            "sharded_at_load": True,
+        },
+        {"arguments": {"companion": "memory", "companion_decay": 0.97}},
+    )
+
 MEMORIES = {"_with_one_memory": True, "_with_a_memory_each": False}
 
 
