@@ -79,7 +79,8 @@ class AveragedWeights:
         }
         with kept_buffers(model, self._buffers) as changed, eval_mode(model), torch.no_grad():
             yield lambda **inputs: functional_call(model, averaged, kwargs=inputs, tie_weights=False)
-        self._buffers = changed
+        if self._buffers is None:
+            self._buffers = changed
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages by name, for a checkpoint."""

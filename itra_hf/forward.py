@@ -24,7 +24,7 @@ class PairedForward:
     Called like the model, it returns what the model would return for the primary batch: outputs are cut to
     the primary rows, and the model's own loss counts them alone. So any `compute_loss` that calls the model
     it is given works unchanged. Everything else (attributes, `train()`, `config`) is the model's. (Layers that
-    mix the examples of a batch, such as batch normalisation, see both batches.)
+    mix the examples of a batch, such as batch normalisation, see both batches where these run as one.)
 
     The two batches run as one where `together` says so, they can be concatenated, and the model's own loss is the
     standard one: else as two passes. A companion that runs through averaged weights has a pass of its own, without
