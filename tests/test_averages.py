@@ -180,6 +180,13 @@ def test_a_run_lets_go_of_its_copy_of_the_weights(tmp_path):
     assert not trainer._itra_average.weights
 
 
+def test_a_fitted_weight_acts_once_the_examples_are_learnt(tmp_path):
+    settings = {"weight_mode": "fitted", "matching_weight": 1.0, "matching_warmup_ratio": 0.0, "max_steps": 60}
+    trainer = train(ITRATrainer, tmp_path, Toy(), toy_examples(40, noise=0.1), learning_rate=0.1, **settings)
+    weights = [line["matching_weight"] for line in trainer.state.log_history if "matching_weight" in line]
+    assert max(weights[:10]) < 1e-6 < weights[-1]
+
+
 def test_a_second_run_starts_an_average_of_its_own(tmp_path):
     trainer = train(Recording, tmp_path, Toy(), toy_examples(12))
     trainer.seen.clear()
