@@ -148,6 +148,9 @@ CONDITIONS = {
         0,
         ("plain", "smoothing", *COMPANIONS, "average-0.9", "memory-256-corrected", *RULES),
     ),
+    "reuters-r8-200": Condition("reuters-r8", 200, 12.0, 2e-4, 0, CONFIRMED),
+    "20newsgroups-4000-short": Condition("20newsgroups", 4000, 2.0, 1e-4, 5, CONFIRMED),
+    "reuters-r52-1000": Condition("reuters-r52", 1000, 12.0, 2e-4, 0, CONFIRMED),
 }
 
 
