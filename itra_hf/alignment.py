@@ -104,7 +104,7 @@ class Aligner:
         )
         memory = None
         if companion == "memory":
-            memory = FeatureMemory(args.memory_size, args.memory_warmup_steps, args.memory_correction)
+            memory = FeatureMemory(args.memory_size, args.memory_warmup_steps)
         return cls(
             build_matching_loss(args),
             matching_weight,
@@ -152,7 +152,7 @@ class Aligner:
             alignment = "marginal"
         self.alignment = self.matching_loss.alignment = alignment
         if self.memory is not None:
-            self.memory = FeatureMemory(self.memory.size, self.memory.warmup_steps, self.memory.correction)
+            self.memory = FeatureMemory(self.memory.size, self.memory.warmup_steps)
 
     def __call__(
         self, task_loss: Tensor, batch: FeatureBatch, captured: Tensor, step: int, total_steps: int
@@ -198,7 +198,7 @@ class Aligner:
             return match_batches(self.matching_loss, batch, self.companion_learns)
         # At once, not when the memory is full.
         self.matching_loss.check(batch.features, batch.labels, batch.features, batch.labels)
-        recalled = self.memory.recall(batch.features.detach(), step)
+        recalled = self.memory.recall(step)
         self.memory.take_in(batch.features.detach(), batch.labels)
         if recalled is None:
             return None

@@ -80,7 +80,7 @@ def load_alignment(
             aligner.decide(state["alignment"])
         if average_weights is not None:
             _load_average(Path(folder) / AVERAGE_NAME, average_weights)
-        kept, wanted = state["memory"], _kind_of_memory(aligner, feature)
+        kept, wanted = _without_correction(state["memory"]), _kind_of_memory(aligner, feature)
         if aligner.memory is None:
             return
         if kept != wanted or not _memory_path(folder, aligner).is_file():
@@ -114,9 +114,14 @@ def _kind_of_memory(aligner: Aligner, feature: str) -> dict[str, str | int]:
     return {
         "feature": feature,
         "alignment": aligner.matching_loss.alignment,
-        "memory_correction": aligner.memory.correction,
         "memories": aligner.accelerator.num_processes if _is_own(aligner) else 1,
     }
+
+
+def _without_correction(kept: dict[str, str | int]) -> dict[str, str | int]:
+    """What an older checkpoint says of its memory; features that were stored relative to a mean fit none now."""
+    plain = kept.get("memory_correction", "none") == "none"
+    return {name: value for name, value in kept.items() if not (plain and name == "memory_correction")}
 
 
 def _memory_path(folder: str, aligner: Aligner) -> Path:

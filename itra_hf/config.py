@@ -8,7 +8,6 @@ from transformers import TrainingArguments
 from .config_checks import AlignmentSetting, Companion, WeightMode, check_alignment_arguments
 from .kernels import Kernel
 from .matching import Distance
-from .memory import Correction
 from .mmd import ClassWeighting, Estimator
 from .presets import KnowsGoneNames, preset_settings
 
@@ -38,7 +37,7 @@ class AlignmentArguments(KnowsGoneNames):
         },
     )
     weight_mode: WeightMode = field(
-        default="rising",
+        default="fitted",
         metadata={
             "help": "What the matching loss's pull on the features follows, by way of running averages of gradient "
             "norms: 'rising' what the task loss's pull has lost since it was largest, so that it takes over as the "
@@ -120,7 +119,7 @@ class AlignmentArguments(KnowsGoneNames):
         },
     )
     companion: Companion = field(
-        default="memory",
+        default="auto",
         metadata={
             "help": "Where the companion batch comes from: 'sample' draws it independently from the training set, "
             "'class_matched' draws for each example one of its class; 'split' halves the primary batch, and 'memory' "
@@ -146,14 +145,6 @@ class AlignmentArguments(KnowsGoneNames):
     memory_warmup_steps: int = field(
         default=10,
         metadata={"help": "companion 'memory': how many optimizer steps only fill it, >= 1."},
-    )
-    memory_correction: Correction = field(
-        default="mean",
-        metadata={
-            "help": "companion 'memory': what makes up for the drift of features since they were stored: 'mean' moves "
-            "them by the change of the estimated mean, 'moments' also scales them by the change of standard "
-            "deviations, 'none' takes them as they were."
-        },
     )
     companion_buffer_size: int = field(
         default=1000,
@@ -252,5 +243,5 @@ class ITRAConfig(AlignmentArguments, TrainingArguments):
         >>> from itra_hf import ITRAConfig
         >>> config = ITRAConfig(output_dir="out", matching_weight=0.2, alignment="joint", report_to="none")
         >>> config.matching_weight, config.weight_mode
-        (0.2, 'rising')
+        (0.2, 'fitted')
     """

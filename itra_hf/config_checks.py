@@ -6,7 +6,6 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from .matching import MatchingLoss
-from .memory import Correction
 
 if TYPE_CHECKING:
     from .config import AlignmentArguments
@@ -24,7 +23,6 @@ CHOICES: Mapping[str, Any] = {
     "alignment": AlignmentSetting,
     "weight_mode": WeightMode,
     "companion": Companion,
-    "memory_correction": Correction,
 }
 SWITCHES = ("companion_task_loss", "gather_features", "eval_compactness")
 LEAST = {
@@ -44,14 +42,13 @@ class Need(NamedTuple):
 
 
 _MEMORY, _PAIRS, _MMD = (
-    Need("companion", ("memory", "auto")),
+    Need("companion", ("memory",)),  # 'auto' takes one as it is by default
     Need("companion", (*PAIRED_COMPANIONS, "auto")),
     Need("matching_loss", ("mmd",)),
 )
 NEEDS: Mapping[str, Need] = {
     "memory_size": _MEMORY,
     "memory_warmup_steps": _MEMORY,
-    "memory_correction": _MEMORY,
     "companion_decay": _PAIRS,
     "companion_buffer_size": _PAIRS,
     "kernel": _MMD,

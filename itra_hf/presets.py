@@ -20,6 +20,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 GONE: Mapping[str, str] = {
     "companion_gradient": "companion_decay=0 is what True was, with gradient through the companion batch; "
     "companion_decay above 0, like 0.97, takes the place of False: averaged weights, without gradient.",
+    "memory_correction": "the memory gives features back as they were stored, as 'none' did. To move them by "
+    "their drift brought nothing.",
 }
 
 

@@ -158,10 +158,3 @@ def test_time_to_accuracy_reports_seconds_and_differences(load, capsys):
         assert all(0 < clock.seconds_to(0.0001) < clock.seconds and clock.seconds_to(1.1) == math.inf for clock in runs)
     assert [len(rows) for rows in ends.values()] == [2, 2]
     assert "2 of 2 runs" in capsys.readouterr().out
-
-
-def test_memory_drift_measures_each_correction(load):
-    few = ["--train_samples=24", "--max_length=8", "--steps=6", "--every=2", "--memory_size=8", "--batch_size=4"]
-    errors = load("memory_drift").main(few)
-    assert {name: len(values) for name, values in errors.items()} == {"none": 2, "mean": 2, "moments": 2, "floor": 2}
-    assert all(value > 0 for values in errors.values() for value in values)

@@ -113,7 +113,7 @@ def test_training_is_gradient_descent_on_the_sum_of_both_losses(companion, more,
     settings = {**SGD, **AT_ONCE, **SEQUENTIAL, **ALIKE[companion], **more, "matching_weight": 0.7}
     settings |= {"per_device_train_batch_size": 5}
     if companion == "memory":
-        settings |= {"memory_size": 13, "memory_warmup_steps": 2, "memory_correction": "none"}
+        settings |= {"memory_size": 13, "memory_warmup_steps": 2}
     data, model = toy_examples(6 * 3 * 5), Toy()
     trainer = train(tmp_path, model=model, data=data, **settings)
     assert series(trainer, "loss") == pytest.approx(train_by_hand(model, data, trainer.args), rel=1e-5)
@@ -373,7 +373,6 @@ def test_the_balanced_weight_of_every_second_step_is_twice_that_of_each_step(tmp
         ({"companion_every": 0}, "companion_every=0 must be an integer >= 1"),
         ({"memory_size": 1}, "memory_size=1 must be an integer >= 2"),
         ({"memory_warmup_steps": 0}, "memory_warmup_steps=0 must be an integer >= 1"),
-        ({"memory_correction": "all"}, "memory_correction='all' is not one of 'none', 'mean', 'moments'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_when_the_config_is_built(settings, message):

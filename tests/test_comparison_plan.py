@@ -202,7 +202,7 @@ def test_a_data_set_folder_counts_by_its_content(tmp_path):
 
 def test_a_setting_that_is_the_default_anyway_is_the_same_run_and_another_default_another(plan, monkeypatch):
     first = keys(plan(variants={"one": {}}))
-    assert keys(plan(variants={"one": {"companion": "memory"}})) == first
+    assert keys(plan(variants={"one": {"companion": "auto"}})) == first
     monkeypatch.setitem(planning.DEFAULTS, "matching_weight", 0.7)
     changed = keys(plan(variants={"one": {}}))
     assert {name for name, key in changed.items() if first[name] == key} == {

@@ -53,7 +53,7 @@ def test_settings_survive_a_dictionary():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"matching_weight": -0.1}, r"matching_weight=-0.1 must be from 0 to 10 with weight_mode='rising'"),
+        ({"matching_weight": -0.1}, r"matching_weight=-0.1 must be from 0 to 10 with weight_mode='fitted'"),
         ({"matching_weight": float("nan")}, r"matching_weight=nan must be"),
         ({"matching_weight": "much"}, r"matching_weight='much' must be a number"),
         ({"matching_warmup_ratio": 1.5}, r"matching_warmup_ratio=1.5 must be from 0 to 1"),
@@ -73,7 +73,7 @@ def test_settings_survive_a_dictionary():
         ({"bandwidth": "1e-60"}, r"bandwidth='1e-60' is neither"),
         ({"bandwidth_multipliers": None}, r"bandwidth_multipliers=None must be one or more"),
         ({"bandwidth_multipliers": ["wide"]}, r"bandwidth_multipliers=\['wide'\] must be one or more"),
-        ({"matching_weight": 15.0}, r"matching_weight=15.0 must be from 0 to 10 with weight_mode='rising'"),
+        ({"matching_weight": 15.0}, r"matching_weight=15.0 must be from 0 to 10 with weight_mode='fitted'"),
         ({"matching_weight": 1e30, "weight_mode": "balanced"}, r"matching_weight=1e\+30 must be from 0 to 100"),
         ({"matching_weight": 1e30, "weight_mode": "constant"}, r"must be from 0 to 1e\+06 with weight_mode='constant'"),
         ({"class_weighting": "even"}, r"class_weighting='even' is not one of 'size', 'alike'"),
@@ -94,12 +94,11 @@ def test_wrong_values_are_named_when_the_config_is_built(settings, message):
 
 
 ELSEWHERE = [
-    ({"companion": "sample", "memory_size": 64}, "companion='memory' or 'auto'"),
-    ({"companion": "split", "memory_warmup_steps": 3}, "companion='memory' or 'auto'"),
-    ({"companion": "class_matched", "memory_correction": "none"}, "companion='memory' or 'auto'"),
-    ({"companion_decay": 0.0}, "companion='sample' or 'class_matched' or 'auto'"),
+    ({"companion": "sample", "memory_size": 64}, "companion='memory'"),
+    ({"memory_warmup_steps": 3}, "companion='memory'"),
+    ({"companion": "memory", "companion_decay": 0.0}, "companion='sample' or 'class_matched' or 'auto'"),
     ({"companion": "split", "companion_decay": 0.5}, "companion='sample' or 'class_matched' or 'auto'"),
-    ({"companion_buffer_size": 10}, "companion='sample' or 'class_matched' or 'auto'"),
+    ({"companion": "memory", "companion_buffer_size": 10}, "companion='sample' or 'class_matched' or 'auto'"),
     ({"matching_loss": "coral", "kernel": "laplacian"}, "matching_loss='mmd'"),
     ({"matching_loss": "central_moments", "bandwidth_multipliers": [0.5, 1.0]}, "matching_loss='mmd'"),
     ({"alignment": "marginal", "class_weighting": "alike"}, "alignment='auto' or 'conditional'"),
@@ -123,7 +122,7 @@ def test_a_refusal_is_tried_for_every_setting_that_needs_another():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"memory_size": 64, "memory_warmup_steps": 3, "memory_correction": "none"},
+        {"companion": "memory", "memory_size": 64, "memory_warmup_steps": 3},
         {"companion": "class_matched", "companion_decay": 0.0, "companion_buffer_size": 10},
         {"companion": "sample", "memory_size": 256, "bandwidth_multipliers": (1.0,), "class_weighting": "alike"},
         {"companion": "split", "companion_decay": 0.97, "matching_warmup_ratio": 0.5, "kernel": "laplacian"},

@@ -45,7 +45,6 @@ GOOD = {
     "companion_task_loss": (False, False, True),
     "memory_size": (2, 9, 256),
     "memory_warmup_steps": (1, 1, 2, 10),
-    "memory_correction": ("none", "mean", "moments"),
     "companion_buffer_size": (1, 1000),
     "gather_features": (True, False),
     "feature": ("auto",),
@@ -70,7 +69,6 @@ BAD = {
     "companion_decay": (1, 1.0, -0.1, math.nan, "none", False),
     "memory_size": (1, 2.5, "all"),
     "memory_warmup_steps": (0, 1.5, None),
-    "memory_correction": ("variance", None),
     "companion_buffer_size": (0, 2.5),
     "feature": ("nowhere", "", "head.weight", 3),
     "eval_compactness": ("yes", 1),
@@ -162,9 +160,7 @@ def find_clash(chosen: dict) -> str | None:
 
 def without_effect(chosen: dict) -> list[str]:
     """The settings that do nothing beside the others."""
-    names = (
-        [] if chosen["companion"] in ("auto", "memory") else ["memory_size", "memory_warmup_steps", "memory_correction"]
-    )
+    names = [] if chosen["companion"] == "memory" else ["memory_size", "memory_warmup_steps"]
     if chosen["companion"] not in ("auto", "sample", "class_matched"):
         names += ["companion_decay", "companion_buffer_size"]
     if chosen["matching_loss"] != "mmd":
@@ -175,7 +171,6 @@ def without_effect(chosen: dict) -> list[str]:
 DEFAULT = {
     "memory_size": 256,
     "memory_warmup_steps": 10,
-    "memory_correction": "mean",
     "companion_decay": 0.97,
     "companion_buffer_size": 1000,
     "kernel": "gaussian",

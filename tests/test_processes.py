@@ -34,7 +34,7 @@ SAME = {
     "averaged_with_its_own_loss": {"arguments": {**UNEVEN, "companion_decay": 0.5}, "kind": "own loss"},
     "companion_task_loss": {"arguments": {**UNEVEN, "companion_task_loss": True}},
     "split": {"arguments": {**UNEVEN, "companion": "split"}},
-    "memory": {"arguments": {**UNEVEN, **MEMORY, "memory_correction": "moments"}},
+    "memory": {"arguments": {**UNEVEN, **MEMORY}},
     "memory_now_and_then": {"arguments": {**UNEVEN, **MEMORY, "companion_every": 2, "weight_mode": "constant"}},
     "own_loss": {"arguments": UNEVEN, "kind": "own loss"},
     "collated_apart": {"arguments": UNEVEN, "kind": "collated apart"},

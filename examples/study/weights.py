@@ -15,10 +15,11 @@ LEAST = 0.01  # of the first loss: the rest at which halvings count in full
 
 
 class FollowingLoss(MatchingWeight):
-    """A weight that follows how far the task loss has fallen, as a share of the largest pull of the task loss.
+    """A weight that follows how far the task loss has fallen, as a share of its largest pull, or its pull alone.
 
     Args:
-        rule: `"fitted-8"` or with another power, or `"halvings"`.
+        rule: `"fitted-8"` or with another power, `"halvings"`, or `"share-0.1"` or another share of the task loss's
+            pull at the time.
         args: as of `MatchingWeight`.
     """
 
@@ -41,7 +42,11 @@ class FollowingLoss(MatchingWeight):
         if step != self._step:
             self.settle()
             self._step = step
-        pulls = torch.stack([self.share() * self.peak, self.balance[1]])
+        if self.rule.startswith("share-"):
+            wanted = float(self.rule.removeprefix("share-")) * self.balance[0]
+        else:
+            wanted = self.share() * self.peak
+        pulls = torch.stack([wanted, self.balance[1]])
         return self.matching_weight * balanced_factor(pulls)
 
     def share(self) -> float:
