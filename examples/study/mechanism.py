@@ -129,7 +129,16 @@ def weighted(name: str, rule: str) -> dict[str, Any]:
 COMPANIONS = ("average-0.97", "memory-256")
 RULES: Mapping[str, Mapping[str, Any]] = {
     f"{name}-{rule}": weighted(name, rule)
-    for rule in ("fitted-8", "fitted-16", "fitted-32", "fitted-32-double", "halvings", "share-0.1", "share-0.3")
+    for rule in (
+        "fitted-8",
+        "fitted-16",
+        "fitted-16-double",
+        "fitted-32",
+        "fitted-32-double",
+        "halvings",
+        "share-0.1",
+        "share-0.3",
+    )
     for name in COMPANIONS
 }
 CELLS = {**VARIANTS, **COSINES, **RULES}
