@@ -30,22 +30,20 @@ class AlignmentArguments(KnowsGoneNames):
     matching_weight: float = field(
         default=1.0,
         metadata={
-            "help": "How much the matching loss counts, >= 0. With weight_mode 'fitted', 'rising' and 'sustained' (up "
-            "to 10) and 'balanced' (up to 100; 0.1 is a good start) the share of the pull on the features that "
-            "weight_mode says, with 'constant' (up to 1e6; start at 0.1 or less) the factor of the matching loss. 0 "
-            "switches the method off."
+            "help": "How much the matching loss counts, >= 0. With weight_mode 'fitted' (up to 10) and 'balanced' (up "
+            "to 100; 0.1 is a good start) the share of the pull on the features that weight_mode says, with 'constant' "
+            "(up to 1e6; start at 0.1 or less) the factor of the matching loss. 0 switches the method off."
         },
     )
     weight_mode: WeightMode = field(
         default="fitted",
         metadata={
             "help": "What the matching loss's pull on the features follows, by way of running averages of gradient "
-            "norms: 'rising' what the task loss's pull has lost since it was largest, so that it takes over as the "
-            "training examples are learnt; 'fitted' the largest pull that the task loss has had, as far as they are "
-            "learnt: a fifth of it where the task loss is down to a tenth of its first value, and most of it at a "
-            "hundredth; 'sustained' the largest pull that the task loss has had; 'balanced' the "
-            "pull that the task loss has, and fades with it; 'constant' nothing: it adds matching_weight times the "
-            "matching loss, which can collapse the features."
+            "norms: 'fitted' the largest pull that the task loss has had, as far as the training examples are learnt: "
+            "a fifth of it where the task loss is down to a tenth of its first value, and most of it at a hundredth, "
+            "so that what is still being learnt is left alone; 'balanced' the pull that the task loss has, from the "
+            "second step on, and fades with it; 'constant' nothing: it adds matching_weight times the matching loss, "
+            "which can collapse the features."
         },
     )
     matching_warmup_ratio: float = field(

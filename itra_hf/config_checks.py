@@ -11,18 +11,24 @@ if TYPE_CHECKING:
     from .config import AlignmentArguments
 
 AlignmentSetting = Literal["auto", "conditional", "joint", "marginal"]
-WeightMode = Literal["fitted", "rising", "sustained", "balanced", "constant"]
+WeightMode = Literal["fitted", "balanced", "constant"]
 Companion = Literal["auto", "sample", "class_matched", "split", "memory"]
 PAIRED_COMPANIONS = ("sample", "class_matched")  # a second batch from the training set
 
-# Beyond, the task loss's pull could never come near (fitted, rising, sustained), it drowns in the rounding of the
-# matching loss's (balanced), or gradients overflow.
-MOST_WEIGHT = {"fitted": 10.0, "rising": 10.0, "sustained": 10.0, "balanced": 100.0, "constant": 1e6}
+# Beyond, the task loss's pull could never come near (fitted), it drowns in the rounding of the matching loss's
+# (balanced), or gradients overflow.
+MOST_WEIGHT = {"fitted": 10.0, "balanced": 100.0, "constant": 1e6}
 
 CHOICES: Mapping[str, Any] = {
     "alignment": AlignmentSetting,
     "weight_mode": WeightMode,
     "companion": Companion,
+}
+# Values that were allowed once, and what to write instead.
+GONE_VALUES: Mapping[str, str] = {
+    "rising": "'fitted' takes its place, which leaves short runs alone; with a larger matching_weight, like 2, it "
+    "pulls as hard in long ones.",
+    "sustained": "'fitted' pulls as hard once the examples are learnt, and 'balanced' acts from the start.",
 }
 SWITCHES = ("companion_task_loss", "gather_features", "eval_compactness")
 LEAST = {
@@ -79,8 +85,11 @@ def check_alignment_arguments(args: "AlignmentArguments", together: bool = True)
         ValueError: names the field, the value given and what is allowed.
     """
     for name, allowed in CHOICES.items():
-        if getattr(args, name) not in get_args(allowed):
-            raise ValueError(f"{name}={getattr(args, name)!r} is not one of {', '.join(map(repr, get_args(allowed)))}.")
+        value = getattr(args, name)
+        if value not in get_args(allowed):
+            advice = GONE_VALUES.get(value) if isinstance(value, str) else None
+            ending = "." if advice is None else f" any more: {advice}"
+            raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, get_args(allowed)))}{ending}")
     for name in SWITCHES:
         if not isinstance(getattr(args, name), bool):
             raise ValueError(f"{name}={getattr(args, name)!r} must be True or False.")

@@ -32,7 +32,7 @@ def update_balance(balance: Tensor, squared_norms: Tensor) -> Tensor:
     """Folds one step into the running averages of the two gradient norms.
 
     Both averages start at 0 and decay alike, so their ratio needs no correction for the start. (The largest task norm
-    of a rising or sustained weight is one of such averages, so it lies below the largest single norm.) A step without
+    of a fitted weight is one of such averages, so it lies below the largest single norm.) A step without
     matching gradient (no class in both batches), with a non-finite one or without a measurement (NaN) leaves them as
     they are.
 
@@ -145,7 +145,7 @@ class MatchingWeight:
 
     Args:
         matching_weight: the setting, >= 0.
-        weight_mode: `"fitted"`, `"rising"`, `"sustained"`, `"balanced"` or `"constant"`.
+        weight_mode: `"fitted"`, `"balanced"` or `"constant"`.
         warmup_ratio: see `ramp`.
         device: where the losses live.
         reduce: averages a tensor over processes, so that the weight is the same on every rank.
@@ -181,9 +181,8 @@ class MatchingWeight:
 
         But for constant mode it follows from the steps before; the first step has weight 0, and the micro-batches of
         one step the same. Times the setting, a balanced matching loss pulls on the features as hard as the task loss
-        does, so it fades as the task loss does; a sustained one goes on pulling as hard as at the task loss's peak; a
-        rising one makes up for what the task loss's pull has lost since, so it leaves alone what is still being learnt;
-        a fitted one pulls as hard as at the peak too, but only as far as the examples are learnt, see `fit`.
+        does, so it fades as the task loss does; a fitted one pulls as hard as the task loss did at its peak, but only
+        as far as the examples are learnt, see `fit`.
 
         Args:
             step: see `ramp`.
@@ -199,12 +198,7 @@ class MatchingWeight:
             self.settle()
             self._step = step
         running, matching_norm = self.balance
-        wanted = {
-            "fitted": self.peak * fit(self.losses),
-            "rising": self.peak - running,
-            "sustained": self.peak,
-            "balanced": running,
-        }[self.weight_mode]
+        wanted = self.peak * fit(self.losses) if self.weight_mode == "fitted" else running
         return strength * balanced_factor(torch.stack([wanted, matching_norm]))
 
     def note(self, squared_norms: Tensor) -> None:

@@ -62,21 +62,22 @@ def test_the_micro_batches_of_one_step_have_one_weight_and_count_together():
     assert weight.balance.tolist() == pytest.approx([0.3, 0.2])
 
 
-def test_weights_follow_the_task_loss_its_largest_pull_or_what_it_has_lost():
-    weights = {mode: aligner(weight_mode=mode).matching_weight for mode in ("balanced", "sustained", "rising")}
+def test_weights_follow_the_task_loss_pull_or_its_largest():
+    weights = {mode: aligner(weight_mode=mode).matching_weight for mode in ("balanced", "fitted")}
     for step, task_norm in enumerate([8.0] * 60 + [0.01] * 150):
         for weight in weights.values():
             weight.note(torch.tensor([task_norm**2, 4.0]))
+            weight.note_loss(torch.tensor(1e-9 if step > 60 else 1.0))
             weight(step, 210)
     assert weights["balanced"](210, 210).item() == pytest.approx(0.1 * 0.01 / 2, rel=0.01)
-    assert weights["sustained"](210, 210).item() == pytest.approx(0.1 * 8 / 2, rel=0.01)
-    assert weights["rising"](210, 210).item() == pytest.approx(0.1 * (8 - 0.01) / 2, rel=0.01)
+    assert weights["fitted"](210, 210).item() == pytest.approx(0.1 * 8 / 2, rel=0.01)
 
 
-def test_a_rising_weight_waits_until_the_task_loss_lets_go():
-    weight = aligner(weight_mode="rising").matching_weight
+def test_a_fitted_weight_waits_until_the_task_loss_falls():
+    weight = aligner(weight_mode="fitted").matching_weight
     for step in range(100):  # it never does
         weight.note(torch.tensor([8.0**2 + step, 4.0]))
+        weight.note_loss(torch.tensor(2.0))
         assert weight(step, 100).item() == 0
 
 

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from itra_hf import ITRATrainer
 from itra_hf.label_kinds import LabelKind, alignment_for, kind_of
 
-DEFAULTS = {"companion": "memory", "weight_mode": "rising", "matching_weight": 1.0, "matching_warmup_ratio": 0.0}
+DEFAULTS = {"companion": "memory", "weight_mode": "fitted", "matching_weight": 1.0, "matching_warmup_ratio": 0.0}
 
 
 class Regressor(Toy):

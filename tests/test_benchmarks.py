@@ -1,7 +1,6 @@
 """The benchmark of the matching loss, on little, and the command that runs benchmarks by name."""
 
 import importlib
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -148,13 +147,3 @@ def test_scaling_measures_two_processes(load, tiny_model):
     module = load("scaling")
     results = module.main([tiny_model, *SHORT, "--steps", "3", "--processes", "2"])
     assert {name: len(values) for name, values in results[2].items()} == dict.fromkeys(("Trainer", *module.VARIANTS), 1)
-
-
-def test_time_to_accuracy_reports_seconds_and_differences(load, capsys):
-    few = ["--train_samples=48", "--test_samples=20", "--max_length=8", "--steps=2", "--eval_steps=1"]
-    module = load("time_to_accuracy")
-    clocks, ends = module.main([*few, "--seeds", "1", "2", "--variants", "split", "--target", "0.0001"])
-    for runs in clocks.values():
-        assert all(0 < clock.seconds_to(0.0001) < clock.seconds and clock.seconds_to(1.1) == math.inf for clock in runs)
-    assert [len(rows) for rows in ends.values()] == [2, 2]
-    assert "2 of 2 runs" in capsys.readouterr().out

@@ -58,10 +58,9 @@ def test_settings_survive_a_dictionary():
         ({"matching_weight": "much"}, r"matching_weight='much' must be a number"),
         ({"matching_warmup_ratio": 1.5}, r"matching_warmup_ratio=1.5 must be from 0 to 1"),
         ({"matching_warmup_ratio": -0.5}, r"matching_warmup_ratio=-0.5 must be from 0 to 1"),
-        (
-            {"weight_mode": "auto"},
-            r"weight_mode='auto' is not one of 'fitted', 'rising', 'sustained', 'balanced'",
-        ),
+        ({"weight_mode": "auto"}, r"weight_mode='auto' is not one of 'fitted', 'balanced', 'constant'\.$"),
+        ({"weight_mode": "rising"}, r"'constant' any more: 'fitted' takes its place"),
+        ({"weight_mode": "sustained"}, r"'constant' any more: 'fitted' pulls as hard once"),
         ({"alignment": "class"}, r"alignment='class' is not one of 'auto', 'conditional', 'joint', 'marginal'"),
         ({"estimator": "v"}, r"estimator='v' is not one of 'biased', 'unbiased'"),
         ({"kernel": "rbf"}, r"kernel='rbf' is not one of 'gaussian'"),

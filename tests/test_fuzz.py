@@ -29,7 +29,7 @@ LOGGED = ("loss", "task_loss", "matching_loss", "matching_weight")
 GOOD = {
     "matching_weight": (0.0, 0.1, 1, 30.0, 100.0),
     "matching_warmup_ratio": (0.0, 0.5, 1),
-    "weight_mode": ("fitted", "rising", "sustained", "balanced", "constant"),
+    "weight_mode": ("fitted", "balanced", "constant"),
     "alignment": ("auto", *ALIGNMENTS),
     "class_weighting": ("size", "alike"),
     "matching_loss": ("mmd", "mmd", "mmd", "coral", "central_moments"),
@@ -54,7 +54,7 @@ GOOD = {
 BAD = {
     "matching_weight": (-0.1, math.nan, math.inf, "much", None, True),
     "matching_warmup_ratio": (-0.5, 1.5, math.nan, "all"),
-    "weight_mode": ("even", None),
+    "weight_mode": ("even", "rising", None),
     "alignment": ("", "Joint"),
     "class_weighting": ("even", None),
     "estimator": ("v",),

@@ -169,9 +169,27 @@ def assert_only_older_checkpoint_resumes(folder, undisturbed):
         (24, {"save_steps": 6}),  # at an epoch's end
         (24, {"save_strategy": "epoch"}),
         (26, {"save_steps": 3, "gradient_accumulation_steps": 2}),  # epochs of 4 steps, the last of one batch
-        (26, {**MEMORY, "save_steps": 3, "gradient_accumulation_steps": 2, "weight_mode": "rising"}),
+        (
+            26,
+            {
+                **MEMORY,
+                "save_steps": 3,
+                "gradient_accumulation_steps": 2,
+                "weight_mode": "fitted",
+                "learning_rate": 0.05,
+            },
+        ),
         (26, {**MEMORY, "save_steps": 3, "bf16": True}),
-        (26, {"companion_decay": 0.9, "save_steps": 3, "gradient_accumulation_steps": 2, "weight_mode": "rising"}),
+        (
+            26,
+            {
+                "companion_decay": 0.9,
+                "save_steps": 3,
+                "gradient_accumulation_steps": 2,
+                "weight_mode": "fitted",
+                "learning_rate": 0.05,
+            },
+        ),
         (26, {**MEMORY, "save_steps": 3, "weight_mode": "fitted", "learning_rate": 0.05}),
         (26, {"companion_decay": 0.5, "companion": "class_matched", "save_steps": 3, "bf16": True}),
         # aligns in the 6th step and in the 11th

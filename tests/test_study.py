@@ -41,7 +41,7 @@ def show(load):
 )
 def test_results_are_whole(path, load):
     condition = json.loads(path.read_text(encoding="utf-8"))
-    seeds = (SEARCHED if path.parent.name == "search" else set(load("run").SEEDS))
+    seeds = SEARCHED if path.parent.name == "search" else set(load("run").SEEDS)
     assert not condition["failed"]
     assert not condition["missing"]
     assert PLAIN in condition["figures"]
@@ -146,6 +146,7 @@ def test_the_mechanism_has_seeds_and_documents_of_its_own(load):
 def test_every_cell_of_the_mechanism_builds_its_settings(load, tmp_path, monkeypatch):
     mechanism = load("mechanism")
     monkeypatch.setattr(mechanism, "OUTPUT", tmp_path)
+    monkeypatch.syspath_prepend(FOLDER)  # as for `python -m examples.study`
     monkeypatch.setattr(mechanism, "write_files", lambda corpus: {"train_file": "documents.csv"})
     for name, condition in mechanism.CONDITIONS.items():
         assert [run.variant for run in mechanism.runs_of(name, [201])] == list(condition.variants)
@@ -193,6 +194,7 @@ def test_the_page_has_the_tables_of_the_mechanism(load):
 @pytest.mark.slow
 def test_a_run_of_the_mechanism_is_made_once(load, tmp_path, monkeypatch):
     mechanism = load("mechanism")
+    monkeypatch.syspath_prepend(FOLDER)
     model = save_model(tmp_path / "model", BertModel, BertConfig, pad_token="[PAD]")
     monkeypatch.setattr(
         mechanism, "COMMON", mechanism.COMMON | {"model_name_or_path": model, "max_predict_samples": 90}

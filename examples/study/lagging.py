@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from weights import FollowingTrainer
 
-from itra_hf import ITRATrainer
 from itra_hf.averages import AveragedWeights
 from itra_hf.matching_batches import FeatureBatch, match_batches
 from itra_hf.models import unwrap
@@ -30,7 +30,7 @@ class Snapshot(AveragedWeights):
             self.weights = self.kept[0]
 
 
-class LaggingTrainer(ITRATrainer):
+class LaggingTrainer(FollowingTrainer):
     """Aligns with a companion that runs through a snapshot of the weights, or that has a size of its own.
 
     Args:
@@ -80,9 +80,8 @@ class ProbingTrainer(LaggingTrainer):
         result = super()._itra_forward(model, primary, companion, *args)
         run, memory = result[0], self._itra_aligner.memory
         others = run.companion_features, None if companion is None else companion["labels"]
-        if memory is not None and memory.features is not None and memory.moments is not None:
-            moved = memory.moments.mean if memory.correction == "mean" else 0
-            others = memory.features + moved, memory.labels
+        if memory is not None and memory.features is not None:
+            others = memory.features, memory.labels
         if self.state.global_step % 10 == 0 and others[0] is not None and run.features is not None:
             found = self._matching_gradient(run.features, labels, *others)
             averaged = self._itra_average or AveragedWeights(0.0)

@@ -59,7 +59,8 @@ class Condition(NamedTuple):
 
 
 # Every setting that decides a cell stands here, so that other defaults of the package don't change it.
-ALIGNED = {"matching_weight": 1.0, "weight_mode": "rising", "alignment": "conditional", "matching_warmup_ratio": 0.0}
+FOLLOWING = f"{FOLDER / 'weights.py'}:FollowingTrainer"  # whose weight is "rising" if nothing else is said
+ALIGNED = {"trainer": FOLLOWING, "matching_weight": 1.0, "weight_mode": "balanced", "alignment": "conditional"}
 LAGGING = f"{FOLDER / 'lagging.py'}:LaggingTrainer"
 SAMPLE = {**ALIGNED, "companion": "sample"}
 FRESH = 1e-9  # a decay so small that the average is the weights themselves
@@ -116,14 +117,13 @@ COSINES: Mapping[str, Mapping[str, Any]] = {
     f"cosine-{name}": {**VARIANTS[name], "trainer": PROBING}
     for name in ("average-0", "average-0.97", "matched-0.97", "memory-256", "size-64-fresh", "size-64-0.97")
 }
-FOLLOWING = f"{FOLDER / 'weights.py'}:FollowingTrainer"
 
 
 def weighted(name: str, rule: str) -> dict[str, Any]:
     """A companion of the first part with another rule for the weight."""
     weight = 2.0 if rule.endswith("-double") else 1.0
-    following = {"trainer": FOLLOWING, "trainer_arguments": {"rule": rule.removesuffix("-double")}}
-    return {**VARIANTS[name], **following, "matching_weight": weight}
+    arguments = {"rule": rule.removesuffix("-double")}
+    return {**VARIANTS[name], "trainer_arguments": arguments, "matching_weight": weight}
 
 
 COMPANIONS = ("average-0.97", "memory-256")

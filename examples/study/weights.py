@@ -15,11 +15,11 @@ LEAST = 0.01  # of the first loss: the rest at which halvings count in full
 
 
 class FollowingLoss(MatchingWeight):
-    """A weight that follows how far the task loss has fallen, as a share of its largest pull, or its pull alone.
+    """A weight that follows the task loss, or its pull on the features.
 
     Args:
-        rule: `"fitted-8"` or with another power, `"halvings"`, or `"share-0.1"` or another share of the task loss's
-            pull at the time.
+        rule: `"rising"`, as the package's default was: what the task loss's pull has lost since its peak; `"fitted-8"`
+            or with another power, or `"halvings"`, of the peak; `"share-0.1"` or another share of the pull at the time.
         args: as of `MatchingWeight`.
     """
 
@@ -29,7 +29,7 @@ class FollowingLoss(MatchingWeight):
         self.first: list[float] = []
         self.running: float | None = None
 
-    def note_loss(self, task_loss: float) -> None:
+    def follow(self, task_loss: float) -> None:
         """Takes a step's task loss in."""
         if len(self.first) < START_STEPS:
             self.first.append(task_loss)
@@ -44,6 +44,8 @@ class FollowingLoss(MatchingWeight):
             self._step = step
         if self.rule.startswith("share-"):
             wanted = float(self.rule.removeprefix("share-")) * self.balance[0]
+        elif self.rule == "rising":
+            wanted = self.peak - self.balance[0]
         else:
             wanted = self.share() * self.peak
         pulls = torch.stack([wanted, self.balance[1]])
@@ -60,13 +62,13 @@ class FollowingLoss(MatchingWeight):
 
 
 class FollowingTrainer(ITRATrainer):
-    """Aligns with a weight that follows the task loss.
+    """Aligns with one of these weights.
 
     Args:
         rule: see `FollowingLoss`.
     """
 
-    def __init__(self, *args: Any, rule: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, rule: str = "rising", **kwargs: Any) -> None:
         self.rule = rule
         super().__init__(*args, **kwargs)
 
@@ -74,11 +76,11 @@ class FollowingTrainer(ITRATrainer):
         super()._itra_start_run()
         weight = self._itra_aligner.matching_weight
         self._itra_aligner.matching_weight = FollowingLoss(
-            self.rule, weight.matching_weight, "rising", 0.0, self.args.device, weight.reduce
+            self.rule, weight.matching_weight, "balanced", 0.0, self.args.device, weight.reduce
         )
 
     def _itra_observe(self, task_loss: Tensor, aligned: Any) -> None:
         super()._itra_observe(task_loss, aligned)
         weight = self._itra_aligner.matching_weight
         assert isinstance(weight, FollowingLoss)
-        weight.note_loss(float(task_loss))
+        weight.follow(float(task_loss))
