@@ -28,7 +28,7 @@ class FollowingLoss(MatchingWeight):
         self.first: list[float] = []
         self.running: float | None = None
 
-    def note_loss(self, task_loss: float) -> None:
+    def follow(self, task_loss: float) -> None:
         """Takes a step's task loss in."""
         if len(self.first) < START_STEPS:
             self.first.append(task_loss)
@@ -76,4 +76,4 @@ class FollowingTrainer(ITRATrainer):
         super()._itra_observe(task_loss, aligned)
         weight = self._itra_aligner.matching_weight
         assert isinstance(weight, FollowingLoss)
-        weight.note_loss(float(task_loss))
+        weight.follow(float(task_loss))
