@@ -15,10 +15,11 @@ from packaged import load_classifier, load_tokenizer, read_split, sample_rows, t
 from transformers import Trainer, TrainingArguments, pipeline, set_seed
 from transformers.utils import logging
 
-from itra_hf import ITRAConfig, ITRATrainer, plots
-from itra_hf.compactness import compactness
-from itra_hf.features import extract_features
-from itra_hf.metrics import compute_metrics_for
+from itra_hf import ITRAConfig, ITRATrainer
+from itra_hf.features.head import extract_features
+from itra_hf.reports import plots
+from itra_hf.reports.compactness import compactness
+from itra_hf.text.metrics import compute_metrics_for
 
 OUTPUT = os.path.join("outputs", "quickstart")
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from itra_hf.features import build_tap
-from itra_hf.models import eval_mode
+from itra_hf.features.head import build_tap
+from itra_hf.features.models import eval_mode
 
 
 class RDropTrainer(Trainer):

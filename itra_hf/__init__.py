@@ -1,12 +1,14 @@
 """In-training representation alignment (ITRA) for the Hugging Face Trainer."""
 
+from importlib.metadata import version
+
 from .config import AlignmentArguments, ITRAConfig
-from .gradient_noise import GradientNoiseCallback
-from .matching import MatchingLoss
-from .reporting import ReportingMixin
+from .losses import MatchingLoss
+from .reports.gradient_noise import GradientNoiseCallback
+from .reports.reporting import ReportingMixin
 from .trainer import ITRAMixin, ITRATrainer
 
-__version__ = "0.2.0"
+__version__ = version("itra_hf")
 __all__ = [
     "AlignmentArguments",
     "GradientNoiseCallback",

@@ -14,12 +14,12 @@ from .comparison import tables
 from .comparison.plan import ComparisonArguments, Plan, make_plan
 from .comparison.study import REPORTS, compare
 from .config import ITRAConfig
-from .config_files import read_config, set_defaults, suppress_defaults
-from .data import DataArguments
-from .finetune import build_trainer, card_details, finetune, publish
-from .inspection import InspectionArguments, inspect_model
 from .presets import preset_settings, refuse_gone
-from .text_models import ModelArguments
+from .text.config_files import read_config, set_defaults, suppress_defaults
+from .text.data import DataArguments
+from .text.inspect import InspectionArguments, inspect_model
+from .text.models import ModelArguments
+from .text.train import build_trainer, card_details, finetune, publish
 
 USAGE = {
     "train": "itra-hf train [CONFIG.yaml] [--field value ...]",

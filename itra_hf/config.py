@@ -6,9 +6,8 @@ from typing import Any, TypeVar
 from transformers import TrainingArguments
 
 from .config_checks import AlignmentSetting, Companion, WeightMode, check_alignment_arguments
-from .kernels import Kernel
-from .matching import Distance
-from .mmd import ClassWeighting, Estimator
+from .losses.kernels import Kernel
+from .losses.mmd import ClassWeighting, Estimator
 from .presets import KnowsGoneNames, preset_settings
 
 Config = TypeVar("Config", bound="AlignmentArguments")
@@ -46,10 +45,6 @@ class AlignmentArguments(KnowsGoneNames):
             "which can collapse the features."
         },
     )
-    matching_warmup_ratio: float = field(
-        default=0.0,
-        metadata={"help": "The part of training, 0 to 1, over which the weight ramps up linearly from 0."},
-    )
     alignment: AlignmentSetting = field(
         default="auto",
         metadata={
@@ -68,12 +63,12 @@ class AlignmentArguments(KnowsGoneNames):
             "same weight."
         },
     )
-    matching_loss: Distance = field(
+    matching_loss: str = field(
         default="mmd",
         metadata={
-            "help": "The distance of the two batches' features: 'mmd' (maximum mean discrepancy), 'sinkhorn' (optimal "
-            "transport; needs the extra 'transport'), 'coral' (covariances) or 'central_moments' (means and central "
-            "moments up to the fifth). Only 'mmd' has 'joint' alignment and the settings that are of the MMD."
+            "help": "The distance of the two batches' features: 'mmd' (maximum mean discrepancy), or a function of "
+            "yours by name, 'package.module:function' or 'file.py:function', of two batches of features [n, dim] and "
+            "[m, dim] that returns a scalar. Only 'mmd' has 'joint' alignment and the settings that are of the MMD."
         },
     )
     estimator: Estimator = field(
@@ -93,27 +88,8 @@ class AlignmentArguments(KnowsGoneNames):
     bandwidth: str = field(
         default="mean",
         metadata={
-            "help": "The kernel's squared length scale: a positive number, or 'mean' or 'median' of the squared "
-            "distances between the features of the two batches."
-        },
-    )
-    bandwidth_multipliers: list[float] = field(
-        default_factory=lambda: [1.0],
-        metadata={"help": "The bandwidth times each of these positive numbers, the kernels averaged."},
-    )
-    chunk_size: int = field(
-        default=0,
-        metadata={
-            "help": "Of the MMD: how many examples' pairs are in memory at one time, >= 1; 0: all. For batches of "
-            "thousands. Not with bandwidth 'median'."
-        },
-    )
-    random_features: int = field(
-        default=0,
-        metadata={
-            "help": "Of the MMD: how many random Fourier features estimate it, in time and memory that grow with the "
-            "batch, not with its square; 0: exact. Good gradients take several times the features' dimension. Not "
-            "with bandwidth 'median' or kernel 'laplacian'."
+            "help": "Of the MMD: the kernel's squared length scale: a positive number, or 'mean' or 'median' of the "
+            "squared distances between the features of the two batches."
         },
     )
     companion: Companion = field(
@@ -126,13 +102,6 @@ class AlignmentArguments(KnowsGoneNames):
             "that may be readable only once, and sharded weights."
         },
     )
-    companion_every: int = field(
-        default=1,
-        metadata={
-            "help": "Align in every k-th optimizer step only, >= 1, with k times the weight: saves second forward "
-            "passes, so for companion 'sample' and 'class_matched'. A memory takes in those steps' features alone."
-        },
-    )
     memory_size: int = field(
         default=256,
         metadata={
@@ -140,20 +109,12 @@ class AlignmentArguments(KnowsGoneNames):
             "gather_features False of each."
         },
     )
-    memory_warmup_steps: int = field(
-        default=10,
-        metadata={"help": "companion 'memory': how many optimizer steps only fill it, >= 1."},
-    )
     companion_buffer_size: int = field(
         default=1000,
         metadata={
             "help": "Streaming training sets: how many examples a companion is drawn from, >= 1. They are read before "
             "the first step and kept in memory."
         },
-    )
-    companion_task_loss: bool = field(
-        default=False,
-        metadata={"help": "Whether the task loss counts the companion batch's labels too."},
     )
     companion_decay: float = field(
         default=0.97,
@@ -226,7 +187,6 @@ class AlignmentArguments(KnowsGoneNames):
         check_alignment_arguments(self)
         # A search casts its values to the type that is there, and would cut 0.7 to the integer 0.
         self.matching_weight = float(self.matching_weight)
-        self.matching_warmup_ratio = float(self.matching_warmup_ratio)
         self.companion_decay = float(self.companion_decay)
 
 

@@ -5,7 +5,7 @@ from dataclasses import MISSING
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from .matching import MatchingLoss
+from .losses.matching import MatchingLoss
 
 if TYPE_CHECKING:
     from .config import AlignmentArguments
@@ -24,18 +24,20 @@ CHOICES: Mapping[str, Any] = {
     "weight_mode": WeightMode,
     "companion": Companion,
 }
+_OWN = "examples/distances.py has it as a function of your own, matching_loss='examples/distances.py:{}'."
 # Values that were allowed once, and what to write instead.
 GONE_VALUES: Mapping[str, str] = {
     "rising": "'fitted' takes its place, which leaves short runs alone; with a larger matching_weight, like 2, it "
     "pulls as hard in long ones.",
     "sustained": "'fitted' pulls as hard once the examples are learnt, and 'balanced' acts from the start.",
+    "sinkhorn": _OWN.format("sinkhorn_divergence"),
+    "coral": _OWN.format("coral"),
+    "central_moments": _OWN.format("central_moments"),
 }
-SWITCHES = ("companion_task_loss", "gather_features", "eval_compactness")
+SWITCHES = ("gather_features", "eval_compactness")
 LEAST = {
     "companion_buffer_size": 1,
-    "companion_every": 1,
     "memory_size": 2,
-    "memory_warmup_steps": 1,
     "gradient_noise_steps": 0,
 }
 
@@ -54,11 +56,11 @@ _MEMORY, _PAIRS, _MMD = (
 )
 NEEDS: Mapping[str, Need] = {
     "memory_size": _MEMORY,
-    "memory_warmup_steps": _MEMORY,
     "companion_decay": _PAIRS,
     "companion_buffer_size": _PAIRS,
     "kernel": _MMD,
-    "bandwidth_multipliers": _MMD,
+    "bandwidth": _MMD,
+    "estimator": _MMD,
     "class_weighting": Need("alignment", ("auto", "conditional")),
 }
 
@@ -87,8 +89,7 @@ def check_alignment_arguments(args: "AlignmentArguments", together: bool = True)
     for name, allowed in CHOICES.items():
         value = getattr(args, name)
         if value not in get_args(allowed):
-            advice = GONE_VALUES.get(value) if isinstance(value, str) else None
-            ending = "." if advice is None else f" any more: {advice}"
+            ending = "." if (advice := _gone(value)) is None else f" any more: {advice}"
             raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, get_args(allowed)))}{ending}")
     for name in SWITCHES:
         if not isinstance(getattr(args, name), bool):
@@ -97,15 +98,14 @@ def check_alignment_arguments(args: "AlignmentArguments", together: bool = True)
         value = getattr(args, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}={value!r} must be an integer >= {least}.")
+    if (advice := _gone(args.matching_loss)) is not None:
+        raise ValueError(f"matching_loss={args.matching_loss!r} is no more: {advice}")
     _check_weight(args)
-    if not 0 <= _number(args, "matching_warmup_ratio") <= 1:
-        raise ValueError(f"matching_warmup_ratio={args.matching_warmup_ratio!r} must be from 0 to 1.")
     if not 0 <= _number(args, "companion_decay") < 1:
         raise ValueError(f"companion_decay={args.companion_decay!r} must be from 0 to below 1.")
     build_matching_loss(args)
     if not isinstance(args.feature, str) or not args.feature:
         raise ValueError(f"feature={args.feature!r} must be 'auto', 'cls', 'mean', 'last' or a module's name.")
-    _check_task_loss(args)
     if together and args.matching_weight > 0:  # with 0 nothing of the method acts anyway
         _check_needs(args)
 
@@ -120,13 +120,14 @@ def build_matching_loss(args: "AlignmentArguments") -> MatchingLoss:
         "marginal" if args.alignment == "auto" else args.alignment,
         args.kernel,
         args.bandwidth,
-        args.bandwidth_multipliers,
         args.estimator,
         args.matching_loss,
-        args.chunk_size,
-        args.random_features,
         args.class_weighting,
     )
+
+
+def _gone(value: Any) -> str | None:
+    return GONE_VALUES.get(value) if isinstance(value, str) else None
 
 
 def _check_weight(args: "AlignmentArguments") -> None:
@@ -135,26 +136,6 @@ def _check_weight(args: "AlignmentArguments") -> None:
         raise ValueError(
             f"matching_weight={args.matching_weight!r} must be from 0 to {most:g} "
             f"with weight_mode={args.weight_mode!r}."
-        )
-    if args.matching_weight * args.companion_every > most:
-        raise ValueError(
-            f"matching_weight={args.matching_weight!r} times companion_every={args.companion_every} must be from 0 to "
-            f"{most:g} with weight_mode={args.weight_mode!r}, for an aligned step gets the weight of all."
-        )
-
-
-def _check_task_loss(args: "AlignmentArguments") -> None:
-    if not args.companion_task_loss:
-        return
-    if args.companion not in PAIRED_COMPANIONS or args.companion_every > 1:
-        raise ValueError(
-            f"companion_task_loss=True needs a second batch in every step, but companion={args.companion!r} and "
-            f"companion_every={args.companion_every}; it goes with 'sample' and 'class_matched' and 1."
-        )
-    if args.companion_decay > 0:
-        raise ValueError(
-            f"companion_task_loss=True needs companion_decay=0, not {args.companion_decay!r}: without gradient the "
-            "companion's labels teach nothing."
         )
 
 
@@ -165,8 +146,7 @@ def _check_needs(args: "AlignmentArguments") -> None:
         value, other = getattr(args, name), getattr(args, need.name)
         field = args.__dataclass_fields__[name]  # of a subclass, whose default may be another
         default = field.default if field.default_factory is MISSING else field.default_factory()
-        given = list(value) if isinstance(value, tuple) else value
-        if given != default:
+        if value != default:
             raise ValueError(
                 f"{name}={value!r} does nothing with {need.name}={other!r}: it acts with {need.name}="
                 f"{' or '.join(map(repr, need.values))} alone. Leave it at {default!r}."

@@ -12,9 +12,9 @@ from trainers import config
 from transformers import Trainer, TrainerCallback
 
 from itra_hf import ITRATrainer
-from itra_hf.compactness import compactness
-from itra_hf.features import extract_features
-from itra_hf.reporting import ReportingMixin
+from itra_hf.features.head import extract_features
+from itra_hf.reports.compactness import compactness
+from itra_hf.reports.reporting import ReportingMixin
 
 gc.freeze()  # a Trainer collects garbage before it trains, which takes half a second with all that is imported
 

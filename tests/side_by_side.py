@@ -8,7 +8,7 @@ from trainers import config
 
 from itra_hf import ITRAMixin
 
-SETTINGS = {"companion": "memory", "memory_warmup_steps": 1, "max_steps": 5, "weight_mode": "balanced"}
+SETTINGS = {"companion": "memory", "max_steps": 5, "weight_mode": "balanced"}
 OFF = {"matching_weight": 0.0}
 
 
@@ -20,10 +20,7 @@ def mixed(base):
 def trained(kind, folder, model=None, data=None, **settings):
     """A trainer that has trained five steps."""
     keywords = {name: settings.pop(name) for name in ("data_collator", "callbacks") if name in settings}
-    settings = {**SETTINGS, **settings}
-    if settings["companion"] != "memory":
-        del settings["memory_warmup_steps"]
-    args = config(folder, **settings)
+    args = config(folder, **{**SETTINGS, **settings})
     trainer = kind(model or build("Bert"), args, train_dataset=data or examples("Bert", 24), **keywords)
     trainer.train()
     return trainer

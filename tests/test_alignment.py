@@ -9,83 +9,84 @@ from accelerate import Accelerator
 from trainers import PAIRED
 
 from itra_hf import AlignmentArguments, MatchingLoss
-from itra_hf.alignment import Aligner
-from itra_hf.gathering import agree
-from itra_hf.matching_batches import FeatureBatch, match_batches
-from itra_hf.weighting import depends_on
+from itra_hf.alignment.aligner import Aligner
+from itra_hf.alignment.processes import agree
+from itra_hf.alignment.weight import MatchingWeight, depends_on
+from itra_hf.batches import FeatureBatch
 
 
 def aligner(**settings):
-    settings = {**PAIRED, "alignment": "marginal", "matching_warmup_ratio": 0.0, **settings}
-    arguments = AlignmentArguments(**settings)
+    arguments = AlignmentArguments(**{**PAIRED, "alignment": "marginal", **settings})
     return Aligner.from_arguments(arguments, arguments.companion, Accelerator(cpu=True))
 
 
-def test_total_has_the_value_and_the_gradients_of_the_plain_sum():
+def matching_weight(**settings):
+    arguments = AlignmentArguments(**{**PAIRED, **settings})
+    return MatchingWeight.from_arguments(arguments, torch.device("cpu"), lambda own: own)
+
+
+def test_the_matching_loss_has_the_value_and_the_gradients_of_the_plain_one():
     x, y = torch.randn(4, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
-    aligned = aligner(weight_mode="constant", matching_weight=0.7)(
-        x.square().sum(), FeatureBatch(x, None, y, None), x, 0, 10
-    )
+    total = x.square().sum() + 0.7 * aligner()(FeatureBatch(x, None, y, None)).matching_loss
     expected = x.square().sum() + 0.7 * MatchingLoss("marginal")(x, None, y, None)
-    torch.testing.assert_close(aligned.total, expected)
-    for ours, theirs in zip(
-        torch.autograd.grad(aligned.total, (x, y)), torch.autograd.grad(expected, (x, y)), strict=True
-    ):
+    torch.testing.assert_close(total, expected)
+    for ours, theirs in zip(torch.autograd.grad(total, (x, y)), torch.autograd.grad(expected, (x, y)), strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
 def test_both_batches_features_are_handed_on():
     x, y = torch.randn(4, 3, requires_grad=True), torch.randn(5, 3)
-    aligned = aligner(weight_mode="constant")(x.sum(), FeatureBatch(x, None, y, None), x, 0, 10)
+    aligned = aligner()(FeatureBatch(x, None, y, None))
     assert torch.equal(aligned.features, torch.cat([x, y]).detach())
 
 
 def test_pulls_too_small_for_float16_are_measured():
     generator = torch.Generator().manual_seed(0)
     x, y = ((1e4 * torch.randn(64, 8, generator=generator)).half() for _ in range(2))
-    subject, noted = aligner(), []
-    subject.matching_weight.note = noted.append
-    captured = x.requires_grad_() * 1.0
+    weight, captured = matching_weight(), x.requires_grad_() * 1.0
     task_loss = captured.float().square().mean()
-    subject(task_loss, FeatureBatch(captured, None, y, None), captured, 0, 10).total.backward()
-    gradient = match_batches(subject.matching_loss, FeatureBatch(captured, None, y, None)).gradient
-    assert noted[0][1].item() == pytest.approx(gradient.square().sum().item(), rel=1e-2, abs=0)
+    aligned = aligner()(FeatureBatch(captured, None, y, None))
+    total = task_loss + weight(0) * aligned.matching_loss
+    weight.watch(total, task_loss, captured, captured, aligned.gradient, weight(0))
+    total.backward()
+    ((_, squared_norm),) = weight._noted
+    assert squared_norm.item() == pytest.approx(aligned.gradient.square().sum().item(), rel=1e-2, abs=0)
 
 
 def test_the_micro_batches_of_one_step_have_one_weight_and_count_together():
-    weight = aligner().matching_weight
-    weight(0, 10)
+    weight = matching_weight()
+    weight(0)
     weight.note(torch.tensor([4.0, 4.0]))
-    assert weight(0, 10) == 0
+    assert weight(0) == 0
     weight.note(torch.tensor([14.0, 4.0]))
-    assert weight(1, 10).item() == pytest.approx(0.1 * 3 / 2)
+    assert weight(1).item() == pytest.approx(0.1 * 3 / 2)
     assert weight.balance.tolist() == pytest.approx([0.3, 0.2])
 
 
 def test_weights_follow_the_task_loss_pull_or_its_largest():
-    weights = {mode: aligner(weight_mode=mode).matching_weight for mode in ("balanced", "fitted")}
+    weights = {mode: matching_weight(weight_mode=mode) for mode in ("balanced", "fitted")}
     for step, task_norm in enumerate([8.0] * 60 + [0.01] * 150):
         for weight in weights.values():
             weight.note(torch.tensor([task_norm**2, 4.0]))
             weight.note_loss(torch.tensor(1e-9 if step > 60 else 1.0))
-            weight(step, 210)
-    assert weights["balanced"](210, 210).item() == pytest.approx(0.1 * 0.01 / 2, rel=0.01)
-    assert weights["fitted"](210, 210).item() == pytest.approx(0.1 * 8 / 2, rel=0.01)
+            weight(step)
+    assert weights["balanced"](210).item() == pytest.approx(0.1 * 0.01 / 2, rel=0.01)
+    assert weights["fitted"](210).item() == pytest.approx(0.1 * 8 / 2, rel=0.01)
 
 
 def test_a_fitted_weight_waits_until_the_task_loss_falls():
-    weight = aligner(weight_mode="fitted").matching_weight
+    weight = matching_weight(weight_mode="fitted")
     for step in range(100):  # it never does
         weight.note(torch.tensor([8.0**2 + step, 4.0]))
         weight.note_loss(torch.tensor(2.0))
-        assert weight(step, 100).item() == 0
+        assert weight(step).item() == 0
 
 
 def test_a_fitted_weight_follows_how_far_the_task_loss_has_fallen():
-    weight = aligner(weight_mode="fitted", matching_weight=0.5).matching_weight
+    weight = matching_weight(weight_mode="fitted", matching_weight=0.5)
     losses, first, running = [4.0] * 10 + [2.0] * 5 + [0.1] * 60, None, None
     for step, loss in enumerate(losses):
-        value = weight(step, 100).item()
+        value = weight(step).item()
         if step > 10:
             pulls = weight.peak.item() / weight.balance[1].item()
             assert value == pytest.approx(0.5 * pulls * (1 - running / first) ** 16, rel=1e-4)
@@ -101,23 +102,23 @@ def test_a_fitted_weight_follows_how_far_the_task_loss_has_fallen():
 
 
 def test_losses_that_are_no_measure_of_fit_give_no_weight():
-    weight = aligner(weight_mode="fitted").matching_weight
+    weight = matching_weight(weight_mode="fitted")
     for losses in ([-1.0] * 20, [0.0] * 20, [1.0] * 10 + [2.0] * 20, [math.nan, *[1.0] * 20, math.inf, math.nan]):
         weight.losses = torch.zeros(3)
         for step, loss in enumerate(losses):
             weight.note(torch.tensor([8.0**2, 4.0]))
             weight.note_loss(torch.tensor(loss))
-            assert weight(step + 1, 100).item() == 0
+            assert weight(step + 1).item() == 0
 
 
 def test_other_weights_keep_no_losses():
-    weight = aligner(weight_mode="constant").matching_weight
+    weight = matching_weight(weight_mode="constant")
     weight.note_loss(torch.tensor(1.0))
     assert not weight._noted_losses
 
 
 def test_a_process_without_measurement_settles_with_the_others():
-    weight = aligner().matching_weight
+    weight = matching_weight()
     # The mean over two processes, of which the other has measured (8, 2) once.
     weight.reduce = lambda own: (own + torch.tensor([8.0, 2.0, 0.6, 1.0, 2.0])) / 2
     weight.settle()

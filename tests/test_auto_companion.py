@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from trainers import Toy, config, toy_examples
 
 from itra_hf import ITRATrainer
-from itra_hf.card_facts import _settings
-from itra_hf.steps import look_ahead
+from itra_hf.alignment.steps import look_ahead
+from itra_hf.hub.facts import _settings
 
-AUTO = {"companion": "auto", "companion_decay": 0.9, "max_steps": 12, "matching_warmup_ratio": 0.0}
-MEMORY = {"companion": "memory", "max_steps": 12, "matching_warmup_ratio": 0.0}
+AUTO = {"companion": "auto", "companion_decay": 0.9, "max_steps": 12}
+MEMORY = {"companion": "memory", "max_steps": 12}
 
 
 class OwnLoader(ITRATrainer):
@@ -80,7 +80,7 @@ def test_it_is_a_memory_for_one_example(tmp_path, caplog):
 
 
 def test_it_is_a_memory_where_weights_lie_in_parts_but_not_without_averages(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("itra_hf.companion_choice.holds_shards", lambda accelerator, model: True)
+    monkeypatch.setattr("itra_hf.companions.choice.holds_shards", lambda accelerator, model: True)
     assert_same(train(tmp_path / "a", **AUTO), train(tmp_path / "b", **MEMORY))
     assert "weights that lie in parts on several processes can't be averaged" in told(caplog)[0]
     caplog.clear()

@@ -13,8 +13,8 @@ from trainers import AVERAGED, DIM, Toy, config, toy_examples
 from transformers import Trainer
 
 from itra_hf import ITRAMixin, ITRATrainer
-from itra_hf.averages import AveragedWeights
-from itra_hf.companion_choice import holds_shards
+from itra_hf.companions.choice import holds_shards
+from itra_hf.features.averages import AveragedWeights
 
 
 class Recording(ITRATrainer):
@@ -181,7 +181,7 @@ def test_a_run_lets_go_of_its_copy_of_the_weights(tmp_path):
 
 
 def test_a_fitted_weight_acts_once_the_examples_are_learnt(tmp_path):
-    settings = {"weight_mode": "fitted", "matching_weight": 1.0, "matching_warmup_ratio": 0.0, "max_steps": 60}
+    settings = {"weight_mode": "fitted", "matching_weight": 1.0, "max_steps": 60}
     trainer = train(ITRATrainer, tmp_path, Toy(), toy_examples(40, noise=0.1), learning_rate=0.1, **settings)
     weights = [line["matching_weight"] for line in trainer.state.log_history if "matching_weight" in line]
     assert max(weights[:10]) < 1e-6 < weights[-1]
@@ -222,18 +222,6 @@ def test_the_stock_forward_pass_of_the_primary_batch_stays_as_it_is(tmp_path):
         assert torch.equal(each, ours.model.state_dict()[name])
 
 
-def test_steps_that_do_not_align_are_averaged_too(tmp_path):
-    class Every(Recording):
-        def compute_loss(self, model, inputs, *args, **kwargs):
-            loss = super().compute_loss(model, inputs, *args, **kwargs)
-            self.steps = [*getattr(self, "steps", []), self._itra_average._step]
-            return loss
-
-    trainer = train(Every, tmp_path, Toy(), toy_examples(40), companion_every=3, max_steps=7)
-    assert trainer.steps == list(range(7))
-    assert [step for step, *_ in trainer.seen] == [0, 3, 6]
-
-
 # ---- Checkpoints and sharded weights ----
 
 
@@ -268,7 +256,7 @@ def test_weights_that_were_spread_when_they_were_loaded_are_known():
 
 
 def test_sharded_weights_are_refused_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("itra_hf.companion_choice.holds_shards", lambda accelerator, model: True)
+    monkeypatch.setattr("itra_hf.companions.choice.holds_shards", lambda accelerator, model: True)
     with pytest.raises(ValueError, match=r"companion_decay=0.9 averages the weights, which it can't where .*ZeRO-3"):
         ITRATrainer(Toy(), config(tmp_path, **AVERAGED), train_dataset=toy_examples(12))
     ITRATrainer(Toy(), config(tmp_path), train_dataset=toy_examples(12))

@@ -10,8 +10,8 @@ from families import build, examples
 from test_model_card import TAGS, card_of, results, tables, trained, trainer_of, with_lora, write
 from transformers import Trainer
 
-from itra_hf.card_merging import BEGIN, END
-from itra_hf.provenance import Evaluation, HubSource
+from itra_hf.hub.provenance import Evaluation, HubSource
+from itra_hf.hub.readme import BEGIN, END
 
 HOSTILE = ["a|b", "`c` *d*", "<b>e", "f\ng", "{{ name }} {% if x %}", "été 日本", "'\"\\", "# h: [i](j)", "---"]
 MINE = "---\nlicense: mit\nlanguage: de\ncustom: [1, {a: b}]\ntags: [mine]\n---\n\n# My model\n\nRead this first.\n"
@@ -88,8 +88,8 @@ def test_a_task_that_only_the_user_knows_stays(tmp_path):
 
 
 def test_the_users_licence_goes_before_the_base_models(tmp_path, monkeypatch):
-    monkeypatch.setattr("itra_hf.card_facts.base_model_of", lambda model: HubSource("org/base", ""))
-    monkeypatch.setattr("itra_hf.card_facts.license_of", lambda name, token: "apache-2.0")
+    monkeypatch.setattr("itra_hf.hub.facts.base_model_of", lambda model: HubSource("org/base", ""))
+    monkeypatch.setattr("itra_hf.hub.facts.license_of", lambda name, token: "apache-2.0")
     trainer = trainer_of(tmp_path)
     for readme, given, wanted in (("", {}, "apache-2.0"), (MINE, {}, "mit"), (MINE, {"license": "bsd"}, "bsd")):
         (tmp_path / "README.md").write_text(readme, encoding="utf-8")

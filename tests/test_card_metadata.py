@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from test_card_merging import THEIRS
 from test_model_card import FACTS, TAGS
 
-from itra_hf.card_merging import BEGIN, fingerprint, split_card
-from itra_hf.model_card import CardFacts, write_card
+from itra_hf.hub.card import CardFacts, write_card
+from itra_hf.hub.readme import BEGIN, fingerprint, split_card
 
 AS_WRITTEN = """# The head.
 

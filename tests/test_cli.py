@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, pipeline
 
 from itra_hf.cli import main, parse
-from itra_hf.config_files import read_config
-from itra_hf.data import DataArguments, cut_validation, encode_labels, infer_task, load_splits, subset
+from itra_hf.text.config_files import read_config
+from itra_hf.text.data import DataArguments, cut_validation, encode_labels, infer_task, load_splits, subset
 
 WORDS = ["red", "green", "blue", "apple", "leaf", "sky", "the", "is", "a"]
 TEXTS = {"red": "the apple is red", "green": "a leaf is green", "blue": "the sky is blue"}
@@ -174,7 +174,7 @@ def test_command_line_overrides_the_file(model_folder, tmp_path):
         model_folder,
         train_file="x.csv",
         learning_rate="5e-4",
-        bandwidth_multipliers="[1, 2]",
+        label_names="[one, two]",
         eval_steps="null",
     )
     model_args, data_args, training_args = parse([path, "--matching_weight", "0.7", "--train_file", "y.csv"])
@@ -183,7 +183,7 @@ def test_command_line_overrides_the_file(model_folder, tmp_path):
     assert data_args.train_file == "y.csv"
     assert training_args.learning_rate == 5e-4
     assert training_args.matching_weight == 0.7
-    assert list(training_args.bandwidth_multipliers) == [1, 2]
+    assert training_args.label_names == ["one", "two"]
     assert training_args.disable_tqdm is True
     assert training_args.save_strategy == "no"  # YAML's false, if read as usual
     assert training_args.eval_steps is None

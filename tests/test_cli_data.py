@@ -12,8 +12,8 @@ from test_cli import WORDS, main, model_folder, refused, write_config  # noqa: F
 
 from itra_hf.cli import parse, parse_comparison
 from itra_hf.comparison.run import build
-from itra_hf.data import Task, subset
-from itra_hf.finetune import _write_predictions, build_trainer
+from itra_hf.text.data import Task, subset
+from itra_hf.text.train import _write_predictions, build_trainer
 
 TABLE = "text,label\n"
 

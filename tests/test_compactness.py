@@ -1,4 +1,4 @@
-"""The figures of `itra_hf.compactness` against slow re-implementations, and what must not change them."""
+"""The figures of `itra_hf.reports.compactness` against slow re-implementations, and what must not change them."""
 
 import math
 import time
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itra_hf.compactness import FIGURES, ClassStatistics, compactness
+from itra_hf.reports.compactness import FIGURES, ClassStatistics, compactness
 
 INVARIANT = ("scatter_ratio", "class_separation", "effective_rank", "neural_collapse_distance")
 

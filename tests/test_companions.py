@@ -1,4 +1,4 @@
-"""Training with companions from within (`split`, `memory`), now and then (`companion_every`), or without dropout."""
+"""Training with companions from within (`split`, `memory`), or without dropout."""
 
 import copy
 
@@ -13,11 +13,11 @@ from torch.utils.data import IterableDataset
 from trainers import Toy, config, toy_examples
 from transformers import BertForSequenceClassification, Trainer, TrainerCallback, set_seed
 
-from itra_hf import AlignmentArguments, ITRAMixin, ITRATrainer, MatchingLoss
+from itra_hf import ITRAMixin, ITRATrainer, MatchingLoss
 
 FROM_WITHIN = pytest.mark.parametrize("companion", ["split", "memory"])
-ALIKE = {"split": {"companion": "split"}, "memory": {"companion": "memory", "memory_warmup_steps": 1}}
-AT_ONCE = {"weight_mode": "constant", "matching_warmup_ratio": 0.0}
+ALIKE = {"split": {"companion": "split"}, "memory": {"companion": "memory"}}
+AT_ONCE = {"weight_mode": "constant"}
 UNNOTICEABLE = {**AT_ONCE, "matching_weight": 1e-30}
 SGD = {"optim": "sgd", "learning_rate": 0.5, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
 SEQUENTIAL = {"train_sampling_strategy": "sequential"}
@@ -83,22 +83,21 @@ def train_by_hand(model, data, args):
     """
     matching, size, stored, losses = MatchingLoss(), args.per_device_train_batch_size, [], []
     batches = iter([data[start : start + size] for start in range(0, len(data), size)])
-    for step in range(args.max_steps):
+    for _ in range(args.max_steps):
         total = 0.0
         for _ in range(args.gradient_accumulation_steps):
             features, labels = features_and_labels(model, next(batches))
             loss = nn.functional.cross_entropy(model.head(features), labels)
-            if step % args.companion_every == 0:
-                pair = None
-                if args.companion == "split":
-                    order = sorted(range(size), key=lambda row, labels=labels: (int(labels[row]), row))
-                    pair = [features[order[::2]], labels[order[::2]], features[order[1::2]], labels[order[1::2]]]
-                elif step >= args.memory_warmup_steps:
-                    past = stored[-args.memory_size :]
-                    pair = [features, labels, torch.stack([f for f, _ in past]), torch.stack([k for _, k in past])]
-                stored += zip(features.detach(), labels, strict=True)
-                if pair is not None:
-                    loss = loss + args.companion_every * args.matching_weight * matching(*pair)
+            pair = None
+            if args.companion == "split":
+                order = sorted(range(size), key=lambda row, labels=labels: (int(labels[row]), row))
+                pair = [features[order[::2]], labels[order[::2]], features[order[1::2]], labels[order[1::2]]]
+            elif stored:
+                past = stored[-args.memory_size :]
+                pair = [features, labels, torch.stack([f for f, _ in past]), torch.stack([k for _, k in past])]
+            stored += zip(features.detach(), labels, strict=True)
+            if pair is not None:
+                loss = loss + args.matching_weight * matching(*pair)
             total = total + loss / args.gradient_accumulation_steps
         parameters = list(model.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters), strict=True):
@@ -107,13 +106,13 @@ def train_by_hand(model, data, args):
     return losses
 
 
-@pytest.mark.parametrize("more", [{}, {"companion_every": 2}, {"companion_every": 2, "gradient_accumulation_steps": 3}])
+@pytest.mark.parametrize("more", [{}, {"gradient_accumulation_steps": 3}])
 @FROM_WITHIN
 def test_training_is_gradient_descent_on_the_sum_of_both_losses(companion, more, tmp_path):
     settings = {**SGD, **AT_ONCE, **SEQUENTIAL, **ALIKE[companion], **more, "matching_weight": 0.7}
     settings |= {"per_device_train_batch_size": 5}
     if companion == "memory":
-        settings |= {"memory_size": 13, "memory_warmup_steps": 2}
+        settings |= {"memory_size": 13}
     data, model = toy_examples(6 * 3 * 5), Toy()
     trainer = train(tmp_path, model=model, data=data, **settings)
     assert series(trainer, "loss") == pytest.approx(train_by_hand(model, data, trainer.args), rel=1e-5)
@@ -177,7 +176,7 @@ SITUATIONS = {
     "marginal": {"alignment": "marginal"},
     "adapter": {"model": lora()},
     "bf16": {"bf16": True},
-    "another matching loss": {"matching_loss": "coral", "per_device_train_batch_size": 12},
+    "another matching loss": {"matching_loss": "examples/distances.py:coral", "per_device_train_batch_size": 12},
 }
 
 
@@ -249,20 +248,7 @@ def test_evaluation_is_the_stock_one_and_training_does_not_notice_it(companion, 
     assert quiet.evaluate()["eval_loss"] == stock.evaluate()["eval_loss"] == series(evaluated, "eval_loss")[-1]
 
 
-# ---- The memory's warm-up and its checkpoints ----
-
-
-def test_until_the_memory_is_warm_training_is_plain_and_logs_no_matching_loss(tmp_path):
-    plain = train(tmp_path / "a", matching_weight=0.0)
-    warm = train(tmp_path / "b", companion="memory", memory_warmup_steps=4, **AT_ONCE)
-    for before, line in zip(lines(plain)[:4], lines(warm)[:4], strict=True):
-        assert line["loss"] == line["task_loss"] == before["loss"]
-        assert "matching_loss" not in line
-        assert line["matching_weight"] == 0
-    for line in lines(warm)[4:]:
-        assert line["loss"] == pytest.approx(line["task_loss"] + 0.1 * line["matching_loss"], rel=1e-5)
-        assert line["matching_weight"] == pytest.approx(0.1)
-    assert "matching_loss" in lines(warm)[4]
+# ---- The memory and its checkpoints ----
 
 
 def test_each_run_starts_with_an_empty_memory(tmp_path):
@@ -286,7 +272,7 @@ class KeepMemory(TrainerCallback):
 
 
 def test_a_smaller_memory_resumes_with_the_newest_and_one_without_file_with_none(tmp_path):
-    settings = {"companion": "memory", "memory_warmup_steps": 2, "save_strategy": "steps", "save_steps": 4}
+    settings = {"companion": "memory", "save_strategy": "steps", "save_steps": 4}
     train(tmp_path, memory_size=16, **settings)
     checkpoint = tmp_path / "checkpoint-4"
 
@@ -308,76 +294,6 @@ def test_a_smaller_memory_resumes_with_the_newest_and_one_without_file_with_none
     empty, trainer = memory_after_resuming()
     assert empty == {}
     assert ["matching_loss" in line for line in lines(trainer)[4:]] == [False, True]  # there is nothing to align with
-
-
-# ---- Now and then ----
-
-
-@pytest.mark.parametrize("companion", ["sample", "split"])
-def test_every_third_step_aligns_with_three_times_the_weight(companion, tmp_path):
-    settings = {**AT_ONCE, "matching_weight": 0.2, "companion": companion, "max_steps": 8}
-    trainer = train(tmp_path, model=without_dropout(), data=examples("Bert", 32), companion_every=3, **settings)
-    pair = 8 if companion == "sample" else 4
-    assert trainer.rows == [pair, 4, 4, pair, 4, 4, pair, 4]
-    for step, line in enumerate(lines(trainer)):
-        if step % 3 == 0:
-            assert line["matching_weight"] == pytest.approx(0.6)
-            assert line["loss"] == pytest.approx(line["task_loss"] + 0.6 * line["matching_loss"], rel=1e-5)
-            assert line["matching_loss"] > 0
-        else:
-            assert line["loss"] == line["task_loss"]
-            assert line["matching_weight"] == 0
-            assert "matching_loss" not in line
-    coarse = train(
-        tmp_path, model=without_dropout(), data=examples("Bert", 32), companion_every=3, logging_steps=8, **settings
-    )
-    mean = torch.tensor(series(trainer, "matching_loss")).mean().item()  # over the three steps that have one
-    assert series(coarse, "matching_loss") == pytest.approx([mean], rel=1e-5)
-    assert series(coarse, "matching_weight") == pytest.approx([0.6 * 3 / 8])
-
-
-def test_steps_in_between_are_plain_bit_for_bit(tmp_path):
-    stock = train(tmp_path / "a", Trainer, **SEQUENTIAL)
-    ours = train(tmp_path / "b", companion_every=10, **SEQUENTIAL, **UNNOTICEABLE, **ALIKE["split"])
-    assert series(ours, "loss") == series(stock, "loss")
-    assert_same_weights(ours, stock)
-
-
-def test_a_compute_loss_without_outputs_does_for_steps_in_between(tmp_path):
-    trainer = train(tmp_path, mixed(LossOnly), data=examples("Bert", 24), companion_every=2)
-    assert trainer.rows == [8, 4] * 3
-
-
-def test_all_micro_batches_of_a_step_align_or_none(tmp_path):
-    settings = {"gradient_accumulation_steps": 2, "companion_every": 2, "max_steps": 4}
-    trainer = train(tmp_path, model=without_dropout(), data=examples("Bert", 32), **settings)
-    assert trainer.rows == [8, 8, 4, 4] * 2
-
-
-def test_the_balanced_weight_of_every_second_step_is_twice_that_of_each_step(tmp_path):
-    common = {"matching_warmup_ratio": 0.0, "learning_rate": 0.0, "companion": "split", "max_steps": 12}
-    common |= {"per_device_train_batch_size": 12, "data": examples("Bert", 12), "model": without_dropout()}
-    each = train(tmp_path, **common, **SEQUENTIAL)
-    second = train(tmp_path, companion_every=2, **common, **SEQUENTIAL)
-    weights = series(each, "matching_weight"), series(second, "matching_weight")
-    assert weights[1][2::2] == pytest.approx([2 * weight for weight in weights[0][2::2]], rel=1e-3)
-    assert weights[1][1::2] == [0.0] * 6
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"companion_task_loss": True, "companion_every": 2}, "companion_task_loss=True needs a second batch"),
-        ({"companion_task_loss": True, "companion": "split"}, "companion_task_loss=True needs a second batch"),
-        ({"companion_task_loss": True, "companion": "memory"}, "companion_task_loss=True needs a second batch"),
-        ({"companion_every": 0}, "companion_every=0 must be an integer >= 1"),
-        ({"memory_size": 1}, "memory_size=1 must be an integer >= 2"),
-        ({"memory_warmup_steps": 0}, "memory_warmup_steps=0 must be an integer >= 1"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused_when_the_config_is_built(settings, message):
-    with pytest.raises(ValueError, match=message):
-        AlignmentArguments(**settings)
 
 
 # ---- Companions through averaged weights ----
@@ -420,19 +336,3 @@ def test_companions_through_averages_leave_every_module_the_mode_that_it_had(tmp
     assert len(set(before.values())) == 2
     trainer.compute_loss(model, batch)
     assert {name: module.training for name, module in model.named_modules()} == before
-
-
-@pytest.mark.parametrize("settings", [{"companion_every": 6}, {"companion": "memory", "memory_warmup_steps": 6}])
-def test_a_run_too_short_to_align_says_so(settings, tmp_path, caplog):
-    train(tmp_path, max_steps=6, **settings)
-    name = list(settings)[-1]
-    messages = [record.message for record in caplog.records if "hardly any" in record.message]
-    assert messages == [f"Training has 6 steps: with {name}=6 hardly any of them aligns."]
-    caplog.clear()
-    train(tmp_path, max_steps=7, **settings)
-    assert "hardly any" not in caplog.text
-
-
-def test_the_weight_of_all_steps_together_has_the_limit_of_one():
-    with pytest.raises(ValueError, match=r"matching_weight=1.0 times companion_every=16 must be from 0 to 10 "):
-        AlignmentArguments(companion_every=16)

@@ -20,7 +20,7 @@ from itra_hf.comparison.unknown import (
     probability_scores,
     unknown_auroc,
 )
-from itra_hf.data import Task
+from itra_hf.text.data import Task
 
 NAMES = ["blue", "green", "red"]  # the classes of `examples`, by id
 

@@ -181,19 +181,6 @@ def test_list_labels_do_for_marginal_alignment_and_are_refused_in_words_otherwis
         trainer("joint").train()
 
 
-def test_ignored_labels_of_companions_are_not_counted(tmp_path):
-    def mean_of_items(outputs, labels, num_items_in_batch=None):
-        return nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
-
-    rows = [
-        {**row, "labels": -100 if index % 3 == 1 else row["labels"]} for index, row in enumerate(examples("Bert", 24))
-    ]
-    args = config(tmp_path, companion_task_loss=True, learning_rate=0.0, max_steps=6)
-    trainer = ITRATrainer(build("Bert"), args, train_dataset=rows, compute_loss_func=mean_of_items)
-    trainer.train()
-    assert series(trainer, "task_loss") == pytest.approx([1.1] * 6, abs=0.1)
-
-
 def test_compute_loss_func_outside_training(tmp_path):
     def mean(outputs, labels, num_items_in_batch=None):
         return nn.functional.cross_entropy(outputs["logits"], labels)
@@ -230,7 +217,7 @@ def test_a_shortened_step_counts_what_is_left(tmp_path, monkeypatch):
 
     trainer = ITRATrainer(build("Bert"), config(tmp_path), train_dataset=examples("Bert", 12), compute_loss_func=summed)
     answers = iter([[[2, 1], [8, 4], [1, 1], [3, 3], [1, 1], [1, 1]], [[4, 4]]])  # the other process has one batch only
-    monkeypatch.setattr("itra_hf.steps.gather_counts", lambda *ignored: next(answers))
+    monkeypatch.setattr("itra_hf.alignment.steps.gather_counts", lambda *ignored: next(answers))
     batches, items = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 2, torch.device("cpu"))
     assert (len(batches), int(items), trainer._itra_step.mean_rows) == (1, 4, None)
 
@@ -238,7 +225,7 @@ def test_a_shortened_step_counts_what_is_left(tmp_path, monkeypatch):
 def test_frozen_features_log_weight_zero(tmp_path):
     model = build("Bert")
     model.bert.requires_grad_(False)
-    args = config(tmp_path, weight_mode="constant", matching_warmup_ratio=0.0)
+    args = config(tmp_path, weight_mode="constant")
     trainer = ITRATrainer(model, args, train_dataset=examples("Bert", 12))
     trainer.train()
     assert series(trainer, "matching_weight") == [0.0] * 3

@@ -13,6 +13,7 @@ from itra_hf import AlignmentArguments, ITRAConfig
 from itra_hf.config_checks import NEEDS
 from itra_hf.presets import GONE
 
+CORAL = "examples/distances.py:coral"
 QUIET = {"output_dir": "unused", "report_to": "none", "use_cpu": True}
 
 
@@ -29,18 +30,17 @@ def test_is_training_arguments_with_help_on_every_field():
 def test_argument_parser_reads_every_field():
     line = (
         "--output_dir unused --report_to none --use_cpu --matching_weight 0.2 --weight_mode constant "
-        "--matching_warmup_ratio 0.1 --alignment joint --estimator unbiased --kernel laplacian --bandwidth 2.5 "
-        "--bandwidth_multipliers 0.5 1 2 --companion class_matched --companion_decay 0.5 --feature cls"
+        "--alignment joint --estimator unbiased --kernel laplacian --bandwidth 2.5 "
+        "--companion class_matched --companion_decay 0.5 --feature cls"
     )
     (config,) = HfArgumentParser(ITRAConfig).parse_args_into_dataclasses(line.split())
-    assert (config.matching_weight, config.weight_mode, config.matching_warmup_ratio) == (0.2, "constant", 0.1)
+    assert (config.matching_weight, config.weight_mode) == (0.2, "constant")
     assert (config.alignment, config.estimator, config.kernel, config.bandwidth) == (
         "joint",
         "unbiased",
         "laplacian",
         "2.5",
     )
-    assert config.bandwidth_multipliers == [0.5, 1.0, 2.0]
     assert (config.companion, config.companion_decay, config.feature) == ("class_matched", 0.5, "cls")
 
 
@@ -56,8 +56,6 @@ def test_settings_survive_a_dictionary():
         ({"matching_weight": -0.1}, r"matching_weight=-0.1 must be from 0 to 10 with weight_mode='fitted'"),
         ({"matching_weight": float("nan")}, r"matching_weight=nan must be"),
         ({"matching_weight": "much"}, r"matching_weight='much' must be a number"),
-        ({"matching_warmup_ratio": 1.5}, r"matching_warmup_ratio=1.5 must be from 0 to 1"),
-        ({"matching_warmup_ratio": -0.5}, r"matching_warmup_ratio=-0.5 must be from 0 to 1"),
         ({"weight_mode": "auto"}, r"weight_mode='auto' is not one of 'fitted', 'balanced', 'constant'\.$"),
         ({"weight_mode": "rising"}, r"'constant' any more: 'fitted' takes its place"),
         ({"weight_mode": "sustained"}, r"'constant' any more: 'fitted' pulls as hard once"),
@@ -67,11 +65,7 @@ def test_settings_survive_a_dictionary():
         ({"companion": "queue"}, r"companion='queue' is not one of 'auto', 'sample', 'class_matched'"),
         ({"bandwidth": 0.0}, r"bandwidth=0.0 is neither a positive number from 1e-15 to 1e\+15 nor 'mean'"),
         ({"bandwidth": "wide"}, r"bandwidth='wide' is neither"),
-        ({"bandwidth_multipliers": []}, r"bandwidth_multipliers=\[\] must be one or more"),
-        ({"bandwidth_multipliers": [1.0, -1.0]}, r"bandwidth_multipliers=\[1.0, -1.0\] must be one or more"),
         ({"bandwidth": "1e-60"}, r"bandwidth='1e-60' is neither"),
-        ({"bandwidth_multipliers": None}, r"bandwidth_multipliers=None must be one or more"),
-        ({"bandwidth_multipliers": ["wide"]}, r"bandwidth_multipliers=\['wide'\] must be one or more"),
         ({"matching_weight": 15.0}, r"matching_weight=15.0 must be from 0 to 10 with weight_mode='fitted'"),
         ({"matching_weight": 1e30, "weight_mode": "balanced"}, r"matching_weight=1e\+30 must be from 0 to 100"),
         ({"matching_weight": 1e30, "weight_mode": "constant"}, r"must be from 0 to 1e\+06 with weight_mode='constant'"),
@@ -82,7 +76,10 @@ def test_settings_survive_a_dictionary():
         ({"companion_buffer_size": 0}, r"companion_buffer_size=0 must be an integer >= 1"),
         ({"companion_buffer_size": 2.0}, r"companion_buffer_size=2.0 must be an integer >= 1"),
         ({"feature": ""}, r"feature='' must be 'auto'"),
-        ({"companion": "sample", "companion_task_loss": True}, r"needs companion_decay=0, not 0.97"),
+        ({"matching_loss": "coral"}, r"matching_loss='coral' is no more: examples/distances.py has it"),
+        ({"matching_loss": "wasserstein"}, r"matching_loss='wasserstein' is neither 'mmd' nor a function"),
+        ({"matching_loss": "nowhere.py:f"}, r"matching_loss='nowhere.py:f' can't be loaded"),
+        ({"matching_loss": CORAL, "alignment": "joint"}, r"alignment='joint' needs matching_loss='mmd'"),
     ],
 )
 def test_wrong_values_are_named_when_the_config_is_built(settings, message):
@@ -94,12 +91,13 @@ def test_wrong_values_are_named_when_the_config_is_built(settings, message):
 
 ELSEWHERE = [
     ({"companion": "sample", "memory_size": 64}, "companion='memory'"),
-    ({"memory_warmup_steps": 3}, "companion='memory'"),
+    ({}, "companion='memory'"),
     ({"companion": "memory", "companion_decay": 0.0}, "companion='sample' or 'class_matched' or 'auto'"),
     ({"companion": "split", "companion_decay": 0.5}, "companion='sample' or 'class_matched' or 'auto'"),
     ({"companion": "memory", "companion_buffer_size": 10}, "companion='sample' or 'class_matched' or 'auto'"),
-    ({"matching_loss": "coral", "kernel": "laplacian"}, "matching_loss='mmd'"),
-    ({"matching_loss": "central_moments", "bandwidth_multipliers": [0.5, 1.0]}, "matching_loss='mmd'"),
+    ({"matching_loss": CORAL, "kernel": "laplacian"}, "matching_loss='mmd'"),
+    ({"matching_loss": CORAL, "bandwidth": 2.0}, "matching_loss='mmd'"),
+    ({"matching_loss": CORAL, "estimator": "unbiased"}, "matching_loss='mmd'"),
     ({"alignment": "marginal", "class_weighting": "alike"}, "alignment='auto' or 'conditional'"),
     ({"alignment": "joint", "class_weighting": "alike"}, "alignment='auto' or 'conditional'"),
 ]
@@ -121,12 +119,12 @@ def test_a_refusal_is_tried_for_every_setting_that_needs_another():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"companion": "memory", "memory_size": 64, "memory_warmup_steps": 3},
+        {"companion": "memory", "memory_size": 64},
         {"companion": "class_matched", "companion_decay": 0.0, "companion_buffer_size": 10},
-        {"companion": "sample", "memory_size": 256, "bandwidth_multipliers": (1.0,), "class_weighting": "alike"},
-        {"companion": "split", "companion_decay": 0.97, "matching_warmup_ratio": 0.5, "kernel": "laplacian"},
-        {"matching_loss": "coral", "kernel": "gaussian", "bandwidth_multipliers": (1,), "bandwidth": 2.0},
-        {"alignment": "conditional", "class_weighting": "alike", "bandwidth_multipliers": [0.5]},
+        {"companion": "sample", "memory_size": 256, "class_weighting": "alike"},
+        {"companion": "split", "companion_decay": 0.97, "kernel": "laplacian"},
+        {"matching_loss": CORAL, "kernel": "gaussian", "bandwidth": "mean"},
+        {"alignment": "conditional", "class_weighting": "alike"},
     ],
 )
 def test_settings_that_act_or_are_the_default_are_taken(settings):

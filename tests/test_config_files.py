@@ -10,7 +10,7 @@ from transformers import HfArgumentParser
 
 from itra_hf import ITRAConfig
 from itra_hf.cli import parse, parse_comparison
-from itra_hf.config_files import _Loader, as_typed, named_actions
+from itra_hf.text.config_files import _Loader, as_typed, named_actions
 
 ACTIONS = named_actions(HfArgumentParser(ITRAConfig))
 
@@ -53,8 +53,8 @@ def test_text_has_its_characters(word, read):
         ("max_steps", "1_000", 1000),
         ("seed", "0x1F", 31),
         ("seed", "'7'", 7),
-        ("bandwidth_multipliers", "[1, 2.50, 5e-1]", [1.0, 2.5, 0.5]),
-        ("bandwidth_multipliers", "2", [2.0]),
+        ("label_names", "[labels, 2.50]", ["labels", "2.50"]),
+        ("label_names", "2", ["2"]),
         ("bandwidth", "1.50", "1.50"),
         ("eval_compactness", "true", True),
         ("eval_compactness", "yes", True),

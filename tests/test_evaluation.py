@@ -24,7 +24,7 @@ from trainers import config
 from transformers import TrainingArguments
 
 from itra_hf import ITRATrainer
-from itra_hf.compactness import FIGURES
+from itra_hf.reports.compactness import FIGURES
 
 
 def error_rate(prediction, compute_result=True):

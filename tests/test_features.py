@@ -8,8 +8,9 @@ from torch import nn
 from trainers import Toy, config, toy_examples
 from transformers import default_data_collator
 
-from itra_hf import ITRATrainer, features
-from itra_hf.features import build_tap, pool
+from itra_hf import ITRATrainer
+from itra_hf.features import head as features
+from itra_hf.features.head import build_tap, pool
 
 CASES = [(family, "right") for family in FAMILIES] + [(family, "left") for family in DECODERS]
 
@@ -42,7 +43,7 @@ def test_linear_of_feature_is_logits(family, side):
 def test_two_training_steps(family, side, alignment, tmp_path):
     model = build(family)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    args = config(tmp_path, max_steps=2, per_device_train_batch_size=6, alignment=alignment, matching_warmup_ratio=0.0)
+    args = config(tmp_path, max_steps=2, per_device_train_batch_size=6, alignment=alignment)
     trainer = ITRATrainer(model, args, train_dataset=examples(family, 12, side=side))
     trainer.train()
     logs = trainer.state.log_history[1]  # the first step's weight is 0

@@ -7,9 +7,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from itra_hf.data import DataArguments, Task, encode_labels, infer_task, load_splits, tokenize
-from itra_hf.delimited import DelimitedFile
-from itra_hf.files import Reading, read_files
+from itra_hf.text.data import DataArguments, Task, encode_labels, infer_task, load_splits, tokenize
+from itra_hf.text.delimited import DelimitedFile
+from itra_hf.text.files import Reading, read_files
 
 USED = Reading(used=(("text",), ("label",)))
 TABLE = "text,label\n"
@@ -258,7 +258,7 @@ def test_the_fast_way_and_the_thorough_one_agree(tmp_path, monkeypatch):
     content = TABLE + "".join(f'"{"word " * (n % 30)}, ""{n}""\nx",{n % 7}\r\n' for n in range(12_000))
     path = put(tmp_path, "a.csv", content)
     fast = pa.concat_tables(DelimitedFile(path, ",", "utf-8").tables())
-    monkeypatch.setattr("itra_hf.delimited.is_plain", lambda *ignored: False)
+    monkeypatch.setattr("itra_hf.text.delimited.is_plain", lambda *ignored: False)
     assert fast == pa.concat_tables(DelimitedFile(path, ",", "utf-8").tables())
 
 
@@ -308,7 +308,7 @@ def test_a_cache_that_can_not_be_written_is_named(tmp_path):
 
 def test_content_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
     digests = iter("ab")
-    monkeypatch.setattr("itra_hf.files.digest", lambda path: next(digests))
+    monkeypatch.setattr("itra_hf.text.files.digest", lambda path: next(digests))
     assert "changed while it was read" in refused(tmp_path, "a.csv", "text,label\nx,a\n")
 
 

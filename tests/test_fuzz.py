@@ -28,23 +28,16 @@ LOGGED = ("loss", "task_loss", "matching_loss", "matching_weight")
 # What each setting is drawn from: values that are fine, if seldom all together, and values that have to be refused.
 GOOD = {
     "matching_weight": (0.0, 0.1, 1, 30.0, 100.0),
-    "matching_warmup_ratio": (0.0, 0.5, 1),
     "weight_mode": ("fitted", "balanced", "constant"),
     "alignment": ("auto", *ALIGNMENTS),
     "class_weighting": ("size", "alike"),
-    "matching_loss": ("mmd", "mmd", "mmd", "coral", "central_moments"),
+    "matching_loss": ("mmd", "mmd", "mmd", "examples/distances.py:coral"),
     "estimator": ESTIMATORS,
     "kernel": KERNELS,
     "bandwidth": ("mean", "median", "0.5", 2, 1e-6, 1e12),
-    "bandwidth_multipliers": ([1.0], [0.25, 1, 4.0], (2.0,)),
-    "chunk_size": (0, 0, 0, 1, 3),
-    "random_features": (0, 0, 0, 7),
     "companion": ("auto", "sample", "class_matched", "split", "memory"),
-    "companion_every": (1, 1, 3),
     "companion_decay": (0.0, 0, 0.97, 0.5),
-    "companion_task_loss": (False, False, True),
     "memory_size": (2, 9, 256),
-    "memory_warmup_steps": (1, 1, 2, 10),
     "companion_buffer_size": (1, 1000),
     "gather_features": (True, False),
     "feature": ("auto",),
@@ -53,22 +46,16 @@ GOOD = {
 }
 BAD = {
     "matching_weight": (-0.1, math.nan, math.inf, "much", None, True),
-    "matching_warmup_ratio": (-0.5, 1.5, math.nan, "all"),
     "weight_mode": ("even", "rising", None),
     "alignment": ("", "Joint"),
     "class_weighting": ("even", None),
     "estimator": ("v",),
     "kernel": ("linear", None),
     "bandwidth": (0, -1.0, "nan", math.inf, "wide", None, [1.0]),
-    "bandwidth_multipliers": ([], [0.0], [1.0, -1.0], [math.nan], [math.inf]),
     "matching_loss": ("wasserstein", None),
-    "chunk_size": (-1, 2.5, None),
-    "random_features": (-1, 2.5, True),
     "companion": ("random",),
-    "companion_every": (0, -1, 1.5, True),
     "companion_decay": (1, 1.0, -0.1, math.nan, "none", False),
     "memory_size": (1, 2.5, "all"),
-    "memory_warmup_steps": (0, 1.5, None),
     "companion_buffer_size": (0, 2.5),
     "feature": ("nowhere", "", "head.weight", 3),
     "eval_compactness": ("yes", 1),
@@ -140,18 +127,10 @@ def pad(rows: list[dict]) -> dict:
 
 def find_clash(chosen: dict) -> str | None:
     """The name of a setting that does not go with the others, if any."""
-    paired = chosen["companion"] in ("sample", "class_matched")
-    saves_memory = chosen["chunk_size"] > 0 or chosen["random_features"] > 0
     clashes = {
         "weight_mode": chosen["matching_weight"] > MOST_WEIGHT[chosen["weight_mode"]],
-        "companion_task_loss": chosen["companion_task_loss"]
-        and not (paired and chosen["companion_decay"] == 0 and chosen["companion_every"] == 1),
         "matching_loss": chosen["matching_loss"] != "mmd"
-        and (saves_memory or chosen["estimator"] == "unbiased" or chosen["alignment"] == "joint"),
-        "bandwidth": chosen["bandwidth"] == "median" and saves_memory,
-        "chunk_size": chosen["chunk_size"] > 0 and chosen["random_features"] > 0,
-        "random_features": chosen["random_features"] > 0 and chosen["kernel"] == "laplacian",
-        "companion_every": chosen["matching_weight"] * chosen["companion_every"] > MOST_WEIGHT[chosen["weight_mode"]],
+        and (any(chosen[name] != DEFAULT[name] for name in OF_THE_MMD) or chosen["alignment"] == "joint"),
     }
     if chosen["matching_weight"] > 0:
         clashes |= {name: chosen[name] != DEFAULT[name] for name in without_effect(chosen)}
@@ -160,33 +139,25 @@ def find_clash(chosen: dict) -> str | None:
 
 def without_effect(chosen: dict) -> list[str]:
     """The settings that do nothing beside the others."""
-    names = [] if chosen["companion"] == "memory" else ["memory_size", "memory_warmup_steps"]
+    names = [] if chosen["companion"] == "memory" else ["memory_size"]
     if chosen["companion"] not in ("auto", "sample", "class_matched"):
         names += ["companion_decay", "companion_buffer_size"]
     if chosen["matching_loss"] != "mmd":
-        names += ["kernel", "bandwidth_multipliers"]
+        names += OF_THE_MMD
     return names if chosen["alignment"] in ("auto", "conditional") else [*names, "class_weighting"]
 
 
+OF_THE_MMD = ["kernel", "bandwidth", "estimator"]
 DEFAULT = {
     "memory_size": 256,
-    "memory_warmup_steps": 10,
     "companion_decay": 0.97,
     "companion_buffer_size": 1000,
     "kernel": "gaussian",
-    "bandwidth_multipliers": [1.0],
+    "bandwidth": "mean",
+    "estimator": "biased",
     "class_weighting": "size",
 }
-HARMLESS = {
-    **DEFAULT,
-    "weight_mode": "balanced",
-    "companion_task_loss": False,
-    "matching_loss": "mmd",
-    "bandwidth": "mean",
-    "chunk_size": 0,
-    "random_features": 0,
-    "companion_every": 1,
-}
+HARMLESS = {**DEFAULT, "weight_mode": "balanced", "matching_loss": "mmd"}
 
 
 @st.composite

@@ -14,7 +14,7 @@ from trainers import CLASSES, DIM, Toy, config, toy_examples
 from transformers import Trainer, TrainerCallback
 
 from itra_hf import ITRATrainer
-from itra_hf.gradient_noise import GradientNoiseCallback
+from itra_hf.reports.gradient_noise import GradientNoiseCallback
 
 NAMES = ("gradient_variance", "gradient_noise_to_signal", "held_out_loss_change")
 TRAIN, TEST = toy_examples(20, noise=2.0), toy_examples(9, seed=1, noise=2.0)

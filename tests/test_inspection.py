@@ -11,7 +11,7 @@ from test_cli import TEXTS, refused, rows, save_model, write
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 from itra_hf.cli import main
-from itra_hf.compactness import compactness
+from itra_hf.reports.compactness import compactness
 
 
 @pytest.fixture(scope="module")

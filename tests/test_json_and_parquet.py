@@ -8,7 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from test_files import USED, columns
 
-from itra_hf.files import read_files
+from itra_hf.text.files import read_files
 
 
 def test_json_strings_stay_strings_and_numbers_numbers(tmp_path):

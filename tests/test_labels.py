@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from itra_hf.data import DataArguments, encode_labels, infer_task, load_splits, tokenize
+from itra_hf.text.data import DataArguments, encode_labels, infer_task, load_splits, tokenize
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 

@@ -1,4 +1,4 @@
-"""The metrics of `itra_hf.metrics` against slow re-implementations, alone, combined and in `compute_metrics`."""
+"""The metrics of `itra_hf.text.metrics` against slow re-implementations, alone, combined and in `compute_metrics`."""
 
 import math
 import socket
@@ -13,8 +13,8 @@ from scipy.special import expit, softmax
 from sklearn.metrics import brier_score_loss
 from transformers import EvalPrediction
 
-from itra_hf.compactness import compactness
-from itra_hf.metrics import (
+from itra_hf.reports.compactness import compactness
+from itra_hf.text.metrics import (
     F1,
     Accuracy,
     BrierScore,

@@ -17,9 +17,9 @@ from transformers import BertForSequenceClassification, Trainer, TrainerCallback
 
 import itra_hf
 from itra_hf import AlignmentArguments, ITRATrainer
-from itra_hf.model_card import CardFacts, write_card
-from itra_hf.provenance import Evaluation, HubSource, base_model_of, dataset_of, evaluations
-from itra_hf.reporting import ReportingMixin
+from itra_hf.hub.card import CardFacts, write_card
+from itra_hf.hub.provenance import Evaluation, HubSource, base_model_of, dataset_of, evaluations
+from itra_hf.reports.reporting import ReportingMixin
 
 REVISION = "0123456789" * 4
 HUB_FILES = {f"hf://datasets/org/data@{REVISION}/train.parquet": None}
@@ -283,13 +283,13 @@ def test_which_evaluations_of_the_history_count():
 def test_without_matplotlib_a_warning_takes_the_pictures_place(tmp_path, monkeypatch, caplog):
     for name in ["matplotlib", *(name for name in sys.modules if name.startswith("matplotlib."))]:
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "itra_hf.plots", raising=False)
+    monkeypatch.delitem(sys.modules, "itra_hf.reports.plots", raising=False)
     monkeypatch.delattr(itra_hf, "plots", raising=False)
     trainer, card = trained(tmp_path)
     trainer.create_model_card()
     assert "![" not in card.text
     assert not (tmp_path / "figures").exists()
-    assert caplog.text.count("The model card has no pictures: itra_hf.plots needs matplotlib") == 1
+    assert caplog.text.count("The model card has no pictures: itra_hf.reports.plots needs matplotlib") == 1
 
 
 def test_the_map_is_of_the_features_that_the_table_is_of(tmp_path):

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from itra_hf.data import DataArguments, encode_labels, infer_task, load_splits
+from itra_hf.text.data import DataArguments, encode_labels, infer_task, load_splits
 
 MARKERS = ["NA", "null", "None", "nan", "007", "true", "1e5"]
 

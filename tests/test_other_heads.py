@@ -15,8 +15,8 @@ from transformers import Trainer, default_data_collator
 from transformers.loss.loss_utils import fixed_cross_entropy
 
 from itra_hf import ITRATrainer
-from itra_hf.features import POOLINGS
-from itra_hf.item_counts import takes_item_count
+from itra_hf.features.head import POOLINGS
+from itra_hf.features.item_counts import takes_item_count
 
 ADVICE = re.compile(r"What works for this model: feature=(.*?), or the name")
 

@@ -16,9 +16,9 @@ from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
 import itra_hf
-from itra_hf import plots
-from itra_hf.compactness import compactness
-from itra_hf.plots import class_scatter, feature_map, learning_curves
+from itra_hf.reports import plots
+from itra_hf.reports.compactness import compactness
+from itra_hf.reports.plots import class_scatter, feature_map, learning_curves
 
 LONG = "comp.sys.ibm.pc.hardware and everything that goes with it"
 HARD_NAMES = ["_hidden", r"$\frac{$", "a_b^c $5", "Überraschung — βγ"]
@@ -501,12 +501,12 @@ def test_half_precision_features_and_lists_are_taken():
 
 
 def test_without_matplotlib_the_import_says_what_to_install(monkeypatch):
-    monkeypatch.delitem(sys.modules, "itra_hf.plots")
+    monkeypatch.delitem(sys.modules, "itra_hf.reports.plots")
     for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=re.escape('pip install "itra_hf[plots]"')):
-        importlib.import_module("itra_hf.plots")
+        importlib.import_module("itra_hf.reports.plots")
 
 
 def test_nothing_else_imports_matplotlib_and_nothing_pyplot():

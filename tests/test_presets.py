@@ -106,7 +106,7 @@ def test_subclasses_have_it_too():
         ({"companion": "memory", "memory_size": 64}, {"companion_decay": 0.97}),
         ({"companion": "split"}, {"companion_decay": 0.97}),
         ({"alignment": "joint"}, {"class_weighting": "size"}),
-        ({"matching_loss": "coral"}, {}),
+        ({"matching_loss": "examples/distances.py:coral"}, {"kernel": "gaussian"}),
     ],
 )
 def test_any_setting_overrides_it_and_what_can_not_act_then_keeps_its_default(settings, dropped):

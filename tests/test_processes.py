@@ -11,7 +11,7 @@ TWO = {"per_device_train_batch_size": 4, "matching_weight": 1.0}
 EPOCHS = {"max_steps": -1, "num_train_epochs": 3}
 ADAM = {"optim": "adamw_torch", "learning_rate": 1e-3}  # plain SGD has no state, which a sharded resume can't load
 UNEVEN = {"accelerator_config": {"even_batches": False}}
-MEMORY = {"companion": "memory", "memory_size": 30, "memory_warmup_steps": 3}
+MEMORY = {"companion": "memory", "memory_size": 30}
 # 61 examples: 7 whole steps of 8, then 4 on one process and 1 on the other
 SAME = {
     "balanced": {"arguments": {"dataloader_drop_last": True}},
@@ -32,10 +32,9 @@ SAME = {
     "averaged": {"arguments": {**UNEVEN, "companion_decay": 0.9}},
     "fitted": {"arguments": {**UNEVEN, "weight_mode": "fitted"}},
     "averaged_with_its_own_loss": {"arguments": {**UNEVEN, "companion_decay": 0.5}, "kind": "own loss"},
-    "companion_task_loss": {"arguments": {**UNEVEN, "companion_task_loss": True}},
     "split": {"arguments": {**UNEVEN, "companion": "split"}},
     "memory": {"arguments": {**UNEVEN, **MEMORY}},
-    "memory_now_and_then": {"arguments": {**UNEVEN, **MEMORY, "companion_every": 2, "weight_mode": "constant"}},
+    "memory_constant": {"arguments": {**UNEVEN, **MEMORY, "weight_mode": "constant"}},
     "own_loss": {"arguments": UNEVEN, "kind": "own loss"},
     "collated_apart": {"arguments": UNEVEN, "kind": "collated apart"},
     "collated_apart_at_times": {"arguments": {"dataloader_drop_last": True}, "kind": "collated apart at times"},

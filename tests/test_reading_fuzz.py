@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from itra_hf.data import DataArguments, encode_labels, infer_task, load_splits
-from itra_hf.delimited import DelimitedFile
+from itra_hf.text.data import DataArguments, encode_labels, infer_task, load_splits
+from itra_hf.text.delimited import DelimitedFile
 
 AT_LENGTH = bool(os.environ.get("TEST_AT_LENGTH"))
 AWKWARD = """007 1 01 -0 +1 1.10 1.1 2e3 1E5 true True FALSE NA N/A null None nan inf 2020-01-01 2020-01-01T00:00:00Z
@@ -92,7 +92,7 @@ def test_the_fast_way_and_the_thorough_one_agree(before, header, content):
         path = Path(folder, "a.csv")
         path.write_bytes((before + header + content).encode())
         fast = outcome(str(path))
-        with mock.patch("itra_hf.delimited.is_plain", return_value=False):
+        with mock.patch("itra_hf.text.delimited.is_plain", return_value=False):
             assert outcome(str(path)) == fast
 
 

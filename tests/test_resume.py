@@ -24,11 +24,12 @@ from torch.testing import assert_close
 from trainers import config
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
-from itra_hf import ITRAMixin, ITRATrainer, checkpoints
-from itra_hf.checkpoints import AVERAGE_NAME
+from itra_hf import ITRAMixin, ITRATrainer
+from itra_hf.alignment import checkpoint as checkpoints
+from itra_hf.alignment.checkpoint import AVERAGE_NAME
 
 ROWS, STEPS = 26, 12  # batches of 4: 7 steps an epoch
-MEMORY = {"companion": "memory", "memory_size": 14, "memory_warmup_steps": 2}
+MEMORY = {"companion": "memory", "memory_size": 14}
 PATIENCE = 240  # seconds; a process that takes longer hangs
 # Loader workers of a spawned process would be spawned as well, and import everything again.
 FORK = {"dataloader_multiprocessing_context": "fork"} if "fork" in multiprocessing.get_all_start_methods() else {}
@@ -192,8 +193,7 @@ def assert_only_older_checkpoint_resumes(folder, undisturbed):
         ),
         (26, {**MEMORY, "save_steps": 3, "weight_mode": "fitted", "learning_rate": 0.05}),
         (26, {"companion_decay": 0.5, "companion": "class_matched", "save_steps": 3, "bf16": True}),
-        # aligns in the 6th step and in the 11th
-        (26, {**MEMORY, "save_steps": 6, "companion_every": 5, "logging_steps": 3, "weight_mode": "constant"}),
+        (26, {**MEMORY, "save_steps": 6, "logging_steps": 3, "weight_mode": "constant"}),
     ],
 )
 def test_resume_continues_bit_for_bit(rows, settings, tmp_path):

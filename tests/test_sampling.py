@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import BatchEncoding
 
-from itra_hf.sampling import CompanionSampler, PairCollator, PairedDataset, find_label_column, read_class_ids
+from itra_hf.companions.pairs import CompanionSampler, PairCollator, PairedDataset, find_label_column, read_class_ids
 
 
 def test_draws_depend_on_seed_epoch_and_index_alone():

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from trainers import config
 
 from itra_hf import ITRATrainer
-from itra_hf.streaming import PairedStream
+from itra_hf.companions.streams import PairedStream
 
 
 class Numbers(IterableDataset):

@@ -13,10 +13,10 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, TrainerCa
 
 from itra_hf import ITRATrainer
 from itra_hf.cli import main, parse, parse_comparison
-from itra_hf.finetune import build_trainer, finetune
-from itra_hf.inspection import InspectionArguments
-from itra_hf.models import has_finite_weights
-from itra_hf.text_models import most_positions
+from itra_hf.features.models import has_finite_weights
+from itra_hf.text.inspect import InspectionArguments
+from itra_hf.text.models import most_positions
+from itra_hf.text.train import build_trainer, finetune
 
 __all__ = ["model_folder"]  # a fixture
 

@@ -15,7 +15,7 @@ from trainers import DIM, Toy, config, toy_examples
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from itra_hf import AlignmentArguments, ITRAMixin, ITRATrainer
-from itra_hf.weighting import balanced_factor, ramp, update_balance
+from itra_hf.alignment.weight import balanced_factor, update_balance
 
 
 class Record(TrainerCallback):
@@ -100,7 +100,7 @@ def test_matching_term_is_scaled_alike_with_and_without_compute_loss_func(tmp_pa
         return nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
 
     data, model = examples("Bert", 48), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    common = {"max_steps": 4, "gradient_accumulation_steps": 3, "matching_warmup_ratio": 0.0}
+    common = {"max_steps": 4, "gradient_accumulation_steps": 3}
     common |= {"optim": "sgd", "learning_rate": 0.5}
     plain, expected = run(ITRATrainer, tmp_path / "a", data, model, **common)
     custom, got = run(ITRATrainer, tmp_path / "b", data, model, compute_loss_func=mean_of_items, **common)
@@ -177,8 +177,8 @@ def test_the_balance_measures_the_task_loss_apart_from_the_matching_loss(tmp_pat
     data, model = examples("Bert", 12), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     trainer = ITRATrainer(model, config(tmp_path, matching_weight=5.0), train_dataset=data)
     batch, noted = next(iter(trainer.get_train_dataloader())), []
-    weight = trainer._itra_aligner.matching_weight
-    weight.note = lambda squares: (noted.append(squares), type(weight).note(weight, squares))
+    weight = trainer._itra_weight
+    weight._noted = noted
     for step in range(3):
         trainer.state.global_step = step
         trainer.compute_loss(model.train(), batch).backward()
@@ -198,12 +198,6 @@ def test_features_that_the_task_loss_does_not_need_are_refused_by_the_balance(tm
 
     with pytest.raises(ValueError, match="task loss does not depend on the tapped features"):
         run(ITRATrainer, tmp_path, toy_examples(12), Aside(), feature="aside")
-
-
-def test_ramp():
-    assert [ramp(step, 100, 0.5) for step in (0, 25, 50, 99)] == [0.0, 0.5, 1.0, 1.0]
-    assert ramp(0, 100, 0.0) == 1.0
-    assert ramp(50, 100, 1.0) == 0.5
 
 
 def test_balance_smooths_norms_and_skips_steps_without_matching_gradient():
@@ -246,26 +240,6 @@ def test_a_companion_through_averages_pulls_the_primary_batch_only(family, tmp_p
         touched = embedding[sorted(only - {PAD})].abs().sum() > 0
         assert bool(touched) == through
     assert gradients[True][0] == pytest.approx(gradients[False][0], rel=1e-5)
-
-
-def test_companion_task_loss_counts_both_batches(tmp_path):
-    data, model = examples("Bert", 12), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    settings = {"companion_task_loss": True, "weight_mode": "constant", "matching_weight": 1e-12}
-    trainer = ITRATrainer(model, config(tmp_path, **settings), train_dataset=data)
-    batch = next(iter(trainer.get_train_dataloader()))
-    both = {k: torch.cat([batch[k], batch["itra_companion"][k]]) for k in batch if k != "itra_companion"}
-    loss = trainer.compute_loss(model.train(), batch)
-    torch.testing.assert_close(loss, model(**both).loss)
-
-
-def test_companion_task_loss_doubles_the_count_of_items(tmp_path):
-    def mean_of_items(outputs, labels, num_items_in_batch=None):
-        return nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
-
-    data, model = examples("Bert", 24), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    plain, _ = run(ITRATrainer, tmp_path, data, model, companion_task_loss=True)
-    custom, _ = run(ITRATrainer, tmp_path, data, model, companion_task_loss=True, compute_loss_func=mean_of_items)
-    assert losses(custom, "task_loss") == pytest.approx(losses(plain, "task_loss"), rel=1e-4)
 
 
 def test_regression_and_multi_label_train_with_joint_alignment(tmp_path):
@@ -359,7 +333,6 @@ def pad_to_eight(rows):
         {"kernel": "laplacian", "bandwidth": "median"},
         {"estimator": "unbiased", "alignment": "marginal"},
         {"companion_decay": 0.9},
-        {"companion_task_loss": True},
         {"gradient_accumulation_steps": 2, "max_steps": -1, "num_train_epochs": 2},
         {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "max_steps": -1, "num_train_epochs": 2},
         {"gradient_checkpointing": True},
@@ -608,7 +581,7 @@ def test_a_trainer_that_scales_its_loss_itself(tmp_path):
     if not hasattr(Trainer, "loss_is_scaled_for_ga"):
         pytest.skip("this transformers has no such attribute")
     data, model = examples("Bert", 24), build("Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    common = {"gradient_accumulation_steps": 2, "matching_warmup_ratio": 0.0, "optim": "sgd", "learning_rate": 0.5}
+    common = {"gradient_accumulation_steps": 2, "optim": "sgd", "learning_rate": 0.5}
     plain, _ = run(ITRATrainer, tmp_path / "a", data, model, **common)
     scaled, _ = run(type("Ours", (ITRAMixin, Scaled), {}), tmp_path / "b", data, model, **common)
     for key in ("loss", "task_loss", "matching_weight"):
@@ -674,7 +647,6 @@ def test_collapse_is_reported_once(tmp_path, caplog):
         logging_steps=20,
         weight_mode="constant",
         matching_weight=50.0,
-        matching_warmup_ratio=0.0,
         alignment="marginal",
         per_device_train_batch_size=8,
     )

@@ -20,7 +20,7 @@ from trainers import DIM, Toy, config, toy_examples
 from transformers import Trainer, TrainerCallback
 
 from itra_hf import ITRATrainer
-from itra_hf.matching import MatchingLoss
+from itra_hf.losses.matching import MatchingLoss
 
 SERIES = ("loss", "task_loss", "matching_loss", "matching_weight")
 SGD = {"optim": "sgd", "learning_rate": 0.5}  # Adam would blow rounding errors of vanishing gradients up
@@ -74,7 +74,6 @@ def test_a_search_uses_its_values_and_no_trial_leaks_into_the_next(tmp_path):
         return {
             "matching_weight": trial.suggest_float("matching_weight", 0.1, 0.9),
             "alignment": trial.suggest_categorical("alignment", ["conditional", "joint", "marginal"]),
-            "matching_warmup_ratio": trial.suggest_float("matching_warmup_ratio", 0.0, 1.0),
         }
 
     def objective(metrics):
@@ -89,9 +88,7 @@ def test_a_search_uses_its_values_and_no_trial_leaks_into_the_next(tmp_path):
     assert count.counts == {1}  # the feature's tap, on the new model
     assert [hook_count(model) for model in models] == [0, 0, 0]
     for index, (settings, log) in enumerate(trials):
-        steps = settings["matching_warmup_ratio"] * 6
-        ramp = [settings["matching_weight"] * min(1, step / steps) for step in range(6)]
-        assert log["matching_weight"] == pytest.approx(ramp)
+        assert log["matching_weight"] == pytest.approx([settings["matching_weight"]] * 6)
         fresh = ITRATrainer(args=config(tmp_path / str(index), **common, **settings), **given)
         fresh.train()
         assert logged(fresh) == log
@@ -154,7 +151,7 @@ def test_housekeeping_changes_no_loss(settings, restored, tmp_path):
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("family", ["Bert", "GPT2"])
 def test_gradient_checkpointing_changes_no_loss(family, reentrant, tmp_path):
-    model, common = plain(family), {"max_steps": 6, "matching_warmup_ratio": 0.0, **SGD}
+    model, common = plain(family), {"max_steps": 6, **SGD}
     expected = train(tmp_path, copy.deepcopy(model), **common)
     settings = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
     got = train(tmp_path, model, **common, **settings)
@@ -200,7 +197,7 @@ def batch_of_features(dtype=torch.float32, scale=1.0):
         {"alignment": "conditional"},
         {"alignment": "joint"},
         {"alignment": "marginal", "bandwidth": "median"},
-        {"alignment": "conditional", "estimator": "unbiased", "bandwidth_multipliers": [0.5, 2.0]},
+        {"alignment": "conditional", "estimator": "unbiased", "kernel": "laplacian"},
     ],
 )
 def test_the_matching_loss_compiles_into_one_graph(settings):
@@ -236,7 +233,7 @@ def test_spawned_workers_give_the_same_losses(spawning, tmp_path):
 
 
 def test_bf16_autocast_stays_near_float32(tmp_path):
-    model, common = plain(), {"max_steps": 10, "optim": "sgd", "matching_warmup_ratio": 0.0}
+    model, common = plain(), {"max_steps": 10, "optim": "sgd"}
     expected = logged(train(tmp_path, copy.deepcopy(model), **common))
     got = logged(train(tmp_path, model, bf16=True, **common))
     assert got["matching_loss"] != expected["matching_loss"]  # autocast was on

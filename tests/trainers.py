@@ -41,7 +41,6 @@ PAIRED = {
     "companion_decay": 0.0,
     "weight_mode": "balanced",
     "matching_weight": 0.1,
-    "matching_warmup_ratio": 0.5,
 }
 AVERAGED = {"companion_decay": 0.9}
 SPLIT = {name: value for name, value in PAIRED.items() if name != "companion_decay"} | {"companion": "split"}

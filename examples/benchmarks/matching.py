@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from itra_hf import MatchingLoss
-from itra_hf.kernels import resolve_bandwidth
+from itra_hf.losses.kernels import resolve_bandwidth
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _peak_memory import bytes_added

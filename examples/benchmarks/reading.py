@@ -17,7 +17,7 @@ from pathlib import Path
 
 import datasets
 
-from itra_hf.files import Reading, read_files
+from itra_hf.text.files import Reading, read_files
 
 
 def write(path: Path, rows: int, length: int, quoted: bool) -> None:

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from itra_hf.matching_batches import FeatureBatch, match_batches
 from torch import Tensor, nn
 from weights import FollowingTrainer
 
-from itra_hf.averages import AveragedWeights
-from itra_hf.matching_batches import FeatureBatch, match_batches
-from itra_hf.models import unwrap
-from itra_hf.sampling import COMPANION
+from itra_hf.companions.pairs import COMPANION
+from itra_hf.features.averages import AveragedWeights
+from itra_hf.features.models import unwrap
 
 
 class Snapshot(AveragedWeights):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from itra_hf import ITRATrainer
-from itra_hf.weighting import MatchingWeight, balanced_factor
+from itra_hf.alignment.weight import MatchingWeight, balanced_factor
 
 START_STEPS = 10  # steps whose mean task loss counts as the first
 DECAY = 0.9  # of the running task loss

@@ -9,10 +9,10 @@ from scipy.special import log_softmax
 from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput
 
-from ..compactness import compactness
-from ..data import Task
-from ..features import collected_features, extract_features
-from ..metrics import ProblemType
+from ..features.head import collected_features, extract_features
+from ..reports.compactness import compactness
+from ..text.data import Task
+from ..text.metrics import ProblemType
 from .unknown import unknown_auroc
 
 FEATURES = "features.npz"

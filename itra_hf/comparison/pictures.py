@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from .. import drawing, plots
+from ..reports import drawing, plots
 from .assessment import FEATURES
 from .measures import Measure
 from .summary import Comparison, Size, mean

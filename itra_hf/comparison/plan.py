@@ -14,9 +14,9 @@ from transformers import HfArgumentParser
 
 from ..config import AlignmentArguments, ITRAConfig
 from ..config_checks import can_act
-from ..data import DataArguments
-from ..text_models import ModelArguments
-from ..written_yaml import meaning
+from ..text.data import DataArguments
+from ..text.models import ModelArguments
+from ..text.written_yaml import meaning
 from .measures import BY_NAME
 from .variants import DEFAULTS, FIXED, PLAIN, TWICE, Variant, read_variant
 

@@ -18,11 +18,11 @@ from transformers import Trainer, set_seed
 
 from .. import __version__
 from ..config import ITRAConfig
-from ..data import DataArguments, Task, subset, tokenize
-from ..finetune import check_alignment_fits, read_data
-from ..item_counts import computes_with_item_count, takes_item_count
-from ..metrics import compute_metrics_for
-from ..text_models import ModelArguments, fitting_length, load_model
+from ..features.item_counts import computes_with_item_count, takes_item_count
+from ..text.data import DataArguments, Task, subset, tokenize
+from ..text.metrics import compute_metrics_for
+from ..text.models import ModelArguments, fitting_length, load_model
+from ..text.train import check_alignment_fits, read_data
 from ..trainer import ITRAMixin
 from .assessment import assess
 from .measures import BY_NAME

@@ -5,7 +5,7 @@ from dataclasses import replace
 import datasets
 import numpy as np
 
-from ..data import Task
+from ..text.data import Task
 
 UNKNOWN = "unknown"  # the split of the tested examples whose classes are left out
 UNKNOWN_STREAM = 1  # so that the choice of classes is no other draw's

@@ -2,8 +2,8 @@
 
 from filelock import FileLock, Timeout
 
-from ..data import infer_task, load_splits
-from ..finetune import check_alignment_fits
+from ..text.data import infer_task, load_splits
+from ..text.train import check_alignment_fits
 from .plan import Plan, build_arguments
 from .report import JSON_NAME, MARKDOWN_NAME, PAGE_NAME, write_reports
 from .schedule import run_missing

@@ -8,10 +8,10 @@ from transformers import HfArgumentParser
 
 from ..config import AlignmentArguments, ITRAConfig
 from ..config_checks import PAIRED_COMPANIONS
-from ..config_files import as_typed, named_actions, suggest
 from ..presets import preset_settings, refuse_gone
+from ..text.config_files import as_typed, named_actions, suggest
+from ..text.written_yaml import meaning
 from ..trainer import ITRAMixin
-from ..written_yaml import meaning
 from .trainers import check_arguments, load_trainer
 
 PLAIN, ITRA = "Trainer", "ITRATrainer"
@@ -52,8 +52,7 @@ class Variant(NamedTuple):
             if given.get("matching_weight") == 0:
                 return False
             asked = {**DEFAULTS, **given}
-            learns = asked["companion"] in ("auto", *PAIRED_COMPANIONS) and asked["companion_decay"] == 0
-            return learns and asked["companion_every"] == 1
+            return asked["companion"] in ("auto", *PAIRED_COMPANIONS) and asked["companion_decay"] == 0
         return bool(self.twice_compute)
 
 

@@ -1,0 +1,155 @@
+"""What happens to losses and features during training, gathered on the device without a synchronisation per step."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+SERIES = ("task_loss", "matching_loss", "matching_weight")
+START_STEPS = 10  # steps whose mean spread counts as the start
+SPREAD_DECAY = 0.9
+COLLAPSE_THRESHOLD = 0.02  # of the start's spread
+COMPANION_LOST = (
+    "A training batch came without its companion: a data loader or collator of your own dropped it. Build the loader "
+    "with super().get_train_dataloader(), or set companion='memory' or matching_weight=0 in an ITRAConfig."
+)
+OWN_LOSS = (
+    "{} may compute a loss of its own, so primary and companion batch run through it one after the other, which is "
+    "slower than together."
+)
+FROZEN = "The features need no gradient (frozen backbone, or taken inside a checkpointed layer), so they stay."
+NOTHING_TAPPED = (
+    "A training batch was not aligned, for compute_loss did not call the model that it was given, or the model ran "
+    "without the module that the feature is taken from. Call the model that compute_loss is given, or set in an "
+    "ITRAConfig feature to a module that runs for every batch, or matching_weight=0."
+)
+NOTHING_ALIGNED = (
+    "The matching loss has been exactly 0 since the last log line, so nothing is aligned: the batches are too small to "
+    "hold examples of one class in both (estimator='unbiased': two in each). Use larger batches, "
+    "companion='class_matched' or 'memory' (with a larger memory_size), or alignment='marginal'."
+)
+
+
+class TrainingWatch:
+    """Means of the logged series since the last log line, and the features' spread since the start.
+
+    Args:
+        device: where the losses live.
+
+    Attributes:
+        sums: `[5]`: the sums of `SERIES` since the last log line, and the numbers of optimizer steps in all and of
+            those that aligned.
+        spread: `[3]`: the mean spread of the first `START_STEPS` steps, the running spread, the steps seen.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(len(SERIES) + 2, device=device)
+        self.spread = torch.zeros(3, device=device)
+        self.warned = False
+
+    def add_step(self, task_loss: Tensor, share: float = 1.0) -> None:
+        """Counts one micro-batch.
+
+        Args:
+            task_loss: a scalar.
+            share: its part of an optimizer step.
+        """
+        zero, one = self.sums.new_zeros(()), self.sums.new_ones(())
+        self.sums += share * torch.stack([task_loss.detach().float(), zero, zero, one, zero])
+
+    def add_alignment(self, matching_loss: Tensor, weight: Tensor, share: float = 1.0) -> None:
+        """Adds what aligned a micro-batch that `add_step` counted.
+
+        Args:
+            matching_loss: a scalar.
+            weight: a scalar.
+            share: as there.
+        """
+        zero, one = self.sums.new_zeros(()), self.sums.new_ones(())
+        self.sums += share * torch.stack([zero, matching_loss.detach().float(), weight.detach().float(), zero, one])
+
+    def add_features(self, features: Tensor, share: float = 1.0) -> None:
+        """Follows the spread of the features.
+
+        Args:
+            features: `[n, dim]`.
+            share: the part of an optimizer step that they are.
+        """
+        start, running, steps = self.spread
+        current = feature_spread(features.detach())
+        starting = steps < START_STEPS
+        start = torch.where(starting, (start * steps + current * share) / (steps + share), start)
+        kept = SPREAD_DECAY**share
+        running = torch.where(starting, start, kept * running + (1 - kept) * current)
+        self.spread = torch.stack([start, running, steps + share])
+
+    def check_finite(self, step: int, epoch: float) -> None:
+        """Stops training if the matching loss was not finite since the last log line.
+
+        Args:
+            step: optimizer steps done so far.
+            epoch: epochs done so far.
+
+        Raises:
+            FloatingPointError: says where.
+        """
+        matching = self.sums[SERIES.index("matching_loss")]
+        if not torch.isfinite(matching):
+            raise FloatingPointError(
+                f"The matching loss became {float(matching)} at or before step {step + 1} (epoch {epoch:.2f}). The "
+                "features are not finite or too large: look for bad values in the training data, lower the learning "
+                "rate, or train in bf16 instead of fp16."
+            )
+
+    def drain(self, sums: Tensor) -> dict[str, float]:
+        """Empties the window.
+
+        Args:
+            sums: `self.sums`, added up over processes.
+
+        Returns:
+            The mean of each series over steps, the matching loss's over those that aligned; without those that no
+            step has.
+        """
+        task_loss, matching_loss, weight, steps, aligned = sums.tolist()
+        self.sums.zero_()
+        counts = (steps, aligned, steps)
+        means = zip(SERIES, (task_loss, matching_loss, weight), counts, strict=True)
+        return {name: total / count for name, total, count in means if count}
+
+    def collapse_warning(self) -> str | None:
+        """What to say where the spread has fallen below the threshold; `None` otherwise, and after the first time."""
+        start, running, _ = self.spread.tolist()
+        if self.warned or not start > 0 or running >= COLLAPSE_THRESHOLD * start:
+            return None
+        self.warned = True
+        return (
+            f"The features are collapsing: their spread is {running / start:.1%} of what it was at the start. Lower "
+            "matching_weight, use weight_mode='balanced', or with matching_loss='mmd' set estimator='unbiased'."
+        )
+
+    def state_dict(self, sums: Tensor) -> dict[str, list[float]]:
+        """What a checkpoint needs to go on; JSON keeps every float32 exactly.
+
+        Args:
+            sums: `self.sums`, averaged over processes, which all load the same.
+        """
+        return {"sums": sums.tolist(), "spread": self.spread.tolist()}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Restores `state_dict()`."""
+        self.sums = self.sums.new_tensor(state["sums"])
+        self.spread = self.spread.new_tensor(state["spread"])
+
+
+def feature_spread(features: Tensor) -> Tensor:
+    """The mean squared distance of features from their mean, in float32.
+
+    Args:
+        features: `[n, dim]`, any floating dtype.
+
+    Returns:
+        A scalar >= 0.
+    """
+    features = features.float()
+    return (features - features.mean(dim=0)).square().sum(dim=1).mean()

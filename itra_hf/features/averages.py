@@ -1,0 +1,114 @@
+"""A running average of the weights, and the companion batch's run through it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ..companions.choice import holds_shards
+from ..config import AlignmentArguments
+from ..config_checks import PAIRED_COMPANIONS, Companion
+from .models import eval_mode, kept_buffers
+
+
+class AveragedWeights:
+    """An exponential running average of a model's trainable weights.
+
+    It lags `decay / (1 - decay)` optimizer steps behind the weights, on average. Weights that don't learn are the
+    model's own, so adapters cost no more than themselves.
+
+    Args:
+        decay: from 0 to below 1.
+
+    Attributes:
+        weights: by name, in float32 at least, on the weights' devices; empty before the first `follow`.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.weights: dict[str, Tensor] = {}
+        self._average = get_ema_multi_avg_fn(decay)
+        self._step: int | None = None
+        self._buffers: set[str] | None = None  # those that a run changes, once one has shown it
+
+    @torch.no_grad()
+    def follow(self, model: nn.Module, step: int) -> None:
+        """Takes the weights in, once an optimizer step.
+
+        Those that it does not know in this shape start their average, and those that no longer learn leave it.
+
+        Args:
+            model: unwrapped.
+            step: optimizer steps done so far.
+        """
+        if step == self._step:
+            return
+        self._step = step
+        today = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+        known = {
+            name: self.weights[name].to(weight.device)
+            for name, weight in today.items()
+            if name in self.weights and self.weights[name].shape == weight.shape
+        }
+        if known:
+            current = [today[name].to(weight.dtype) for name, weight in known.items()]
+            self._average(list(known.values()), current, step)
+        new = {
+            name: weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True)
+            for name, weight in today.items()
+            if name not in known
+        }
+        self.weights = known | new
+
+    @contextmanager
+    def running(self, model: nn.Module) -> Iterator[Any]:
+        """Gives the model as it would be with averaged weights: a callable, without dropout and gradient.
+
+        The model's buffers are left as they were, also those that some models change in eval mode.
+
+        Args:
+            model: unwrapped.
+        """
+        names = {id(weight): name for name, weight in model.named_parameters() if name in self.weights}
+        # Every place that holds a weight, tied ones too, but no module twice: functional_call would put back a copy.
+        averaged = {
+            f"{path}.{own}" if path else own: self.weights[names[id(weight)]].to(weight.dtype)
+            for path, module in model.named_modules()
+            for own, weight in module._parameters.items()
+            if weight is not None and id(weight) in names
+        }
+        with kept_buffers(model, self._buffers) as changed, eval_mode(model), torch.no_grad():
+            yield lambda **inputs: functional_call(model, averaged, kwargs=inputs, tie_weights=False)
+        if self._buffers is None:
+            self._buffers = changed
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averages by name, for a checkpoint."""
+        return {name: weight.contiguous() for name, weight in self.weights.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores `state_dict()`."""
+        self.weights = dict(state)
+
+
+def average_for(
+    args: AlignmentArguments, companion: Companion, accelerator: Accelerator, model: Any
+) -> AveragedWeights | None:
+    """The running average of the weights that a run needs; `None` where it needs none.
+
+    Raises:
+        ValueError: the processes hold parts of the weights.
+    """
+    if args.matching_weight == 0 or companion not in PAIRED_COMPANIONS or args.companion_decay == 0:
+        return None
+    if holds_shards(accelerator, model):
+        raise ValueError(
+            f"companion={companion!r} with companion_decay={args.companion_decay!r} averages the weights, which it "
+            "can't where processes hold parts of them (FSDP, ZeRO-3, tensor parallelism). Use companion='memory', or "
+            "companion_decay=0."
+        )
+    return AveragedWeights(args.companion_decay)

@@ -1,0 +1,193 @@
+"""One forward pass over the primary and the companion batch, seen from outside as the primary batch's alone."""
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.loss.loss_utils import ForSequenceClassificationLoss
+
+from ..batches import concatenate, cut_rows, find_labels
+from .averages import AveragedWeights
+from .models import logits_of, unwrap, unwrap_adapter
+from .tap import FeatureTap
+
+OWN = {"companion", "prepare", "label_names", "rows", "together", "averaged", "learning"}
+OWN |= {"features", "companion_features", "captured"}
+
+
+class PairedForward:
+    """Stands in for the model inside a `compute_loss`, and runs the companion batch along.
+
+    Called like the model, it returns what the model would return for the primary batch: outputs are cut to
+    the primary rows, and the model's own loss counts them alone. So any `compute_loss` that calls the model
+    it is given works unchanged. Everything else (attributes, `train()`, `config`) is the model's. (Layers that
+    mix the examples of a batch, such as batch normalisation, see both batches where these run as one.)
+
+    The two batches run as one where `together` says so, they can be concatenated, and the model's own loss is the
+    standard one: else as two passes. A companion that runs through averaged weights has a pass of its own, without
+    dropout and gradient.
+
+    Args:
+        model: the model as the Trainer wrapped it.
+        companion: the companion batch, labels included; `None` where it is part of the primary batch already.
+        prepare: given the first call's arguments, returns the tap on the model's feature, and whether the model's
+            own loss is transformers' sequence-classification loss.
+        label_names: the model's label arguments.
+        rows: how many examples the primary batch has.
+        together: whether the batches may run as one; alike on all processes, which must run as many passes.
+        averaged: the weights that the companion batch runs through; `None` for the model's own, with gradient.
+
+    Attributes:
+        features: `[n, dim]` primary features, after a call.
+        companion_features: `[m, dim]`.
+        captured: the tapped tensor that the primary features come from, primary rows first.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        companion: Mapping[str, Any] | None,
+        prepare: Callable[[Mapping[str, Any]], tuple[FeatureTap, bool]],
+        label_names: Sequence[str],
+        rows: int,
+        together: bool = True,
+        averaged: AveragedWeights | None = None,
+    ) -> None:
+        self.__dict__["model"] = model  # from here on, attributes are set on it
+        self.companion = companion
+        self.prepare = prepare
+        self.label_names = label_names
+        self.rows = rows
+        self.together = together
+        self.averaged = averaged
+        self.learning = torch.is_grad_enabled()
+        self.features: Tensor | None = None
+        self.companion_features: Tensor | None = None
+        self.captured: Tensor | None = None
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """The model's, to `isinstance`."""
+        return type(self.model)
+
+    def __getattr__(self, name: str) -> Any:
+        model = self.__dict__["model"]
+        return getattr(model, name) if hasattr(model, name) else getattr(unwrap(model), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in OWN:
+            self.__dict__[name] = value
+        else:
+            setattr(self.model, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self.model, name)
+
+    def __copy__(self) -> Any:
+        return copy.copy(self.model)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return copy.deepcopy(self.model, memo)
+
+    def forward(self, *args: Any, **inputs: Any) -> Any:
+        """As a call."""
+        return self(*args, **inputs)
+
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        """Runs the model as it would run on the primary batch, and fills the attributes."""
+        named = self._named(args)
+        if named is None or self.features is not None or torch.is_grad_enabled() != self.learning:
+            # A second call, as in R-Drop, or one for a target without gradient.
+            return self.model(*args, **inputs)
+        inputs = {**named, **inputs}
+        tap, own_loss_is_standard = self.prepare(inputs)
+        if self.companion is None:
+            outputs, self.features, self.captured = _record(self.model, tap, inputs)
+            return outputs
+        labels = find_labels(inputs, self.label_names)
+        unlabelled = {name: value for name, value in inputs.items() if name not in self.label_names}
+        together = self.together and self.averaged is None
+        both = concatenate(unlabelled, self.companion, self.rows) if together else None
+        if both is None or (labels is not None and not own_loss_is_standard):
+            return self._two_passes(tap, inputs, labelled=labels is not None and not own_loss_is_standard)
+        outputs, features, self.captured = _record(self.model, tap, both)
+        if features is not None:
+            self.features, self.companion_features = features[: self.rows], features[self.rows :]
+        outputs = cut_rows(outputs, self.rows, 2 * self.rows if features is None else len(features))
+        return outputs if labels is None else _with_loss(outputs, standard_loss(unwrap(self.model), outputs, labels))
+
+    def _named(self, args: tuple[Any, ...]) -> dict[str, Any] | None:
+        """Positional arguments by name; `None` where the model doesn't name them."""
+        if not args:
+            return {}
+        parameters = inspect.signature(unwrap_adapter(unwrap(self.model)).forward).parameters.values()
+        names = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+        return dict(zip(names, args, strict=False)) if len(args) <= len(names) else None
+
+    def _two_passes(self, tap: FeatureTap, inputs: dict[str, Any], labelled: bool) -> Any:
+        # A model with a loss of its own may insist on labels; otherwise the companion runs without.
+        wanted = set(inputs) if labelled else set(inputs) - set(self.label_names)
+        companion = {name: value for name, value in (self.companion or {}).items() if name in wanted}
+        companion |= {name: inputs[name] for name in wanted - set(companion) if not isinstance(inputs[name], Tensor)}
+        if self.averaged is None:
+            _, self.companion_features, _ = _record(self.model, tap, companion)
+        else:
+            with self.averaged.running(unwrap(self.model)) as lagging:
+                _, self.companion_features, _ = _record(lagging, tap, companion)
+        outputs, self.features, self.captured = _record(self.model, tap, inputs)
+        return outputs
+
+
+def _record(
+    model: Callable[..., Any], tap: FeatureTap, inputs: Mapping[str, Any]
+) -> tuple[Any, Tensor | None, Tensor | None]:
+    """The outputs, and the features and what was tapped, both `None` where the model ran without the tapped module."""
+    with tap.recording():
+        outputs = model(**inputs)
+    captured = tap.captured
+    features = None if captured is None else tap.features(inputs)
+    tap.captured = None  # else the graph, and a model that can't be copied, would outlive the step
+    return outputs, features, captured
+
+
+def standard_loss(model: nn.Module, outputs: Any, labels: Tensor) -> Tensor:
+    """The sequence-classification loss of transformers, of the problem type that the config names or implies."""
+    logits = logits_of(outputs)
+    if logits is None:
+        raise ValueError("The model returns no logits.")
+    return ForSequenceClassificationLoss(labels, logits, model.config)
+
+
+def has_standard_loss(model: nn.Module, outputs: Any, labels: Tensor) -> bool:
+    """Whether a model's own loss is `standard_loss`: it is a class of transformers, and one batch confirms it.
+
+    Other classes may weigh or add what one batch doesn't show, so theirs is never replaced.
+
+    Args:
+        model: the model, unwrapped.
+        outputs: what it returned for a batch with labels.
+        labels: that batch's.
+    """
+    inner = unwrap_adapter(model)
+    # FSDP makes a class of its own out of the model's.
+    own_class = next(base for base in type(inner).__mro__ if not base.__module__.startswith("torch.distributed."))
+    if not own_class.__module__.startswith("transformers."):
+        return False
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0]
+    if loss is None:
+        return False
+    try:
+        expected = standard_loss(inner, outputs if isinstance(outputs, Mapping) else outputs[1:], labels)
+    except (AttributeError, RuntimeError, ValueError, TypeError):
+        return False  # logits and labels that the standard loss can't even take
+    return bool(torch.allclose(loss.float(), expected.float(), rtol=1e-3, atol=1e-6, equal_nan=True))
+
+
+def _with_loss(outputs: Any, loss: Tensor) -> Any:
+    if isinstance(outputs, Mapping):
+        rest = {name: value for name, value in outputs.items() if name != "loss"}
+        return type(outputs)(**{"loss": loss, **rest})
+    return (loss, *outputs)

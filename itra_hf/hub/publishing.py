@@ -1,0 +1,188 @@
+"""The Trainer layer that publishes a model: its card, and pushes to the Hub."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import logging
+
+from ..features.models import has_finite_weights, unwrap
+from ..mixins import TrainerBase
+from ..reports.evaluation import EvaluatedFeatures
+from .card import write_card
+from .facts import collect_facts, draw_pictures
+from .provenance import Evaluation, HubSource
+from .push import CARD_NAME, HiddenToken, explaining, keeping_card, read_remote_card
+
+logger = logging.get_logger(__name__)
+
+
+class PublishingMixin(TrainerBase):
+    """The part of `ReportingMixin` that writes the model card and pushes."""
+
+    _itra_warned: set[str]
+    _itra_evaluated: EvaluatedFeatures
+    _itra_predictions: dict[str, Evaluation]
+    _itra_evaluated_data: dict[str, HubSource | None]
+    _itra_remote_from: tuple[str | None, str | None] | None
+    _itra_is_saved: bool
+
+    def _itra_warn_once(self, message: str) -> None:
+        if message not in self._itra_warned and self.is_world_process_zero():
+            self._itra_warned.add(message)
+            logger.warning(message)
+
+    def create_model_card(
+        self,
+        language: str | list[str] | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+        dataset_name: str | None = None,
+        **unused: Any,
+    ) -> None:
+        """Writes the model card into `output_dir`, with pictures where matplotlib is installed.
+
+        What the user wrote into an existing README stays, before and after the generated part and in the metadata.
+        What is not given is found: the model and data set that were loaded from the Hub, with their revisions, and
+        the model's licence. Nothing is claimed of a model or data set that did not come from there.
+
+        Args:
+            language: the Hub's codes of the texts' languages, such as `en`.
+            license: the Hub's id of the licence, such as `apache-2.0`.
+            tags: more tags for the model.
+            model_name: the heading; default: the repository's or folder's name.
+            finetuned_from: the base model on the Hub.
+            tasks: the Hub's task; default: that of the model's class.
+            dataset_tags: the data set on the Hub.
+            dataset: the same, where `dataset_tags` is not given.
+            dataset_args: not used; the card names the data set's revision instead.
+            dataset_name: as `dataset`, which some Trainer subclasses call so.
+            unused: what else those name.
+        """
+        if not self.is_world_process_zero():
+            return
+        given = {
+            "language": language,
+            "license": license,
+            "tags": tags,
+            "name": model_name,
+            "base_model": finetuned_from,
+            "task": tasks,
+            "dataset": dataset_tags or dataset or dataset_name,
+        }
+        facts = collect_facts(self, self._itra_predictions, self._itra_evaluated_data, given)
+        folder = str(self.args.output_dir)
+        facts.pictures = draw_pictures(
+            folder, self.state.log_history, self._itra_evaluated, facts, self._itra_warn_once
+        )
+        write_card(Path(folder, CARD_NAME), facts, self._itra_remote_card())
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The stock push, with the card of `create_model_card`, which takes the further arguments.
+
+        Raises:
+            HfHubHTTPError: the Hub refused, or failed; the message says what is whole and how to go on.
+            ConnectionError: the Hub could not be reached.
+        """
+        self.save_model(_internal_call=True)  # before a Hub that refuses could end the script
+        with self._itra_explaining_push():
+            if self.hub_model_id is None:
+                self.create_model_card(**kwargs)
+                self._itra_init_repo(token, private)
+            with self._itra_merging_remote_card(token, revision):
+                self._itra_is_saved = True
+                try:
+                    return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
+                finally:
+                    self._itra_is_saved = False
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The stock saving, which a push that has just saved leaves out."""
+        if not (self._itra_is_saved and _internal_call and output_dir is None):
+            super().save_model(output_dir, _internal_call)
+
+    def _itra_init_repo(self, token: str | None, private: bool | None) -> None:
+        asked = self.args.hub_private_repo
+        self.args.hub_private_repo = asked if private is None else private  # older Trainers take it from there only
+        try:
+            self.init_hf_repo(token=token)
+        finally:
+            self.args.hub_private_repo = asked
+
+    @contextmanager
+    def _itra_merging_remote_card(self, token: str | None = None, revision: str | None = None) -> Iterator[None]:
+        """Has `create_model_card`, which a push calls once the model is saved, look at the repository's card too."""
+        self._itra_remote_from = token or self.args.hub_token, revision or self.args.hub_revision
+        try:
+            yield
+        finally:
+            self._itra_remote_from = None
+
+    def _itra_remote_card(self) -> str | None:
+        if self._itra_remote_from is None or self.hub_model_id is None:
+            return None
+        token, revision = self._itra_remote_from
+        return read_remote_card(self.hub_model_id, revision, token)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        self._itra_hide_token()
+        if self.args.hub_strategy != HubStrategy.END and not has_finite_weights(unwrap(self.model)):
+            self._itra_warn_once("The weights are not finite, so this checkpoint was not pushed: the run has diverged.")
+            return
+        push = self.push_in_progress if self.is_world_process_zero() else None
+        waits = push is not None and not push.is_done() and not self.args.hub_always_push  # the stock push is skipped
+        if self.args.hub_strategy != HubStrategy.END and not waits:
+            try:
+                with self._itra_merging_remote_card():
+                    self.create_model_card()
+            except Exception as error:  # whatever it is, a card must not end a training run
+                self._itra_warn_once(f"The model card was not renewed at this checkpoint: {error}")
+        self._itra_report_failed_pushes()  # before the list of pushes starts anew
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        self._itra_report_failed_pushes()
+
+    def _itra_report_failed_pushes(self) -> None:
+        push = getattr(self, "push_in_progress", None)
+        for error in filter(None, (job.exception() for job in (push.jobs if push else []) if job.done())):
+            self._itra_warn_once(f"A push during training failed: {error}")
+
+    @contextmanager
+    def _itra_explaining_push(self) -> Iterator[None]:
+        with explaining(self._itra_repo_name, str(self.args.output_dir)):
+            yield
+
+    def _itra_repo_name(self) -> str:
+        return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir or ".").absolute().name
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        self._itra_hide_token()
+        if not self.args.should_save:  # another process may be writing the card by now
+            super()._save(output_dir, state_dict=state_dict)
+            return
+        with keeping_card(os.fspath(output_dir or self.args.output_dir or ".")):
+            super()._save(output_dir, state_dict=state_dict)
+
+    def _itra_hide_token(self) -> None:
+        if self.args.hub_token is not None:
+            self.args.hub_token = HiddenToken(self.args.hub_token)

@@ -1,0 +1,65 @@
+"""What mixins before a `Trainer` need: its attributes for type checkers, its signatures for everybody else."""
+
+import inspect
+from functools import update_wrapper
+from types import FunctionType
+from typing import TYPE_CHECKING
+
+from transformers import Trainer, TrainerCallback
+
+from .config import AlignmentArguments
+
+if TYPE_CHECKING:
+
+    class TrainerBase(Trainer):
+        """The Trainer below a mixin, with what the mixins know of each other."""
+
+        @property
+        def alignment_args(self) -> AlignmentArguments:  # noqa: D102
+            ...
+
+        def _itra_warn_once(self, message: str) -> None: ...
+        def _itra_accumulation_steps(self) -> int: ...
+        def _itra_callbacks_of_run(self) -> list[TrainerCallback]: ...
+
+else:
+    TrainerBase = object
+
+OVERRIDDEN = (
+    "__init__",
+    "compute_loss",
+    "create_model_card",
+    "evaluate",
+    "evaluation_loop",
+    "get_batch_samples",
+    "hyperparameter_search",
+    "log",
+    "predict",
+    "prediction_step",
+    "push_to_hub",
+    "save_model",
+    "train",
+    "training_step",
+)
+
+
+def show_base_signatures(cls: type, package: str) -> None:
+    """Gives `cls` copies of the mixins' methods that show the signature of the method that they override.
+
+    Editors, `inspect.signature` and subclasses that look at the constructor then see what they see of the Trainer.
+
+    Args:
+        cls: a subclass of mixins and a Trainer.
+        package: where the mixins are defined; methods of other classes stay as they are.
+    """
+    for name in OVERRIDDEN:
+        owners = [base for base in cls.__mro__ if name in vars(base)]
+        below = next((base for base in owners if not base.__module__.startswith(package)), None)
+        if below in (None, object) or owners[0] in (below, cls):
+            continue
+        method = vars(owners[0])[name]
+        copy = FunctionType(method.__code__, method.__globals__, name, method.__defaults__, method.__closure__)
+        copy.__kwdefaults__ = method.__kwdefaults__
+        update_wrapper(copy, method)
+        copy.__signature__ = inspect.signature(vars(below)[name])  # type: ignore[attr-defined]
+        setattr(cls, name, copy)

@@ -1,0 +1,159 @@
+"""The job behind `itra-hf inspect`: how compact the features of any fine-tuned classifier are, and their picture."""
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from accelerate import PartialState
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from ..features.head import extract_features
+from ..reports.compactness import compactness
+from .data import DataArguments, Task, encode_labels, infer_task, load_splits, subset, tokenize
+from .data_arguments import expand_paths
+from .labels import INTEGER
+from .models import ensure_padding, fitting_length
+
+logger = logging.get_logger(__name__)
+
+RESULTS_NAME = "compactness.json"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass
+class InspectionArguments:
+    """Which classifier to inspect, and how."""
+
+    model_name_or_path: str = field(metadata={"help": "A fine-tuned classifier: a folder, or a model on the Hub."})
+    output_dir: str = field(default="inspection", metadata={"help": "Where the table and the pictures go."})
+    feature: str = field(
+        default="auto", metadata={"help": "As in training: 'auto', 'cls', 'mean', 'last' or a module's name."}
+    )
+    projection: Literal["pca", "tsne", "umap"] = field(
+        default="pca", metadata={"help": "How the map is drawn: 'pca', 'tsne', or 'umap' if umap-learn is installed."}
+    )
+    batch_size: int = field(default=32, metadata={"help": "Texts that run at one time, >= 1."})
+    seed: int = field(default=42, metadata={"help": "Of random subsets and of the projection."})
+    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU where there is an accelerator."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
+    model_revision: str = field(default="main", metadata={"help": "The branch, tag or commit on the Hub."})
+    token: str | None = field(default=None, metadata={"help": "The Hub token; default: the one you logged in with."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+
+    def __post_init__(self) -> None:
+        """Checks the fields, and completes paths."""
+        expand_paths(self, "model_name_or_path", "output_dir", "cache_dir")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size!r} must be at least 1.")
+
+
+def inspect_model(args: InspectionArguments, data_args: DataArguments) -> pd.DataFrame:
+    """Measures and draws the features of each split that is given; writes `compactness.json` and the pictures.
+
+    Args:
+        args: which model.
+        data_args: which data, read as for training. Their labels are looked up in the model's own label names.
+
+    Returns:
+        The figures of `compactness`, a column a split.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: data that have no class labels, or labels that the model does not know.
+    """
+    splits = load_splits(data_args, args.cache_dir, args.token)
+    task = infer_task(data_args, splits["train"])
+    if task.problem_type != "single_label_classification":
+        raise ValueError(f"Compactness needs one class a text; these data are {task.problem_type}.")
+    model, tokenizer, names = _load(args, task)
+    features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name, data in splits.items():
+        # Labels first, so that messages count the file's rows
+        data = subset(encode_labels(data, name, task, data_args), data_args.most_samples[name], args.seed)
+        if "labels" not in data.column_names:
+            logger.warning(f"The {name} data have no labels, so they are left out.")
+            continue
+        longest = fitting_length(data_args.max_seq_length, model, tokenizer)
+        data = tokenize(data, tokenizer, task, longest, data_args.preprocessing_num_workers)
+        loader = DataLoader(data, args.batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
+        features[name] = extract_features(model, loader, args.feature)
+    figures = {name: compactness(*pair) for name, pair in features.items()}
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    finite = {
+        name: {key: value if math.isfinite(value) else None for key, value in each.items()}
+        for name, each in figures.items()
+    }
+    Path(args.output_dir, RESULTS_NAME).write_text(json.dumps(finite, indent=2) + "\n", encoding="utf-8")
+    _draw(args, features, names)
+    return pd.DataFrame(figures)
+
+
+def _load(args: InspectionArguments, task: Task) -> tuple[Any, PreTrainedTokenizerBase, list[str]]:
+    """The model, its tokenizer and its label names; `task` gets the names by which the data call its classes."""
+    name = args.model_name_or_path
+    common: dict[str, Any] = {
+        "cache_dir": args.cache_dir,
+        "revision": args.model_revision,
+        "token": args.token,
+        "trust_remote_code": args.trust_remote_code,
+    }
+    tokenizer = AutoTokenizer.from_pretrained(name, **common)
+    ensure_padding(tokenizer, name)
+    names = task.label_names
+    if os.path.isfile(os.path.join(name, ADAPTER_CONFIG)):
+        try:
+            from peft import AutoPeftModelForSequenceClassification
+        except ImportError as error:
+            raise ValueError(f"{name} is an adapter; to load it, pip install peft.") from error
+        model = AutoPeftModelForSequenceClassification.from_pretrained(name, num_labels=len(names), **common)
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(name, **common)
+        names = _match_labels(task, model.config.id2label, name)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model.to(PartialState(cpu=args.use_cpu).device), tokenizer, names
+
+
+def _match_labels(task: Task, id2label: dict[int, str], model_name: str) -> list[str]:
+    """Makes `task` call the classes as the data do, in the model's order; returns the names to show.
+
+    The data may name them as the model does, or by its class ids, if its names aren't integers; a model without names
+    takes those of the data.
+
+    Raises:
+        ValueError: the model has another number of classes, and no names to go by.
+    """
+    known, found = [id2label[index] for index in sorted(id2label)], task.label_names
+    if known == [f"LABEL_{index}" for index in range(len(known))] and not set(found) <= set(known):
+        if len(known) != len(found):
+            raise ValueError(
+                f"{model_name} has {len(known)} classes without names, and the data have {len(found)}: "
+                f"{', '.join(found)}."
+            )
+        return found
+    # Where the model's names are numbers themselves, other numbers are unknown labels, not ids.
+    by_id = not set(found) <= set(known) and all(map(str.isdecimal, found)) and not all(map(INTEGER.fullmatch, known))
+    task.label_names = [str(index) for index in range(len(known))] if by_id else known
+    return known
+
+
+def _draw(args: InspectionArguments, features: dict[str, tuple[np.ndarray, np.ndarray]], names: list[str]) -> None:
+    try:
+        from ..reports import plots
+    except ImportError as error:
+        logger.warning(f"No pictures were drawn: {error}")
+        return
+    plots.feature_map(features, names, args.projection, args.seed).savefig(Path(args.output_dir, "feature_map.png"))
+    plots.class_scatter(features, names).savefig(Path(args.output_dir, "class_scatter.png"))
