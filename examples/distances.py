@@ -2,9 +2,9 @@
 
     ITRAConfig("out", matching_loss="examples/distances.py:coral")
 
-Each takes `[n, dim]` and `[m, dim]` float32 features and returns a scalar. Features are first divided by the root of their
-mean squared distance, so that values are free of their scale; the matching weight makes up for the rest. None of them was
-found to do better than the MMD.
+Each takes `[n, dim]` and `[m, dim]` float32 features and returns a scalar. Features are first divided by the root of
+their mean squared distance, so that values are free of their scale; the matching weight makes up for the rest. None of
+them was found to do better than the MMD.
 """
 
 import torch
@@ -36,7 +36,7 @@ def sinkhorn_divergence(x: Tensor, y: Tensor) -> Tensor:
     from geomloss import SamplesLoss
 
     x, y = _to_scale(x, y)
-    return SamplesLoss("sinkhorn", p=2, blur=BLUR, scaling=0.9, backend="tensorized")(x, y)
+    return SamplesLoss("sinkhorn", p=2, blur=BLUR, scaling=0.9, diameter=2.0, backend="tensorized")(x, y)
 
 
 def _to_scale(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,9 @@ from dataclasses import MISSING
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from .losses.matching import MatchingLoss
+from .losses.kernels import Kernel, parse_bandwidth
+from .losses.matching import MMD, MatchingLoss
+from .losses.mmd import ClassWeighting, Estimator
 
 if TYPE_CHECKING:
     from .config import AlignmentArguments
@@ -23,6 +25,9 @@ CHOICES: Mapping[str, Any] = {
     "alignment": AlignmentSetting,
     "weight_mode": WeightMode,
     "companion": Companion,
+    "kernel": Kernel,
+    "estimator": Estimator,
+    "class_weighting": ClassWeighting,
 }
 _OWN = "examples/distances.py has it as a function of your own, matching_loss='examples/distances.py:{}'."
 # Values that were allowed once, and what to write instead.
@@ -52,7 +57,7 @@ class Need(NamedTuple):
 _MEMORY, _PAIRS, _MMD = (
     Need("companion", ("memory",)),  # 'auto' takes one as it is by default
     Need("companion", (*PAIRED_COMPANIONS, "auto")),
-    Need("matching_loss", ("mmd",)),
+    Need("matching_loss", (MMD,)),
 )
 NEEDS: Mapping[str, Need] = {
     "memory_size": _MEMORY,
@@ -103,11 +108,12 @@ def check_alignment_arguments(args: "AlignmentArguments", together: bool = True)
     _check_weight(args)
     if not 0 <= _number(args, "companion_decay") < 1:
         raise ValueError(f"companion_decay={args.companion_decay!r} must be from 0 to below 1.")
-    build_matching_loss(args)
+    parse_bandwidth(args.bandwidth)
     if not isinstance(args.feature, str) or not args.feature:
         raise ValueError(f"feature={args.feature!r} must be 'auto', 'cls', 'mean', 'last' or a module's name.")
     if together and args.matching_weight > 0:  # with 0 nothing of the method acts anyway
         _check_needs(args)
+    build_matching_loss(args)
 
 
 def build_matching_loss(args: "AlignmentArguments") -> MatchingLoss:
@@ -116,14 +122,9 @@ def build_matching_loss(args: "AlignmentArguments") -> MatchingLoss:
     Raises:
         ValueError: see `MatchingLoss`.
     """
-    return MatchingLoss(
-        "marginal" if args.alignment == "auto" else args.alignment,
-        args.kernel,
-        args.bandwidth,
-        args.estimator,
-        args.matching_loss,
-        args.class_weighting,
-    )
+    own = {name: getattr(args, name) for name, need in NEEDS.items() if need == _MMD and args.matching_loss == MMD}
+    alignment = "marginal" if args.alignment == "auto" else args.alignment
+    return MatchingLoss(alignment, **own, matching_loss=args.matching_loss, class_weighting=args.class_weighting)
 
 
 def _gone(value: Any) -> str | None:

@@ -87,23 +87,24 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, RecordingMixin, ReportingMixin):
             FloatingPointError: the matching loss is not finite.
         """
         primary, companion = split_pair(inputs)
+        wanted: dict[str, Any] = {"return_outputs": return_outputs, "num_items_in_batch": num_items_in_batch}
         if not self._itra_aligns(model, companion is not None):
-            result: Any = super().compute_loss(model, primary, return_outputs, num_items_in_batch)
+            result: Any = super().compute_loss(model, primary, **wanted)
             return self._itra_weigh_result(result, model, primary)
         if self._itra_companion not in PAIRED_COMPANIONS:
             companion = None
         kind, labels = self._itra_kind_of(primary), self._itra_labels_of(primary)
         companion_labels = self._itra_labels_of(companion)
         run: Any = self._itra_run_of(model, companion, count_rows(primary, self.label_names))
-        result = super().compute_loss(run, primary, return_outputs, num_items_in_batch)
+        result = super().compute_loss(run, primary, **wanted)
         loss, outputs = result if isinstance(result, (tuple, list)) else (result, None)
         scale = self._itra_scale()
         loss = task_loss = self._itra_weigh_rows(loss, model, primary) * scale
         aligned, weight = None, None
         if self._itra_can_align(run, kind, labels):
             aligned = self._itra_aligner(FeatureBatch(run.features, labels, run.companion_features, companion_labels))
-            weight = self._itra_weight(self.state.global_step)
-            if aligned.matching_loss is not None and run.captured.requires_grad:
+            weight = self._itra_weight(self.state.global_step) * run.captured.requires_grad
+            if aligned.matching_loss is not None:
                 loss = task_loss + weight * aligned.matching_loss
                 self._itra_weight.watch(loss, task_loss, run.captured, run.features, aligned.gradient, weight)
         self._itra_observe(task_loss, aligned, weight)

@@ -130,7 +130,7 @@ def test_one_process_without_companions_decides_for_all(tmp_path, monkeypatch):
     def seen_by_two(accelerator, batches, *args):
         return look_ahead(accelerator, batches, *args)._replace(paired=False)  # the other process has none
 
-    monkeypatch.setattr("itra_hf.trainer.look_ahead", seen_by_two)
+    monkeypatch.setattr("itra_hf.alignment.steps.look_ahead", seen_by_two)
     assert_same(train(tmp_path / "a", **AUTO), train(tmp_path / "b", **MEMORY))
     with pytest.raises(ValueError, match="A training batch came without its companion"):
         train(tmp_path / "c", **{**AUTO, "companion": "sample"})

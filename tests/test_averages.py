@@ -20,8 +20,8 @@ from itra_hf.features.averages import AveragedWeights
 class Recording(ITRATrainer):
     """Keeps the weights before each micro-batch, and the averages that its companion ran through."""
 
-    def _itra_aligned_loss(self, model, *args):
-        loss = super()._itra_aligned_loss(model, *args)
+    def compute_loss(self, model, *args, **kwargs):
+        loss = super().compute_loss(model, *args, **kwargs)
         if not hasattr(self, "seen"):
             self.seen = []
         weights = {name: each.detach().clone() for name, each in self.model.named_parameters() if each.requires_grad}
@@ -256,7 +256,7 @@ def test_weights_that_were_spread_when_they_were_loaded_are_known():
 
 
 def test_sharded_weights_are_refused_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("itra_hf.companions.choice.holds_shards", lambda accelerator, model: True)
+    monkeypatch.setattr("itra_hf.features.averages.holds_shards", lambda accelerator, model: True)
     with pytest.raises(ValueError, match=r"companion_decay=0.9 averages the weights, which it can't where .*ZeRO-3"):
         ITRATrainer(Toy(), config(tmp_path, **AVERAGED), train_dataset=toy_examples(12))
     ITRATrainer(Toy(), config(tmp_path), train_dataset=toy_examples(12))

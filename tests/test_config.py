@@ -91,7 +91,7 @@ def test_wrong_values_are_named_when_the_config_is_built(settings, message):
 
 ELSEWHERE = [
     ({"companion": "sample", "memory_size": 64}, "companion='memory'"),
-    ({}, "companion='memory'"),
+    ({"memory_size": 64}, "companion='memory'"),
     ({"companion": "memory", "companion_decay": 0.0}, "companion='sample' or 'class_matched' or 'auto'"),
     ({"companion": "split", "companion_decay": 0.5}, "companion='sample' or 'class_matched' or 'auto'"),
     ({"companion": "memory", "companion_buffer_size": 10}, "companion='sample' or 'class_matched' or 'auto'"),

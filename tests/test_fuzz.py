@@ -129,8 +129,7 @@ def find_clash(chosen: dict) -> str | None:
     """The name of a setting that does not go with the others, if any."""
     clashes = {
         "weight_mode": chosen["matching_weight"] > MOST_WEIGHT[chosen["weight_mode"]],
-        "matching_loss": chosen["matching_loss"] != "mmd"
-        and (any(chosen[name] != DEFAULT[name] for name in OF_THE_MMD) or chosen["alignment"] == "joint"),
+        "matching_loss": chosen["matching_loss"] != "mmd" and chosen["alignment"] == "joint",
     }
     if chosen["matching_weight"] > 0:
         clashes |= {name: chosen[name] != DEFAULT[name] for name in without_effect(chosen)}
@@ -231,13 +230,8 @@ def test_every_setting_is_fuzzed():
     ("name", "value"),
     [
         ("bandwidth", "1e-60"),  # 0 in float32
-        ("bandwidth_multipliers", [1e-300]),
-        ("bandwidth_multipliers", ["wide"]),
-        ("bandwidth_multipliers", None),
-        ("bandwidth_multipliers", 2.0),
         ("matching_weight", 1e30),  # times a gradient, infinite in float32
         ("companion_decay", None),
-        ("companion_task_loss", "both"),
     ],
 )
 def test_values_of_another_type_or_range_are_refused_by_name(tmp_path, name, value):
@@ -276,7 +270,6 @@ def losses(draw, kind: str, bandwidths: list) -> MatchingLoss:
         draw(st.sampled_from(alignments)),
         draw(st.sampled_from(KERNELS)),
         draw(st.sampled_from(bandwidths)),
-        draw(st.sampled_from([[1.0], [0.1, 10.0]])),
         draw(st.sampled_from(ESTIMATORS)),
     )
 

@@ -178,7 +178,7 @@ def test_the_balance_measures_the_task_loss_apart_from_the_matching_loss(tmp_pat
     trainer = ITRATrainer(model, config(tmp_path, matching_weight=5.0), train_dataset=data)
     batch, noted = next(iter(trainer.get_train_dataloader())), []
     weight = trainer._itra_weight
-    weight._noted = noted
+    weight.note = lambda squares: (noted.append(squares), type(weight).note(weight, squares))
     for step in range(3):
         trainer.state.global_step = step
         trainer.compute_loss(model.train(), batch).backward()
@@ -208,13 +208,6 @@ def test_balance_smooths_norms_and_skips_steps_without_matching_gradient():
     one_spike = update_balance(balance, torch.tensor([4.0, 1e-8]))
     assert balanced_factor(one_spike).item() == pytest.approx(0.38 / 0.36, rel=1e-3)  # not 20,000
     assert balanced_factor(torch.zeros(2)).item() == 0.0
-
-
-def test_the_weight_ramps_up_over_training(tmp_path):
-    trainer, _ = run(
-        ITRATrainer, tmp_path, examples("Bert", 24), weight_mode="constant", matching_weight=0.8, max_steps=8
-    )
-    assert losses(trainer, "matching_weight") == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8])
 
 
 @pytest.mark.parametrize("family", ["Bert", "GPT2"])

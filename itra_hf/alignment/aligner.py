@@ -145,18 +145,20 @@ class Aligner:
         match = self.companions.match(self.matching_loss, everything)
         if match is None:
             return Aligned(None, None, seen)
-        value, gradients = match.value, [match.gradient, match.companion_gradient]
-        if counts is not None:
-            # Every process holds the whole matching loss, and the mean over processes is what backward gives.
-            own, processes = self.accelerator.process_index, self.accelerator.num_processes
-            gradients = [
-                gradient.split(rows)[own] * processes if len(gradient) else gradient
-                for gradient, rows in zip(gradients, counts, strict=True)
-            ]
-        for rows, gradient in zip((batch.features, batch.companion_features), gradients, strict=True):
-            if rows is not None and rows.requires_grad and len(gradient):
-                value = with_gradient(value, rows, gradient)
-        return Aligned(value, gradients[0], seen)
+        value, gradient = match.value, self._own(match.gradient, counts and counts[0])
+        if batch.features.requires_grad:
+            value = with_gradient(value, batch.features, gradient)
+        if batch.companion_features is not None and batch.companion_features.requires_grad:
+            companion_gradient = self._own(match.companion_gradient, counts and counts[1])
+            value = with_gradient(value, batch.companion_features, companion_gradient)
+        return Aligned(value, gradient, seen)
+
+    def _own(self, gradient: Tensor, counts: list[int] | None) -> Tensor:
+        """This process's rows of a gradient over all processes, which have `counts` rows."""
+        if counts is None:
+            return gradient
+        # Every process holds the whole matching loss, and the mean over processes is what backward gives.
+        return gradient.split(counts)[self.accelerator.process_index] * len(counts)
 
     def _alignment_for(self, kind: LabelKind) -> Alignment:
         """What `alignment='auto'` means for labels of a kind; the MMD alone has a joint form."""

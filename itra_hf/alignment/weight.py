@@ -192,7 +192,7 @@ class MatchingWeight:
         Raises:
             ValueError: the task loss does not depend on the features, so that the pulls can't be balanced.
         """
-        if self.weight_mode == "constant" or gradient is None or not total.requires_grad:
+        if self.weight_mode == "constant" or gradient is None or not captured.requires_grad:
             return
         if not self._can_balance(task_loss, captured):
             return

@@ -16,6 +16,7 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForSequenceClassification
 
 from .models import unwrap_adapter
 
+PACKAGE = __name__.partition(".")[0]  # whose mixins pass the count on
 ITEM_COUNT = "num_items_in_batch"
 Method = tuple[type, str]
 
@@ -103,7 +104,7 @@ def computes_with_item_count(trainer: type[Trainer]) -> bool:
     Handing it on to another `compute_loss` is not using it.
     """
     own = [vars(each)["compute_loss"] for each in trainer.__mro__ if "compute_loss" in vars(each)]
-    return any(_uses_count(each) for each in own if not each.__module__.startswith(("transformers.", __package__)))
+    return any(_uses_count(each) for each in own if not each.__module__.startswith(("transformers.", PACKAGE)))
 
 
 def _uses_count(function: Any) -> bool:

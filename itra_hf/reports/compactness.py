@@ -186,7 +186,7 @@ def compactness(features: Sequence | np.ndarray, labels: Sequence | np.ndarray) 
         The figures by name.
 
     Example:
-        >>> from itra_hf.compactness import compactness
+        >>> from itra_hf.reports.compactness import compactness
         >>> figures = compactness([[0.0, 1.0], [0.0, 3.0], [4.0, 2.0], [4.0, 2.0]], [0, 0, 1, 1])
         >>> figures["within_class_scatter"], figures["between_class_scatter"], figures["class_separation"]
         (0.5, 4.0, 1.0)

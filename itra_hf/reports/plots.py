@@ -21,7 +21,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 except ImportError as error:
-    raise ImportError('itra_hf.plots needs matplotlib: pip install "itra_hf[plots]"') from error
+    raise ImportError('itra_hf.reports.plots needs matplotlib: pip install "itra_hf[plots]"') from error
 
 from .drawing import MAX_NAME, TITLE_FONT, WIDTH, add_legend, decorate, dots, draw_curve, new_figure, shorten
 

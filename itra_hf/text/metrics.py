@@ -61,7 +61,7 @@ class Accuracy(evaluate.Metric):
     """The share of examples predicted right, 0 to 1, higher is better; multi-label: all labels right.
 
     Example:
-        >>> from itra_hf.metrics import Accuracy
+        >>> from itra_hf.text.metrics import Accuracy
         >>> Accuracy(keep_in_memory=True).compute(predictions=[0, 1, 1, 2], references=[0, 1, 2, 2])
         {'accuracy': 0.75}
     """
@@ -80,7 +80,7 @@ class F1(evaluate.Metric):
     the accuracy) or `weighted` (mean over classes, by their frequency). The key is `f1_` and the average.
 
     Example:
-        >>> from itra_hf.metrics import F1
+        >>> from itra_hf.text.metrics import F1
         >>> F1(keep_in_memory=True).compute(predictions=[0, 1, 1], references=[0, 1, 0], average="macro")
         {'f1_macro': 0.6666666666666666}
     """
@@ -102,7 +102,7 @@ class MatthewsCorrelation(evaluate.Metric):
     label: the mean over the labels, where one that never or always occurs counts 0.
 
     Example:
-        >>> from itra_hf.metrics import MatthewsCorrelation
+        >>> from itra_hf.text.metrics import MatthewsCorrelation
         >>> MatthewsCorrelation(keep_in_memory=True).compute(predictions=[0, 0, 1, 1], references=[0, 0, 1, 0])
         {'matthews_correlation': 0.5773502691896258}
     """
@@ -126,7 +126,7 @@ class CalibrationError(evaluate.Metric):
     own, with the confidence `max(p, 1 - p)`.
 
     Example:
-        >>> from itra_hf.metrics import CalibrationError
+        >>> from itra_hf.text.metrics import CalibrationError
         >>> scores = [[0.75, 0.25], [0.75, 0.25]]
         >>> CalibrationError(keep_in_memory=True).compute(prediction_scores=scores, references=[0, 1])
         {'calibration_error': 0.25}
@@ -159,7 +159,7 @@ class BrierScore(evaluate.Metric):
     the sum, 0 to 1.
 
     Example:
-        >>> from itra_hf.metrics import BrierScore
+        >>> from itra_hf.text.metrics import BrierScore
         >>> BrierScore(keep_in_memory=True).compute(prediction_scores=[[0.75, 0.25], [0.5, 0.5]], references=[0, 1])
         {'brier_score': 0.3125}
     """
@@ -181,7 +181,7 @@ class RegressionErrors(evaluate.Metric):
     error over the variance of the references.
 
     Example:
-        >>> from itra_hf.metrics import RegressionErrors
+        >>> from itra_hf.text.metrics import RegressionErrors
         >>> RegressionErrors(keep_in_memory=True).compute(predictions=[1.0, 2.0], references=[1.0, 4.0])
         {'mse': 2.0, 'mae': 1.0, 'r2': 0.11111111111111116}
     """
@@ -201,10 +201,10 @@ class RegressionErrors(evaluate.Metric):
 
 
 class Compactness(evaluate.Metric):
-    """How tightly features gather around their classes' means; `itra_hf.compactness.compactness` says what it gives.
+    """How tightly features gather around their classes' means; `itra_hf.reports.compactness.compactness` says what it gives.
 
     Example:
-        >>> from itra_hf.metrics import Compactness
+        >>> from itra_hf.text.metrics import Compactness
         >>> result = Compactness(keep_in_memory=True).compute(features=[[0.0], [2.0], [9.0]], references=[0, 0, 1])
         >>> result["class_separation"]
         1.0
