@@ -3,9 +3,9 @@
 from importlib.metadata import version
 
 from .config import AlignmentArguments, ITRAConfig
+from .hub.publishing import ReportingMixin
 from .losses import MatchingLoss
 from .reports.gradient_noise import GradientNoiseCallback
-from .reports.reporting import ReportingMixin
 from .trainer import ITRAMixin, ITRATrainer
 
 __version__ = version("itra_hf")

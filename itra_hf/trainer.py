@@ -11,7 +11,6 @@ from transformers.utils import logging
 from .alignment.aligner import Aligner
 from .alignment.checkpoint import RunState, saved_companion
 from .alignment.log import COMPANION_LOST, FROZEN, NOTHING_TAPPED, OWN_LOSS, TrainingWatch
-from .alignment.processes import agree, average
 from .alignment.recording import RecordingMixin
 from .alignment.steps import StepFacts, StepsMixin
 from .alignment.weight import MatchingWeight
@@ -23,7 +22,8 @@ from .features.averages import average_for
 from .features.forward import PairedForward
 from .features.item_counts import computes_with_item_count, takes_item_count
 from .features.models import unwrap
-from .reports.reporting import ReportingMixin
+from .hub.publishing import ReportingMixin
+from .processes import agree, average
 
 logger = logging.get_logger(__name__)
 

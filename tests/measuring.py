@@ -13,8 +13,8 @@ from transformers import Trainer, TrainerCallback
 
 from itra_hf import ITRATrainer
 from itra_hf.features.head import extract_features
+from itra_hf.hub.publishing import ReportingMixin
 from itra_hf.reports.compactness import compactness
-from itra_hf.reports.reporting import ReportingMixin
 
 gc.freeze()  # a Trainer collects garbage before it trains, which takes half a second with all that is imported
 

@@ -10,9 +10,9 @@ from trainers import PAIRED
 
 from itra_hf import AlignmentArguments, MatchingLoss
 from itra_hf.alignment.aligner import Aligner
-from itra_hf.alignment.processes import agree
 from itra_hf.alignment.weight import MatchingWeight, depends_on
 from itra_hf.batches import FeatureBatch
+from itra_hf.processes import agree
 
 
 def aligner(**settings):

@@ -19,7 +19,7 @@ import itra_hf
 from itra_hf import AlignmentArguments, ITRATrainer
 from itra_hf.hub.card import CardFacts, write_card
 from itra_hf.hub.provenance import Evaluation, HubSource, base_model_of, dataset_of, evaluations
-from itra_hf.reports.reporting import ReportingMixin
+from itra_hf.hub.publishing import ReportingMixin
 
 REVISION = "0123456789" * 4
 HUB_FILES = {f"hf://datasets/org/data@{REVISION}/train.parquet": None}

@@ -15,7 +15,7 @@ from ..config_checks import Companion, build_matching_loss
 from ..losses.known_gradient import with_gradient
 from ..losses.matching import MMD, MatchingLoss
 from ..losses.mmd import Alignment, Match
-from .processes import gather_counts, gather_rows
+from ..processes import gather_counts, gather_rows
 
 
 class Companions(Protocol):

@@ -9,9 +9,9 @@ from transformers.utils import logging
 
 from ..config_checks import Companion
 from ..features.averages import AveragedWeights
+from ..processes import average
 from .aligner import Aligner
 from .log import TrainingWatch
-from .processes import average
 from .weight import MatchingWeight
 
 STATE_NAME = "itra_state.json"

@@ -11,7 +11,7 @@ from transformers.trainer_utils import has_length
 from ..batches import CollatedApart, LabelKind, companion_of, count_rows, kind_of_batch
 from ..features.models import unwrap, unwrap_adapter
 from ..mixins import TrainerBase
-from .processes import gather_counts
+from ..processes import gather_counts
 
 
 class StepFacts(NamedTuple):

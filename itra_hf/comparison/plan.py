@@ -16,7 +16,7 @@ from ..config import AlignmentArguments, ITRAConfig
 from ..config_checks import can_act
 from ..text.data import DataArguments
 from ..text.models import ModelArguments
-from ..text.written_yaml import meaning
+from ..written_yaml import meaning
 from .measures import BY_NAME
 from .variants import DEFAULTS, FIXED, PLAIN, TWICE, Variant, read_variant
 

@@ -1,12 +1,12 @@
 """One run of a comparison, in a process of its own: trains, tests, and leaves its figures in a file."""
 
-import importlib
 import json
 import math
 import os
 import shutil
 import sys
 import traceback
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,6 @@ import torch
 from threadpoolctl import threadpool_limits
 from transformers import Trainer, set_seed
 
-from .. import __version__
 from ..config import ITRAConfig
 from ..features.item_counts import computes_with_item_count, takes_item_count
 from ..text.data import DataArguments, Task, subset, tokenize
@@ -118,7 +117,7 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
         "tested_on": "validation" if tested is trainer.eval_dataset else "test",
         "unknown": 0 if built.unknown is None else len(built.unknown),
         "log": [_finite_entry(entry) for entry in trainer.state.log_history],
-        "versions": {"itra_hf": __version__, "torch": torch.__version__, "transformers": _version("transformers")},
+        "versions": {name: version(name) for name in ("itra_hf", "torch", "transformers")},
     }
 
 
@@ -216,10 +215,6 @@ def peak_memory(device: torch.device) -> float:
         return psutil.Process().memory_info().peak_wset / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-def _version(package: str) -> str:
-    return importlib.import_module(package).__version__
 
 
 def _finite(value: Any) -> float | None:

@@ -10,8 +10,8 @@ from ..config import AlignmentArguments, ITRAConfig
 from ..config_checks import PAIRED_COMPANIONS
 from ..presets import preset_settings, refuse_gone
 from ..text.config_files import as_typed, named_actions, suggest
-from ..text.written_yaml import meaning
 from ..trainer import ITRAMixin
+from ..written_yaml import meaning
 from .trainers import check_arguments, load_trainer
 
 PLAIN, ITRA = "Trainer", "ITRATrainer"

@@ -44,8 +44,6 @@ def collect_facts(
         evaluated_data: the Hub data sets of the evaluations, by prefix.
         given: what the user says: `language`, `license`, `tags`, `name`, `base_model`, `task`, `dataset`.
     """
-    from .. import __version__  # which imports this module
-
     args, state, model = trainer.args, trainer.state, unwrap(trainer.model)
     config = getattr(unwrap_adapter(model), "config", None)
     base, data = _sources(trainer, model, given)
@@ -56,7 +54,7 @@ def collect_facts(
     problem_type = getattr(config, "problem_type", None)
     peft_config = getattr(model, "active_peft_config", None)
     libraries = LIBRARIES | ({"PEFT": "peft"} if peft_config else {})
-    versions = {"itra_hf": __version__} | {name: version(library) for name, library in libraries.items()}
+    versions = {"itra_hf": version("itra_hf")} | {name: version(library) for name, library in libraries.items()}
     folder = os.path.basename(os.path.abspath(args.output_dir))
     repo = trainer.hub_model_id or args.hub_model_id
     return CardFacts(

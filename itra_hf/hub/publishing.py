@@ -4,37 +4,64 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from transformers.trainer_utils import HubStrategy
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, PredictionOutput
 from transformers.utils import logging
 
 from ..features.models import has_finite_weights, unwrap
-from ..mixins import TrainerBase
-from ..reports.evaluation import EvaluatedFeatures
+from ..reports.evaluating import EvaluationMixin
 from .card import write_card
 from .facts import collect_facts, draw_pictures
-from .provenance import Evaluation, HubSource
+from .provenance import Evaluation, HubSource, dataset_of, evaluation_of
 from .push import CARD_NAME, HiddenToken, explaining, keeping_card, read_remote_card
 
 logger = logging.get_logger(__name__)
 
 
-class PublishingMixin(TrainerBase):
-    """The part of `ReportingMixin` that writes the model card and pushes."""
+class ReportingMixin(EvaluationMixin):
+    """Measures compactness in evaluation and writes the model card, for a `Trainer` subclass; trains as that does.
 
-    _itra_warned: set[str]
-    _itra_evaluated: EvaluatedFeatures
+    `ITRAMixin` includes it. On its own it gives a plain run the same reports, to compare with:
+    `class PlainTrainer(ReportingMixin, Trainer)`. The fields `eval_compactness`, `gradient_noise_steps` and `feature`
+    of `args` are its settings.
+    """
+
     _itra_predictions: dict[str, Evaluation]
     _itra_evaluated_data: dict[str, HubSource | None]
     _itra_remote_from: tuple[str | None, str | None] | None
-    _itra_is_saved: bool
 
-    def _itra_warn_once(self, message: str) -> None:
-        if message not in self._itra_warned and self.is_world_process_zero():
-            self._itra_warned.add(message)
-            logger.warning(message)
+    if not TYPE_CHECKING:  # so that editors show the constructor of the Trainer below
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self._itra_remote_from, self._itra_is_saved = None, False
+            self._itra_predictions, self._itra_evaluated_data = {}, {}
+            super().__init__(*args, **kwargs)
+            self._itra_hide_token()
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self._itra_predictions = {}
+        return super()._inner_training_loop(*args, **kwargs)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The stock loop; the model card names the data."""
+        self._itra_evaluated_data[metric_key_prefix] = dataset_of(getattr(dataloader, "dataset", None))
+        return super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+
+    def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """The stock prediction; its metrics end in the model card."""
+        output = super().predict(*args, **kwargs)
+        self._itra_predictions |= evaluation_of(getattr(output, "metrics", None) or {}, self.state.global_step)
+        return output
 
     def create_model_card(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ..presets import refuse_gone
-from .written_yaml import WrittenLoader, meaning
+from ..written_yaml import WrittenLoader, meaning
 
 
 class _Loader(WrittenLoader):

@@ -201,7 +201,7 @@ class RegressionErrors(evaluate.Metric):
 
 
 class Compactness(evaluate.Metric):
-    """How tightly features gather around their classes' means; `itra_hf.reports.compactness.compactness` says what it gives.
+    """How tightly features gather around their classes' means, see `itra_hf.reports.compactness.compactness`.
 
     Example:
         >>> from itra_hf.text.metrics import Compactness

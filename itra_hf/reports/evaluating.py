@@ -1,4 +1,4 @@
-"""The Trainer layer that looks at a model: compactness in evaluation, the noise of the gradient."""
+"""The Trainer layer that measures: compactness in evaluation, the noise of the gradient."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,30 +7,28 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
+from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from ..alignment.processes import agree
 from ..config import AlignmentArguments
 from ..features.forward import find_labels
 from ..features.placing import ModelTap
 from ..features.randomness import untouched_randomness
-from ..hub.provenance import dataset_of, evaluation_of
-from ..hub.publishing import PublishingMixin
-from ..mixins import show_base_signatures
+from ..mixins import TrainerBase, show_base_signatures
+from ..processes import agree
 from .evaluation import EvaluatedFeatures, StartOfTraining, compactness_metrics, objective_without_compactness
 from .gradient_noise import GradientNoiseCallback
 
 logger = logging.get_logger(__name__)
 
 
-class ReportingMixin(PublishingMixin):
-    """Measures compactness in evaluation and writes the model card, for a `Trainer` subclass; trains as that does.
+class EvaluationMixin(TrainerBase):
+    """The part of `ReportingMixin` that measures."""
 
-    `ITRAMixin` includes it. On its own it gives a plain run the same reports, to compare with:
-    `class PlainTrainer(ReportingMixin, Trainer)`. The fields `eval_compactness`, `gradient_noise_steps` and `feature`
-    of `args` are its settings.
-    """
+    _itra_tap: ModelTap
+    _itra_warned: set[str]
+    _itra_evaluated: EvaluatedFeatures
+    _itra_defaults: AlignmentArguments
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -39,17 +37,16 @@ class ReportingMixin(PublishingMixin):
     if not TYPE_CHECKING:  # so that editors show the constructor of the Trainer below
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._itra_set_up_reports()
+            # Before the Trainer's own constructor, for those of subclasses may evaluate.
+            self._itra_defaults, self._itra_warned = AlignmentArguments(), set()
+            self._itra_tap, self._itra_evaluated = ModelTap([]), EvaluatedFeatures()
             super().__init__(*args, **kwargs)
-            self._itra_hide_token()
             self._itra_tap = ModelTap(self.label_names)
 
-    def _itra_set_up_reports(self) -> None:
-        # Before the Trainer's own constructor, for those of subclasses may evaluate.
-        self._itra_defaults = AlignmentArguments()
-        self._itra_tap = ModelTap([])
-        self._itra_warned, self._itra_remote_from, self._itra_is_saved = set(), None, False
-        self._itra_evaluated, self._itra_predictions, self._itra_evaluated_data = EvaluatedFeatures(), {}, {}
+    def _itra_warn_once(self, message: str) -> None:
+        if message not in self._itra_warned and self.is_world_process_zero():
+            self._itra_warned.add(message)
+            logger.warning(message)
 
     @property
     def alignment_args(self) -> AlignmentArguments:
@@ -57,7 +54,7 @@ class ReportingMixin(PublishingMixin):
         return self.args if isinstance(self.args, AlignmentArguments) else self._itra_defaults
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        self._itra_evaluated, self._itra_predictions = EvaluatedFeatures(), {}
+        self._itra_evaluated = EvaluatedFeatures()
         callbacks = self._itra_callbacks_of_run()
         for callback in callbacks:
             self.add_callback(callback)
@@ -89,7 +86,6 @@ class ReportingMixin(PublishingMixin):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """The stock loop, with `<prefix>_compactness_*` among the metrics where `eval_compactness` asks for it."""
-        self._itra_evaluated_data[metric_key_prefix] = dataset_of(getattr(dataloader, "dataset", None))
         run = partial(super().evaluation_loop, dataloader, description, prediction_loss_only, ignore_keys)
         if not self.alignment_args.eval_compactness:
             return run(metric_key_prefix)
@@ -119,12 +115,6 @@ class ReportingMixin(PublishingMixin):
             features, labels = self.accelerator.gather_for_metrics((tap.features(inputs).float(), labels))
             self._itra_evaluated.current.add(features.cpu().numpy(), labels.cpu().numpy())
         return result
-
-    def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
-        """The stock prediction; its metrics end in the model card."""
-        output = super().predict(*args, **kwargs)
-        self._itra_predictions |= evaluation_of(getattr(output, "metrics", None) or {}, self.state.global_step)
-        return output
 
     def hyperparameter_search(
         self,
