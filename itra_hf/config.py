@@ -38,11 +38,10 @@ class AlignmentArguments(KnowsGoneNames):
         default="fitted",
         metadata={
             "help": "What the matching loss's pull on the features follows, by way of running averages of gradient "
-            "norms: 'fitted' the largest pull that the task loss has had, as far as the training examples are learnt: "
-            "a fifth of it where the task loss is down to a tenth of its first value, and most of it at a hundredth, "
-            "so that what is still being learnt is left alone; 'balanced' the pull that the task loss has, from the "
-            "second step on, and fades with it; 'constant' nothing: it adds matching_weight times the matching loss, "
-            "which can collapse the features."
+            "norms: 'fitted' a tenth of the pull that the task loss has, and twice the largest that it has had as far "
+            "as the training examples are learnt: a fifth of that where the task loss is down to a twentieth of its "
+            "first value, most of it at a hundredth; 'balanced' the pull that the task loss has, and fades with it; "
+            "'constant' nothing: it adds matching_weight times the matching loss, which can collapse the features."
         },
     )
     alignment: AlignmentSetting = field(

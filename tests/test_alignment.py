@@ -71,15 +71,16 @@ def test_weights_follow_the_task_loss_pull_or_its_largest():
             weight.note_loss(torch.tensor(1e-9 if step > 60 else 1.0))
             weight(step)
     assert weights["balanced"](210).item() == pytest.approx(0.1 * 0.01 / 2, rel=0.01)
-    assert weights["fitted"](210).item() == pytest.approx(0.1 * 8 / 2, rel=0.01)
+    assert weights["fitted"](210).item() == pytest.approx(0.1 * (0.1 * 0.01 + 2 * 8) / 2, rel=0.01)
 
 
-def test_a_fitted_weight_waits_until_the_task_loss_falls():
-    weight = matching_weight(weight_mode="fitted")
+def test_a_fitted_weight_is_a_small_share_until_the_task_loss_falls():
+    weight, balanced = matching_weight(weight_mode="fitted", matching_weight=2.0), matching_weight(matching_weight=0.2)
     for step in range(100):  # it never does
-        weight.note(torch.tensor([8.0**2 + step, 4.0]))
-        weight.note_loss(torch.tensor(2.0))
-        assert weight(step).item() == 0
+        for each in (weight, balanced):
+            each.note(torch.tensor([8.0**2 + step, 4.0]))
+            each.note_loss(torch.tensor(2.0))
+        assert weight(step).item() == pytest.approx(balanced(step).item())
 
 
 def test_a_fitted_weight_follows_how_far_the_task_loss_has_fallen():
@@ -88,8 +89,9 @@ def test_a_fitted_weight_follows_how_far_the_task_loss_has_fallen():
     for step, loss in enumerate(losses):
         value = weight(step).item()
         if step > 10:
-            pulls = weight.peak.item() / weight.balance[1].item()
-            assert value == pytest.approx(0.5 * pulls * (1 - running / first) ** 16, rel=1e-4)
+            task, matching = weight.balance.tolist()
+            wanted = 0.1 * task + 2 * weight.peak.item() * (1 - running / first) ** 32
+            assert value == pytest.approx(0.5 * wanted / matching, rel=1e-4)
         if step < 10:
             first = running = sum(losses[: step + 1]) / (step + 1)
         else:
@@ -97,18 +99,17 @@ def test_a_fitted_weight_follows_how_far_the_task_loss_has_fallen():
         weight.note(torch.tensor([8.0**2, 4.0]))
         weight.note_loss(torch.tensor(loss))
     assert first == 4.0
-    assert value == pytest.approx(0.5 * 8 / 2 * (1 - running / 4) ** 16, rel=0.01)
     assert value > 1
 
 
-def test_losses_that_are_no_measure_of_fit_give_no_weight():
+def test_losses_that_are_no_measure_of_fit_leave_the_small_share():
     weight = matching_weight(weight_mode="fitted")
     for losses in ([-1.0] * 20, [0.0] * 20, [1.0] * 10 + [2.0] * 20, [math.nan, *[1.0] * 20, math.inf, math.nan]):
         weight.losses = torch.zeros(3)
         for step, loss in enumerate(losses):
             weight.note(torch.tensor([8.0**2, 4.0]))
             weight.note_loss(torch.tensor(loss))
-            assert weight(step + 1).item() == 0
+            assert weight(step + 1).item() == pytest.approx(0.1 * 0.1 * 8 / 2)
 
 
 def test_other_weights_keep_no_losses():

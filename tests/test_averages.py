@@ -184,7 +184,7 @@ def test_a_fitted_weight_acts_once_the_examples_are_learnt(tmp_path):
     settings = {"weight_mode": "fitted", "matching_weight": 1.0, "max_steps": 60}
     trainer = train(ITRATrainer, tmp_path, Toy(), toy_examples(40, noise=0.1), learning_rate=0.1, **settings)
     weights = [line["matching_weight"] for line in trainer.state.log_history if "matching_weight" in line]
-    assert max(weights[:10]) < 1e-6 < weights[-1]
+    assert 0 < max(weights[:10]) < weights[-1] / 10
 
 
 def test_a_second_run_starts_an_average_of_its_own(tmp_path):

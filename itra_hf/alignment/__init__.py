@@ -1,0 +1,1 @@
+"""The matching loss over processes, its weight, and what a run remembers of them."""

@@ -1,0 +1,1 @@
+"""Where the second batch comes from."""

@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput
 
-from ..features.head import collected_features, extract_features
+from ..features.extract import collected_features, extract_features
 from ..reports.compactness import compactness
 from ..text.data import Task
 from ..text.metrics import ProblemType

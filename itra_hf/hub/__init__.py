@@ -1,0 +1,1 @@
+"""What strangers read: the model card, and pushes."""

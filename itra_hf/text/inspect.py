@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..features.head import extract_features
+from ..features.extract import extract_features
 from ..reports.compactness import compactness
 from .data import DataArguments, Task, encode_labels, infer_task, load_splits, subset, tokenize
 from .data_arguments import expand_paths
