@@ -1,6 +1,5 @@
 """The examples, as far as they run without the Hub."""
 
-import dataclasses
 import importlib.util
 import re
 import subprocess
@@ -11,8 +10,6 @@ import pandas as pd
 import pytest
 from test_cli import rows, save_model
 from transformers import BertConfig, BertModel
-
-from itra_hf import AlignmentArguments
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,11 +55,3 @@ def test_hub_examples_compile_and_stand_in_the_readme(name):
     compile(source, name, "exec")
     body = source.split('"""', 2)[2].strip()
     assert body in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_readme_names_every_setting_with_its_default():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    defaults = AlignmentArguments()
-    for field in dataclasses.fields(AlignmentArguments):
-        default = getattr(defaults, field.name)
-        assert f"| `{field.name}` | {f'`{default}`' if not isinstance(default, float) else default} |" in text
