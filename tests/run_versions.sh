@@ -25,7 +25,7 @@ except ImportError:  # Python 3.10; pip brings its own
     from pip._vendor import tomli as tomllib
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
-dependencies = project["dependencies"] + sum((project["optional-dependencies"][name] for name in ("plots", "transport")), [])
+dependencies = project["dependencies"] + sum((project["optional-dependencies"][name] for name in ("plots",)), [])
 for dependency in dependencies:
     name, found, version = dependency.partition(">=")
     if not found or set(version) - set("0123456789."):

@@ -1,9 +1,11 @@
 """README and guide: short, their links lead somewhere, and the settings are those of the code."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from itra_hf import AlignmentArguments
 
@@ -50,3 +52,15 @@ def test_files_that_the_readme_names_are_there():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in re.findall(r"(?<![\w/.])((?:examples|itra_hf|tests)/[\w/.]*\w)", text):
         assert (ROOT / path).exists(), path
+
+
+def test_the_workflow_runs_what_is_there():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
+    fast, versions = workflow["jobs"]["fast"], workflow["jobs"]["versions"]
+    assert fast["strategy"]["matrix"]["python"] == ["3.10", "3.11", "3.12", "3.13"]
+    assert versions["strategy"]["matrix"]["versions"] == ["floor", "newest"]
+    commands = [step["run"] for job in (fast, versions) for step in job["steps"] if "run" in step]
+    for command in commands:
+        program, script = command.split()[:2]
+        assert program == "bash"
+        assert subprocess.run(["bash", "-n", ROOT / script], check=False).returncode == 0
