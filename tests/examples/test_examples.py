@@ -1,32 +1,22 @@
 """The examples, as far as they run without the Hub."""
 
 import dataclasses
-import importlib.util
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_cli import rows, save_model
+from commands import rows, save_model
+from places import EXAMPLES, ROOT, load
 from transformers import BertConfig, BertModel
 
 from itra_hf import AlignmentArguments
 
-ROOT = Path(__file__).parent.parent
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "examples" / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.mark.slow
 def test_quickstart_on_a_few_documents(tmp_path):
-    command = [sys.executable, str(ROOT / "examples" / "quickstart.py"), "--train_samples", "64"]
+    command = [sys.executable, str(EXAMPLES / "quickstart.py"), "--train_samples", "64"]
     done = subprocess.run(
         [*command, "--test_samples", "40", "--epochs", "1"],
         cwd=tmp_path,
@@ -54,7 +44,7 @@ def test_class_weights_over_the_mixin(tmp_path):
 
 @pytest.mark.parametrize("name", ["ten_lines.py"])
 def test_hub_examples_compile_and_stand_in_the_readme(name):
-    source = (ROOT / "examples" / name).read_text(encoding="utf-8")
+    source = (EXAMPLES / name).read_text(encoding="utf-8")
     compile(source, name, "exec")
     body = source.split('"""', 2)[2].strip()
     assert body in (ROOT / "README.md").read_text(encoding="utf-8")

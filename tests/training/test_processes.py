@@ -1,12 +1,11 @@
 """Several processes give what one process with the whole batch gives."""
 
 import itertools
-import os
 
 import pytest
 from launched import REBALANCES, SHARDS_AT_LOAD, assert_same, launch, train
+from places import EXAMPLES
 
-EXAMPLES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "examples")
 TWO = {"per_device_train_batch_size": 4, "matching_weight": 1.0}
 EPOCHS = {"max_steps": -1, "num_train_epochs": 3}
 ADAM = {"optim": "adamw_torch", "learning_rate": 1e-3}  # plain SGD has no state, which a sharded resume can't load
@@ -192,7 +191,7 @@ def test_sharded_models_follow_the_trajectory_of_one_process_and_resume(config, 
         name: {"arguments": {**ADAM, **UNEVEN, "weight_mode": name}} for name in ("balanced", "constant")
     } | saved_and_resumed(tmp_path, {**ADAM, **UNEVEN, "logging_steps": 2})
     runs = {name: whole(run) for name, run in runs.items()}
-    path = os.path.join(EXAMPLES, "accelerate", f"{config}.yaml")
+    path = str(EXAMPLES / "accelerate" / f"{config}.yaml")
     results = launch(tmp_path, runs, 2, "--config_file", path, *options)
     for name in ("balanced", "constant"):
         arguments = {**runs[name]["arguments"], "per_device_train_batch_size": 8}

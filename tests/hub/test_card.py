@@ -1,85 +1,22 @@
 """Model cards: what they claim of a run, what they keep of the user's, and what odd names and figures do to them."""
 
 import math
-import re
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
+from cards import REVISION, TAGS, TASK, card_of, results, row, trained, trainer_of, with_lora, write
 from datasets import Dataset, concatenate_datasets
-from fake_hub import card_errors
 from families import build, examples
-from huggingface_hub import ModelCard
-from peft import LoraConfig, get_peft_model
 from trainers import Toy, config, toy_examples
 from transformers import BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
 import itra_hf
 from itra_hf import AlignmentArguments, ITRATrainer
-from itra_hf.hub.card import CardFacts, write_card
 from itra_hf.hub.provenance import Evaluation, HubSource, base_model_of, dataset_of, evaluations
 from itra_hf.hub.publishing import ReportingMixin
 
-REVISION = "0123456789" * 4
 HUB_FILES = {f"hf://datasets/org/data@{REVISION}/train.parquet": None}
-TAGS = ["generated_from_trainer", "itra", "arxiv:2211.13332"]
-PROBLEM, TASK = "single_label_classification", "text-classification"
-FACTS = {"name": "name", "task": TASK, "problem_type": PROBLEM, "labels": ["red"], "location": "user/name", "step": 3}
-FACTS |= dict.fromkeys(("adapter", "base_model", "license", "base_license", "language"))
-FACTS |= {"tags": TAGS[:1], "progress": "3 steps.", "settings": {"matching_weight": 0.1}}
-FACTS |= {"start_evaluations": {}, "evaluated_data": {}, "datasets": []}
-FACTS |= {"hyperparameters": {"seed": 1}, "evaluations": {"eval": Evaluation({"loss": 0.5, "accuracy": 0.75}, 3)}}
-
-
-def card_of(folder):
-    """The card in a folder, if the Hub would take it and its pictures exist."""
-    text = Path(folder, "README.md").read_text(encoding="utf-8")
-    assert card_errors(text) == []
-    assert not re.search(r"\b(None|nan|inf)\b", text.replace("top_k=None", ""))
-    for link in re.findall(r"(?<!\\)\]\(([^)]*)\)", text):
-        assert link.startswith("https://") or link == "j" or Path(folder, link).is_file(), link
-    return ModelCard.load(Path(folder, "README.md"))
-
-
-def write(folder, readme=None, remote=None, **changes):
-    """The card of made-up facts, written over a README; without one, over what is there."""
-    path = Path(folder, "README.md")
-    if readme is not None:
-        path.write_bytes(readme.encode())
-    write_card(path, CardFacts(**{**FACTS, **changes}), remote)
-    return card_of(folder)
-
-
-def trainer_of(folder, model=None, data=None, **settings):
-    names = ("eval_dataset", "compute_metrics", "callbacks")
-    keywords = {"eval_dataset": data or toy_examples(12)} | {key: settings.pop(key) for key in names if key in settings}
-    return ITRATrainer(model or Toy(), config(folder, **settings), train_dataset=data or toy_examples(12), **keywords)
-
-
-def trained(folder, *args, card=None, **settings):
-    trainer = trainer_of(folder, *args, **settings)
-    trainer.train()
-    trainer.create_model_card(**(card or {}))
-    return trainer, card_of(folder)
-
-
-def with_lora(model):
-    return get_peft_model(model, LoraConfig(task_type="SEQ_CLS", target_modules=["query"], r=2))
-
-
-def results(card):
-    return {(one.dataset_split, one.metric_name): one.metric_value for one in card.data.eval_results or []}
-
-
-def tables(text):
-    """The lines of all tables, each split at the bars that Markdown sees."""
-    lines = [re.split(r"(?<!\\)\|", line) for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line[1:-1]] for line in lines]
-
-
-def row(card, name):
-    return next(line[1:] for line in tables(card.text) if line[0] == name)
 
 
 # ---- What a run is said to be ----

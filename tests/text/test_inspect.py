@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from commands import TEXTS, refused, rows, save_model, write
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from test_cli import TEXTS, refused, rows, save_model, write
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 from itra_hf.cli import main

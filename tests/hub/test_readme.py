@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from cards import TAGS, THEIRS, card_of, results, tables, trained, trainer_of, with_lora, write
 from families import build, examples
-from test_model_card import TAGS, card_of, results, tables, trained, trainer_of, with_lora, write
 from transformers import Trainer
 
 from itra_hf.hub.provenance import Evaluation, HubSource
@@ -110,18 +110,6 @@ def test_a_library_s_own_readme_goes_unless_somebody_edited_it(kind, changed, tm
     card = write(tmp_path, readme.replace(blank, "Made by me", 1) if changed else readme)
     assert ("Made by me" in card.text) == ("nformation" in card.text) == changed
     assert card.data.tags == TAGS or (changed and set(card.data.tags) > set(TAGS))
-
-
-THEIRS = """---
-model-index:
-- name: name
-  results:
-  - {task: {type: text-classification}, dataset: {type: unknown, name: unknown, split: old},
-     metrics: [{type: f1, value: 0.25, name: Macro F1}], SOURCE}
-  - {task: {type: text-classification}, dataset: {type: org/other, name: other, split: test},
-     metrics: [{type: accuracy, value: 0.125, name: Accuracy}], source: {url: "https://b.org", name: a board}}
----
-"""
 
 
 @pytest.mark.parametrize("source", ["source: {url: 'https://a.org'}", ""])

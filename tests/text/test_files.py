@@ -6,36 +6,11 @@ import time
 import pandas as pd
 import pyarrow as pa
 import pytest
+from tabular import TABLE, USED, columns, put, read, refused
 
 from itra_hf.text.data import DataArguments, Task, encode_labels, infer_task, load_splits, tokenize
 from itra_hf.text.delimited import DelimitedFile
 from itra_hf.text.files import Reading, read_files
-
-USED = Reading(used=(("text",), ("label",)))
-TABLE = "text,label\n"
-
-
-def put(folder, name, content):
-    path = folder / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return str(path)
-
-
-def read(folder, name, content, reading=USED):
-    return read_files([put(folder, name, content)], reading, str(folder / "cache"))
-
-
-def columns(folder, name, content, reading=USED):
-    return read(folder, name, content, reading)[:]
-
-
-def refused(folder, name, content, reading=USED):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011, the callers look at the message
-        read(folder, name, content, reading)
-    assert name in str(caught.value)
-    return str(caught.value)
-
 
 CELLS = [
     "007",

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from test_cli import refused, rows, write, write_config
+from commands import refused, rows, write, write_config
 from trainers import Toy, toy_examples
 from transformers import Trainer, TrainingArguments
 

@@ -1,16 +1,14 @@
 """The benchmark of the matching loss, on little, and the command that runs benchmarks by name."""
 
-import importlib
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from places import EXAMPLES, ROOT, import_from
 from transformers import BertConfig, BertForSequenceClassification
 
-ROOT = Path(__file__).parent.parent
-FOLDER = ROOT / "examples" / "benchmarks"
+FOLDER = EXAMPLES / "benchmarks"
 TINY = ["--n", "16", "8", "--dim", "4", "--rounds", "1", "--device", "cpu", "--no_memory"]
 
 
@@ -19,14 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def load():
-    def load_one(name):
-        sys.path.insert(0, str(FOLDER))
-        try:
-            return importlib.import_module(name)  # by name, so that processes of its own find it
-        finally:
-            sys.path.remove(str(FOLDER))
-
-    return load_one
+    return lambda name: import_from(name, FOLDER)
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cards import FACTS, TAGS, THEIRS
 from huggingface_hub import ModelCard
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_card_merging import THEIRS
-from test_model_card import FACTS, TAGS
 
 from itra_hf.hub.card import CardFacts, write_card
 from itra_hf.hub.readme import BEGIN, fingerprint, split_card

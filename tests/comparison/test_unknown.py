@@ -4,9 +4,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from test_cli import refused, save_model, write, write_config
-from test_comparison import examples
-from transformers import BertConfig, BertModel
+from commands import examples, refused, write, write_config
 
 from itra_hf.cli import parse_comparison
 from itra_hf.comparison import assessment, schedule
@@ -156,12 +154,7 @@ def test_one_example_a_class_has_no_spread_to_measure_by(random):
 # ---- Runs ----
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("model"), BertModel, BertConfig, pad_token="[PAD]")
-
-
-def plan_of(folder, model, keep=NAMES, **fields):
+def plan_of(folder, model_folder, keep=NAMES, **fields):
     """A comparison of the examples of some of the classes, in files of each split."""
     folder.mkdir(exist_ok=True)
     files = {
@@ -169,16 +162,16 @@ def plan_of(folder, model, keep=NAMES, **fields):
         for name, size in {"train": (90, 0), "validation": (30, 1), "test": (60, 2)}.items()
     }
     fields = {"max_steps": 4, "learning_rate": 1e-3, "equal_compute": "none", **files, **fields}
-    return parse_comparison([write_config(folder, model, **fields)])
+    return parse_comparison([write_config(folder, model_folder, **fields)])
 
 
-def test_the_run_is_one_on_the_known_classes_alone_with_the_new_measures_beside(model, tmp_path):
+def test_the_run_is_one_on_the_known_classes_alone_with_the_new_measures_beside(model_folder, tmp_path):
     fields = {"max_train_samples": "[20]", "label_noise": 0.2, "class_imbalance": 2, "seeds": "[1]"}
     (unknown,) = choose_unknown(3, 1, seed=1)
     known = [name for name in NAMES if name != NAMES[unknown]]
     for run, alone in zip(
-        plan_of(tmp_path / "all", model, unknown_classes=1, **fields).runs(),
-        plan_of(tmp_path / "known", model, keep=known, **fields).runs(),
+        plan_of(tmp_path / "all", model_folder, unknown_classes=1, **fields).runs(),
+        plan_of(tmp_path / "known", model_folder, keep=known, **fields).runs(),
         strict=True,
     ):
         found, expected = measure(run, tmp_path / "all"), measure(alone, tmp_path / "known")
@@ -192,11 +185,11 @@ def test_the_run_is_one_on_the_known_classes_alone_with_the_new_measures_beside(
         assert {"accuracy", "f1_macro", "nll", "calibration_error", "scatter_ratio"} <= set(found["metrics"])
 
 
-def test_the_scores_get_logits_and_features_of_the_right_rows(model, tmp_path, monkeypatch):
+def test_the_scores_get_logits_and_features_of_the_right_rows(model_folder, tmp_path, monkeypatch):
     got, made = [], []
     monkeypatch.setattr(assessment, "unknown_auroc", lambda *arrays: got.append(arrays) or {})
     monkeypatch.setattr(running, "build", lambda *args: made.append(build(*args)) or made[-1])
-    measure(next(plan_of(tmp_path, model, unknown_classes=1, max_train_samples="[21]").runs()), tmp_path)
+    measure(next(plan_of(tmp_path, model_folder, unknown_classes=1, max_train_samples="[21]").runs()), tmp_path)
     ((known, unknown, known_features, unknown_features, train_features, labels),) = got
     trainer, tested, task, left_out = made[0]
     assert trainer.model.config.num_labels == len(task.label_names) == 2
@@ -211,8 +204,10 @@ def test_the_scores_get_logits_and_features_of_the_right_rows(model, tmp_path, m
             assert np.allclose(scored, expected, atol=1e-5)
 
 
-def test_all_variants_of_a_seed_leave_out_the_same(model, tmp_path):
-    plan = plan_of(tmp_path, model, unknown_classes=1, seeds="[1, 2, 3, 4]", companion="sample", equal_compute="both")
+def test_all_variants_of_a_seed_leave_out_the_same(model_folder, tmp_path):
+    plan = plan_of(
+        tmp_path, model_folder, unknown_classes=1, seeds="[1, 2, 3, 4]", companion="sample", equal_compute="both"
+    )
     names = {}
     for run in plan.runs():
         *_, task, unknown = build(run, tmp_path)
@@ -222,17 +217,17 @@ def test_all_variants_of_a_seed_leave_out_the_same(model, tmp_path):
     assert len(set.union(*names.values())) > 1
 
 
-def test_without_a_test_file_the_unknown_rows_are_those_held_out(model, tmp_path):
+def test_without_a_test_file_the_unknown_rows_are_those_held_out(model_folder, tmp_path):
     train = write(tmp_path, "train.jsonl", examples(90, 0))
-    plan = parse_comparison([write_config(tmp_path, model, train_file=train, max_steps=1, unknown_classes=1)])
+    plan = parse_comparison([write_config(tmp_path, model_folder, train_file=train, max_steps=1, unknown_classes=1)])
     trainer, tested, _, unknown = build(next(plan.runs()), tmp_path)
     assert (len(trainer.train_dataset), len(tested), len(unknown)) == (54, 6, 3)
     assert tested is trainer.eval_dataset
 
 
 @pytest.mark.parametrize("most", [12, 30])
-def test_the_test_split_is_cut_to_size_before_it_is_divided(most, model, tmp_path):
-    run = next(plan_of(tmp_path, model, unknown_classes=1, max_predict_samples=most).runs())
+def test_the_test_split_is_cut_to_size_before_it_is_divided(most, model_folder, tmp_path):
+    run = next(plan_of(tmp_path, model_folder, unknown_classes=1, max_predict_samples=most).runs())
     _, tested, _, unknown = build(run, tmp_path)
     assert len(tested) + len(unknown) == most
 
@@ -253,9 +248,9 @@ def test_the_test_split_is_cut_to_size_before_it_is_divided(most, model, tmp_pat
     ],
 )
 def test_labels_that_unknown_classes_do_not_go_with_are_refused(
-    label, count, message, model, tmp_path, capsys, monkeypatch
+    label, count, message, model_folder, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(schedule, "process_context", lambda: pytest.fail("it ran"))
     train = write(tmp_path, "train.jsonl", examples(30, 0, label))
-    config = write_config(tmp_path, model, train_file=train, unknown_classes=count, output_dir=tmp_path / "out")
+    config = write_config(tmp_path, model_folder, train_file=train, unknown_classes=count, output_dir=tmp_path / "out")
     assert message in refused(["compare", config], capsys)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import refused, results, rows, save_model, write, write_config
 from families import EOS, FAMILIES, OTHER_FAMILIES, build
-from test_cli import model_folder, refused, results, rows, save_model, write, write_config
 from trainers import config
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, TrainerCallback
 
@@ -17,8 +17,6 @@ from itra_hf.features.models import has_finite_weights
 from itra_hf.text.inspect import InspectionArguments
 from itra_hf.text.models import most_positions
 from itra_hf.text.train import build_trainer, finetune
-
-__all__ = ["model_folder"]  # a fixture
 
 DIVERGES = {"learning_rate": "1e30", "max_grad_norm": 0, "optim": "sgd", "matching_weight": 0.0}
 

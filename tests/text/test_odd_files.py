@@ -7,20 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from commands import WORDS, refused, write_config
 from datasets import Dataset
-from test_cli import WORDS, main, model_folder, refused, write_config  # noqa: F401, model_folder is a fixture
+from tabular import TABLE, put
 
-from itra_hf.cli import parse, parse_comparison
+from itra_hf.cli import main, parse, parse_comparison
 from itra_hf.comparison.run import build
 from itra_hf.text.data import Task, subset
 from itra_hf.text.train import _write_predictions, build_trainer
-
-TABLE = "text,label\n"
-
-
-def put(folder, name, content):
-    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return str(folder / name)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +59,7 @@ def sentences(count, label):
     return [(f"{WORDS[row % 6]} {WORDS[row % 9]}", label(row)) for row in range(count)]
 
 
-def test_settings_of_files_reach_the_model(model_folder, tmp_path):  # noqa: F811
+def test_settings_of_files_reach_the_model(model_folder, tmp_path):
     rows = sentences(30, lambda row: ["1.1", "1.10", "à"][row % 3])
     path = put(
         tmp_path, "a.csv", "".join(f"{text};{label}\n" for text, label in [("text", "label"), *rows]).encode("cp1252")
@@ -78,7 +72,7 @@ def test_settings_of_files_reach_the_model(model_folder, tmp_path):  # noqa: F81
 
 
 @pytest.mark.parametrize("most", [12, None])
-def test_predictions_name_the_rows_of_the_test_file(most, model_folder, tmp_path):  # noqa: F811
+def test_predictions_name_the_rows_of_the_test_file(most, model_folder, tmp_path):
     train = put(
         tmp_path, "a.csv", TABLE + "".join(f"{text},{label}\n" for text, label in sentences(30, lambda row: row % 2))
     )
@@ -101,7 +95,7 @@ def test_several_predicted_labels_can_be_told_apart(name, cell, tmp_path):
         assert [row["prediction"] for row in csv.DictReader(file)] == [cell]
 
 
-def test_a_test_file_whose_cells_are_all_empty_has_predictions_alone(model_folder, tmp_path):  # noqa: F811
+def test_a_test_file_whose_cells_are_all_empty_has_predictions_alone(model_folder, tmp_path):
     rows = sentences(30, lambda row: ["a", "b", "a|b", ""][row % 4])
     train = put(tmp_path, "a.csv", TABLE + "".join(f"{text},{label}\n" for text, label in rows))
     test = put(tmp_path, "b.csv", "text,label,__row__\nred,,7\nblue,,7\n")
@@ -111,7 +105,7 @@ def test_a_test_file_whose_cells_are_all_empty_has_predictions_alone(model_folde
     assert len((tmp_path / "out" / "test_predictions.csv").read_text(encoding="utf-8").splitlines()) == 3
 
 
-def test_compare_reads_new_content_under_the_old_time(model_folder, tmp_path):  # noqa: F811
+def test_compare_reads_new_content_under_the_old_time(model_folder, tmp_path):
     keys, ids = [], []
     for word in ("red", "blue"):
         rows = [(word, row % 2) for row in range(20)]
@@ -125,7 +119,7 @@ def test_compare_reads_new_content_under_the_old_time(model_folder, tmp_path):  
     assert ids == [{3}, {5}]
 
 
-def test_compare_knows_a_folders_files_by_their_content(model_folder, tmp_path, monkeypatch):  # noqa: F811
+def test_compare_knows_a_folders_files_by_their_content(model_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = tmp_path / "exp[1]"
     folder.mkdir()

@@ -5,7 +5,6 @@ import io
 import json
 import multiprocessing
 import os
-import random
 import signal
 from functools import partial
 from types import SimpleNamespace
@@ -13,8 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_cli import TEXTS, WORDS, save_model, write, write_config
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, Trainer, TrainingArguments, set_seed
+from commands import examples, write, write_config
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments, set_seed
 
 from itra_hf.cli import main, parse_comparison
 from itra_hf.comparison import schedule
@@ -63,16 +62,6 @@ class Deadly(Trainer):
 """
 
 
-def examples(count, seed, label=lambda name, index: name):
-    """Texts that differ, each with a word that gives its class away."""
-    draw = random.Random(seed)
-    names = list(TEXTS)
-    return [
-        {"text": " ".join([*draw.choices(WORDS[6:], k=4), names[i % 3]]), "label": label(names[i % 3], i)}
-        for i in range(count)
-    ]
-
-
 def command(*arguments):
     """What the command prints, and its exit status."""
     out, error = io.StringIO(), io.StringIO()
@@ -97,12 +86,7 @@ def figures(report, variant, measure):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("model"), BertModel, BertConfig, pad_token="[PAD]")
-
-
-@pytest.fixture(scope="module")
-def study(model, tmp_path_factory):
+def study(model_folder, tmp_path_factory):
     """A study run once with deaths in it and once again, in a folder with a space, by relative paths."""
     folder = tmp_path_factory.mktemp("a study")
     (folder / "my trainers.py").write_text(TRAINERS)
@@ -126,7 +110,7 @@ def study(model, tmp_path_factory):
         "token": "hf_secret",
     }
     config = write_config(
-        folder, model, train_file="train.csv", test_file="test.csv", variants=json.dumps(variants), **fields
+        folder, model_folder, train_file="train.csv", test_file="test.csv", variants=json.dumps(variants), **fields
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -510,7 +510,7 @@ def test_without_matplotlib_the_import_says_what_to_install(monkeypatch):
 
 
 def test_nothing_else_imports_matplotlib_and_nothing_pyplot():
-    for path in Path(itra_hf.__file__).parent.glob("*.py"):
+    for path in Path(itra_hf.__file__).parent.rglob("*.py"):
         imports = re.findall(r"^ *(?:from|import) .*", path.read_text(), re.MULTILINE)
         assert not any("pyplot" in line for line in imports), path
         if path.name not in ("plots.py", "drawing.py"):

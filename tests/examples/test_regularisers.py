@@ -4,19 +4,13 @@ import math
 
 import pytest
 import torch
-from test_cli import save_model
-from test_examples import load
+from places import load
 from torch import nn
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, Trainer, TrainingArguments
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LabelSmoother
 
 regularisers = load("regularisers.py")
 TRAINERS = [regularisers.RDropTrainer, regularisers.SupConTrainer]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("model"), BertModel, BertConfig, pad_token="[PAD]")
 
 
 def looped_contrast(features, labels, temperature):
@@ -41,10 +35,10 @@ def batch(rows=8, labels=None, seed=0):
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 
-def build(trainer_class, folder, where, dropout=0.0, **arguments):
+def build(trainer_class, model_folder, where, dropout=0.0, **arguments):
     settings = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, "num_labels": 3}
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, **settings)
+    model = AutoModelForSequenceClassification.from_pretrained(model_folder, **settings)
     args = TrainingArguments(output_dir=str(where), report_to="none", use_cpu=True, disable_tqdm=True, max_steps=3)
     data = [{name: tensor[0] for name, tensor in batch(1, [i % 3], i).items()} for i in range(24)]
     return trainer_class(model=model, args=args, train_dataset=data, eval_dataset=data, **arguments)
@@ -104,8 +98,8 @@ def test_symmetric_divergence_is_the_mean_of_both_kullback_leibler_divergences()
 # ---- Trainers ----
 
 
-def test_rdrop_adds_the_divergence_between_two_passes(folder, tmp_path):
-    trainer = build(regularisers.RDropTrainer, folder, tmp_path, dropout=0.3, strength=2.0)
+def test_rdrop_adds_the_divergence_between_two_passes(model_folder, tmp_path):
+    trainer = build(regularisers.RDropTrainer, model_folder, tmp_path, dropout=0.3, strength=2.0)
     trainer.model.train()
     torch.manual_seed(5)
     loss, outputs = trainer.compute_loss(trainer.model, batch(), return_outputs=True)
@@ -116,18 +110,18 @@ def test_rdrop_adds_the_divergence_between_two_passes(folder, tmp_path):
     assert loss.item() == pytest.approx((cross_entropy + 2 * divergence).item(), rel=1e-5)
 
 
-def test_rdrop_without_dropout_is_the_plain_loss(folder, tmp_path):
+def test_rdrop_without_dropout_is_the_plain_loss(model_folder, tmp_path):
     losses = []
     for trainer_class in (regularisers.RDropTrainer, Trainer):
-        trainer = build(trainer_class, folder, tmp_path)
+        trainer = build(trainer_class, model_folder, tmp_path)
         trainer.model.train()
         losses.append(trainer.compute_loss(trainer.model, batch()).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_supcon_weighs_contrast_against_cross_entropy(weight, folder, tmp_path):
-    trainer = build(regularisers.SupConTrainer, folder, tmp_path, weight=weight, temperature=0.2)
+def test_supcon_weighs_contrast_against_cross_entropy(weight, model_folder, tmp_path):
+    trainer = build(regularisers.SupConTrainer, model_folder, tmp_path, weight=weight, temperature=0.2)
     trainer.model.train()
     loss, outputs = trainer.compute_loss(trainer.model, batch(), return_outputs=True)
     features = trainer.model.bert(**{k: v for k, v in batch().items() if k != "labels"}).pooler_output
@@ -137,8 +131,8 @@ def test_supcon_weighs_contrast_against_cross_entropy(weight, folder, tmp_path):
 
 @pytest.mark.parametrize("trainer_class", TRAINERS)
 @pytest.mark.parametrize("labels", [[0, 1, 2, 0], [1, 1, 1, 1], [0, 1, 2], [2]])
-def test_gradients_reach_every_layer_and_are_finite(trainer_class, labels, folder, tmp_path):
-    trainer = build(trainer_class, folder, tmp_path, dropout=0.1)
+def test_gradients_reach_every_layer_and_are_finite(trainer_class, labels, model_folder, tmp_path):
+    trainer = build(trainer_class, model_folder, tmp_path, dropout=0.1)
     trainer.model.train()
     trainer.compute_loss(trainer.model, batch(len(labels), labels)).backward()
     gradients = [parameter.grad for parameter in trainer.model.parameters()]
@@ -147,8 +141,8 @@ def test_gradients_reach_every_layer_and_are_finite(trainer_class, labels, folde
 
 
 @pytest.mark.parametrize("trainer_class", TRAINERS)
-def test_evaluation_is_the_stock_one_also_after_training(trainer_class, folder, tmp_path):
-    trainer = build(trainer_class, folder, tmp_path, dropout=0.3)
+def test_evaluation_is_the_stock_one_also_after_training(trainer_class, model_folder, tmp_path):
+    trainer = build(trainer_class, model_folder, tmp_path, dropout=0.3)
     trainer.train()
     plain = Trainer(trainer.model, trainer.args, eval_dataset=trainer.eval_dataset)
     assert trainer.evaluate()["eval_loss"] == plain.evaluate()["eval_loss"]
@@ -156,12 +150,12 @@ def test_evaluation_is_the_stock_one_also_after_training(trainer_class, folder, 
 
 
 @pytest.mark.parametrize("trainer_class", TRAINERS)
-def test_training_honours_label_smoothing_as_the_plain_trainer_does(trainer_class, folder, tmp_path):
+def test_training_honours_label_smoothing_as_the_plain_trainer_does(trainer_class, model_folder, tmp_path):
     """Without the regulariser's own part, the loss is the plain Trainer's."""
     losses = []
     nothing = {"strength": 0.0} if trainer_class is regularisers.RDropTrainer else {"weight": 0.0}
     for each, arguments in ((trainer_class, nothing), (Trainer, {})):
-        trainer = build(each, folder, tmp_path, **arguments)
+        trainer = build(each, model_folder, tmp_path, **arguments)
         trainer.label_smoother = LabelSmoother(epsilon=0.4)
         trainer.model.train()
         losses.append(trainer.compute_loss(trainer.model, batch()).item())

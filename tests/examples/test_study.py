@@ -1,34 +1,22 @@
 """The study of `examples/study`: its results are whole, its tables are theirs, and a condition runs."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import pytest
-from test_cli import save_model
+from commands import save_model
+from places import EXAMPLES, ROOT, import_from
 from transformers import BertConfig, BertModel
 
 from itra_hf.comparison.variants import PLAIN
 
-ROOT = Path(__file__).parent.parent
-FOLDER = ROOT / "examples" / "study"
+FOLDER = EXAMPLES / "study"
 SEARCHED = {101, 102, 103, 104}  # seeds that earlier defaults were chosen by
 MEASURES = ("accuracy", "f1_macro", "nll", "calibration_error", "scatter_ratio", "seconds")
 
 
 @pytest.fixture(scope="module")
 def load():
-    def load_one(name):
-        folders = [str(FOLDER), str(FOLDER.parent)]
-        sys.path[:0] = folders
-        try:
-            return importlib.import_module(name)
-        finally:
-            for folder in folders:
-                sys.path.remove(folder)
-
-    return load_one
+    return lambda name: import_from(name, FOLDER, EXAMPLES)
 
 
 @pytest.fixture(scope="module")

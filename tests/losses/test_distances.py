@@ -4,7 +4,7 @@ import operator
 
 import pytest
 import torch
-from test_matching import batch
+from loops import batch
 
 from itra_hf import MatchingLoss
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
-from test_files import USED, columns
+from tabular import USED, columns
 
 from itra_hf.text.files import read_files
 

@@ -1,15 +1,14 @@
 """The configs for `accelerate launch`: its own parser reads them, and its command line overrides them."""
 
-from pathlib import Path
-
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, patch_environment
 from accelerate.utils.launch import prepare_multi_gpu_env
+from places import EXAMPLES
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
-FOLDER = Path(__file__).parent.parent / "examples" / "accelerate"
+FOLDER = EXAMPLES / "accelerate"
 TYPES = {"ddp": DistributedType.MULTI_GPU, "fsdp2": DistributedType.FSDP, "deepspeed": DistributedType.DEEPSPEED}
 SWITCHES = {"ddp": "multi_gpu", "fsdp2": "use_fsdp", "deepspeed": "use_deepspeed"}
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import rows, save_model, write, write_config
 from fake_hub import FakeHub, card_errors
 from hub_processes import COLOURS, TOKEN, Command, Process
 from huggingface_hub import ModelCard
-from test_cli import rows, save_model, write, write_config
 from transformers import BertConfig, BertModel
 
 pytestmark = pytest.mark.slow
