@@ -11,7 +11,7 @@ from families import build, examples
 from trainers import Toy, config, toy_examples
 from transformers import BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
-import itra_hf
+import itra_hf.reports
 from itra_hf import AlignmentArguments, ITRATrainer
 from itra_hf.hub.provenance import Evaluation, HubSource, base_model_of, dataset_of, evaluations
 from itra_hf.hub.publishing import ReportingMixin
@@ -221,7 +221,7 @@ def test_without_matplotlib_a_warning_takes_the_pictures_place(tmp_path, monkeyp
     for name in ["matplotlib", *(name for name in sys.modules if name.startswith("matplotlib."))]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "itra_hf.reports.plots", raising=False)
-    monkeypatch.delattr(itra_hf, "plots", raising=False)
+    monkeypatch.delattr(itra_hf.reports, "plots", raising=False)
     trainer, card = trained(tmp_path)
     trainer.create_model_card()
     assert "![" not in card.text
