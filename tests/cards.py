@@ -82,3 +82,21 @@ model-index:
      metrics: [{type: accuracy, value: 0.125, name: Accuracy}], source: {url: "https://b.org", name: a board}}
 ---
 """
+
+
+def write_all(folder, readme=None, remote=None, **changes):
+    """The card's front matter and text, after a check that writing it again, twice, leaves it as it is."""
+    path = Path(folder, "README.md")
+    if readme is not None:
+        path.write_text(readme, encoding="utf-8")
+    write_card(path, CardFacts(**{**FACTS, **changes}), remote)
+    content = path.read_bytes()
+    for _ in range(2):
+        write_card(path, CardFacts(**{**FACTS, **changes}))
+        assert path.read_bytes() == content
+    block, text = content.decode().removeprefix("---\n").split("\n---\n", 1)
+    return block, text
+
+
+def metadata(folder, block, **changes):
+    return write_all(folder, f"---\n{block}\n---\n\nMine.\n", **changes)[0]

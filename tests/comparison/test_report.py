@@ -1,20 +1,19 @@
 """The reports of a comparison: verdicts, tables, JSON, Markdown and a page that loads and runs nothing."""
 
-import builtins
 import json
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from studies import build_plan, result, study
 
-from itra_hf.comparison import pictures, tables
+from itra_hf.comparison import tables
 from itra_hf.comparison.assessment import FEATURES
 from itra_hf.comparison.plan import ComparisonArguments, make_plan
 from itra_hf.comparison.report import write_reports
 from itra_hf.comparison.summary import choose_metric, describe, read_results, summarize
 from itra_hf.comparison.variants import PLAIN, TWICE
 
-SECOND_BATCH = {"companion": "sample", "companion_decay": 0.0}
 SPLIT = {"companion": "split", "companion_decay": 0.97}  # with the default again
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -31,34 +30,6 @@ HOSTILE = [
 ]
 PARTS = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "img", "details", "summary", "footer"}
 TABLE = {"table", "thead", "tbody", "tr", "th", "td"}
-
-
-def build_plan(folder, variants, seeds=(1, 2, 3), sizes=(), **common):
-    args = ComparisonArguments(seeds=list(seeds), max_train_samples=list(sizes), equal_compute="batch")
-    common = {"model_name_or_path": "m", "train_file": "x.csv", "use_cpu": True, **SECOND_BATCH, **common}
-    return make_plan(args, common, variants, str(folder))
-
-
-def result(variant, seed, size=None, steps=4, **metrics):
-    log = [{"loss": 1.0 - seed / 10, "step": 1}, {"loss": 0.5, "step": 2}, {"eval_loss": 0.7, "step": 2}]
-    run = {"variant": variant, "seed": seed, "train_samples": size, "steps": steps, "log": log}
-    run |= {"trained": 900, "tested": 1200, "tested_on": "test"}
-    return run | {"metrics": metrics, "versions": {"torch": "2"}, "key": f"{variant}-{seed}"}
-
-
-def study(plan, gain=0.02, failed=None):
-    """Results in which the variants gain on the plain runs, as much in every seed."""
-    results = [
-        result(
-            run.variant,
-            run.seed,
-            run.train_samples,
-            accuracy=0.8 + run.seed / 100 + gain * (run.trainer != PLAIN),
-            nll=0.5,
-        )
-        for run in plan.runs()
-    ]
-    return summarize(plan, results, failed or {}), results
 
 
 class Page(HTMLParser):
@@ -249,61 +220,6 @@ def test_the_terminal_shows_half_widths_and_a_header_for_each_size(tmp_path):
     assert "100 training examples, differences to Trainer" in text
     assert "+2.00 ±0.00" in text
     assert text.count("new: better than Trainer") == 2
-
-
-# ---- Pictures ----
-
-
-def test_without_matplotlib_the_page_has_no_pictures(tmp_path, monkeypatch):
-    plan = build_plan(tmp_path, {"new": {}})
-    load = builtins.__import__
-
-    def without(name, *args):
-        if args[2:] and "pictures" in (args[2] or ()):
-            raise ImportError("No module named 'matplotlib'")
-        return load(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    write_reports(plan, *study(plan), "title")
-    text = (tmp_path / "comparison.html").read_text()
-    assert "<img" not in text
-    assert "better than Trainer" in text
-
-
-def test_differences_stand_where_the_tables_say(tmp_path):
-    comparison, _ = study(build_plan(tmp_path, {"$x$ new": {}}, sizes=(9,)))
-    figure = pictures.differences(comparison.sizes[0], comparison.measures)
-    means = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert means == pytest.approx([0, 2.0])  # points, of twice the batch and of the variant
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [TWICE["batch"][:24], "$x$ new"]
-
-
-def test_learning_curves_are_means_over_seeds(tmp_path):
-    comparison, results = study(build_plan(tmp_path, {"new": {}}))
-    figure = pictures.learning_curves(results, comparison.sizes[0])
-    assert [axis.get_ylabel() for axis in figure.axes] == ["training loss", "evaluation loss"]
-    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.8, 0.5])
-    assert pictures.learning_curves([], comparison.sizes[0]) is None
-
-
-def test_size_curves_need_two_sizes(tmp_path):
-    assert pictures.size_curves(study(build_plan(tmp_path, {"new": {}}, sizes=(9,)))[0]) is None
-    figure = pictures.size_curves(study(build_plan(tmp_path, {"new": {}}, sizes=(9, 90)))[0])
-    assert figure.axes[0].lines[0].get_xdata().tolist() == [9, 90]
-    assert figure.axes[0].lines[2].get_ydata() == pytest.approx([84, 84])
-
-
-def test_feature_maps_leave_out_what_is_not_finite(tmp_path):
-    comparison, results = study(build_plan(tmp_path, {"new": {}}, seeds=(1,)))
-    for place, each in enumerate(results):
-        (tmp_path / each["key"]).mkdir()
-        points = np.full((9, 3), np.nan) if place == 0 else np.random.default_rng(place).normal(size=(9, 3))
-        np.savez(
-            tmp_path / each["key"] / FEATURES, features=points, labels=np.arange(9) % 2, names=np.array(["a", "b"])
-        )
-    figure = pictures.feature_maps(results, comparison.sizes[0], tmp_path)
-    assert len([axis for axis in figure.axes if axis.lines]) == 2
-    assert pictures.feature_maps([], comparison.sizes[0], tmp_path) is None
 
 
 def test_a_study_without_results_reads_none(tmp_path):

@@ -7,13 +7,12 @@ import pytest
 import torch
 from commands import examples, refused, write, write_config
 from filelock import FileLock
+from studies import SECOND_BATCH
 
 from itra_hf.cli import parse_comparison
 from itra_hf.comparison import schedule
 from itra_hf.comparison.run import build, measure
 from itra_hf.comparison.variants import PLAIN, TWICE
-
-SECOND_BATCH = {"companion": "sample", "companion_decay": 0.0}
 
 
 def plan_of(folder, model_folder, data, **fields):

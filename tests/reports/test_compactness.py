@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loops import slow_compactness, slow_rank, square
 
 from itra_hf.reports.compactness import FIGURES, ClassStatistics, compactness
 
@@ -30,38 +31,6 @@ def gathered(features, labels, sizes=(10**9,), **options):
         statistics.add(features[start : start + size], labels[start : start + size])
         start += size
     return statistics
-
-
-def square(vector):
-    return sum(float(entry) ** 2 for entry in vector)
-
-
-def slow_collapse(means):
-    """The distance of two Gram matrices, each divided by its norm."""
-    k, centre = len(means), sum(means) / len(means)
-    gram = np.array([[sum((a - centre) * (b - centre)) for b in means] for a in means])
-    simplex = np.array([[(i == j) - 1 / k for j in range(k)] for i in range(k)])
-    gram, simplex = (matrix / math.sqrt(square(matrix.flatten())) for matrix in (gram, simplex))
-    return math.sqrt(square((gram - simplex).flatten()))
-
-
-def slow_rank(features):
-    singular = np.linalg.svd(features - features.mean(axis=0), compute_uv=False)
-    shares = singular / singular.sum()
-    return math.exp(-sum(share * math.log(share) for share in shares if share > 0))
-
-
-def slow(features, labels):
-    """All figures by loops; at least two classes whose means differ."""
-    pairs = [(np.asarray(h, dtype=np.float64), int(c)) for h, c in zip(features, labels, strict=True) if c >= 0]
-    points = np.array([h for h, _ in pairs])
-    means = {c: np.mean([h for h, own in pairs if own == c], axis=0) for c in sorted({c for _, c in pairs})}
-    overall = sum(h for h, _ in pairs) / len(pairs)
-    within = sum(square(h - means[c]) for h, c in pairs) / len(pairs)
-    between = sum(square(means[c] - overall) for _, c in pairs) / len(pairs)
-    right = sum(min(means, key=lambda other: square(h - means[other])) == c for h, c in pairs)
-    shares = within, between, within / between, right / len(pairs)
-    return dict(zip(FIGURES, (*shares, slow_rank(points), slow_collapse(list(means.values()))), strict=True))
 
 
 def assert_figures(got, expected, rel=1e-9):
@@ -86,7 +55,7 @@ def test_every_figure_is_what_loops_give(count, dim, classes, seed, batch, scale
     labels[:classes] = np.arange(classes)
     labels = 3 * labels + 2  # ids that are never seen lie between
     labels[np.random.default_rng(seed).choice(np.arange(classes, count), 3, replace=False)] = [-100, -1, -100]
-    expected = slow(scale * features, labels)
+    expected = slow_compactness(scale * features, labels)
     assert_figures(gathered(scale * features, labels, [batch]).compactness(), expected)
     kept = labels >= 0
     names = np.array([f"class {label}" for label in labels])
@@ -123,14 +92,14 @@ def test_asking_in_between_changes_nothing():
 def test_classes_may_come_one_after_the_other():
     features, labels = blobs(60)
     order = np.argsort(-labels, kind="stable")
-    assert_figures(gathered(features[order], labels[order], [5]).compactness(), slow(features, labels))
+    assert_figures(gathered(features[order], labels[order], [5]).compactness(), slow_compactness(features, labels))
 
 
 @pytest.mark.parametrize(("offset", "batch"), [(1e6, 3), (1e6, 60), (1e9, 3)])
 def test_features_far_from_the_origin(offset, batch):
     features, labels = blobs(60)
     got = gathered(features + offset, labels, [batch]).compactness()
-    assert_figures(got, slow(features, labels), rel=1e-14 * offset)
+    assert_figures(got, slow_compactness(features, labels), rel=1e-14 * offset)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -167,7 +136,7 @@ def test_many_examples_are_sampled_class_by_class():
     np.testing.assert_allclose(np.bincount(ids, weights), counts)
     rows = {row.tobytes(): label for row, label in zip(features, labels, strict=True)}
     assert [rows[row.tobytes()] for row in sample] == ids.tolist()
-    got, expected = statistics.compactness(), slow(features, labels)
+    got, expected = statistics.compactness(), slow_compactness(features, labels)
     for name in FIGURES:
         rel = {"class_separation": 0.02, "effective_rank": 0.01}.get(name, 1e-9)
         assert got[name] == pytest.approx(expected[name], rel=rel), name

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loops import slow_accuracy, slow_brier, slow_calibration, slow_f1, slow_matthews, slow_regression
 from scipy.special import expit, softmax
 from sklearn.metrics import brier_score_loss
 from transformers import EvalPrediction
@@ -47,70 +48,6 @@ def only(figures):
     (value,) = figures.values()
     assert type(value) is float
     return value
-
-
-# ---- Slow re-implementations; labels are `[n]` class ids or `[n, labels]` of 0 and 1 ----
-
-
-def slow_accuracy(guess, truth):
-    return sum(np.array_equal(a, b) for a, b in zip(guess, truth, strict=True)) / len(truth)
-
-
-def slow_f1(guess, truth, average):
-    if np.ndim(truth) == 1:
-        classes = sorted(set(truth) | set(guess))
-        pairs = [([g == c for g in guess], [t == c for t in truth]) for c in classes]
-    else:
-        pairs = list(zip(np.transpose(guess) == 1, np.transpose(truth) == 1, strict=True))
-    counts = [[sum(x and y for x, y in zip(g, t, strict=True)), sum(g), sum(t)] for g, t in pairs]
-    if average == "micro":
-        counts = [[sum(column) for column in zip(*counts, strict=True)]]
-    scores = [2 * both / (guessed + there) if guessed + there else 0.0 for both, guessed, there in counts]
-    weights = [there if average == "weighted" else 1 for _, _, there in counts]
-    return sum(s * w for s, w in zip(scores, weights, strict=True)) / sum(weights) if sum(weights) else 0.0
-
-
-def slow_matthews(guess, truth):
-    """Gorodkin's R_K: the covariance of the one-hot vectors over the root of the two variances."""
-    if np.ndim(truth) == 2:
-        return np.mean([slow_matthews(g, t) for g, t in zip(np.transpose(guess), np.transpose(truth), strict=True)])
-    classes, n = sorted(set(truth) | set(guess)), len(truth)
-
-    def covariance(left, right):
-        means = [(sum(x == c for x in left) / n, sum(y == c for y in right) / n) for c in classes]
-        return sum(x == y for x, y in zip(left, right, strict=True)) / n - sum(p * q for p, q in means)
-
-    spread = covariance(guess, guess) * covariance(truth, truth)
-    return covariance(guess, truth) / math.sqrt(spread) if spread > 1e-15 else 0.0
-
-
-def slow_calibration(scores, truth, bins):
-    if np.ndim(truth) == 2:
-        each = zip(np.ravel(scores), np.ravel(truth), strict=True)
-        pairs = [(p, t == 1) if p > 0.5 else (1 - p, t == 0) for p, t in each]
-    else:
-        pairs = [(max(row), int(np.argmax(row)) == t) for row, t in zip(scores, truth, strict=True)]
-    total = 0.0
-    for b in range(bins):
-        inside = [(p, hit) for p, hit in pairs if b / bins < p <= (b + 1) / bins or (b == 0 and p == 0)]
-        if inside:
-            accuracy, confidence = (sum(entry[i] for entry in inside) / len(inside) for i in (1, 0))
-            total += len(inside) / len(pairs) * abs(accuracy - confidence)
-    return total
-
-
-def slow_brier(scores, truth):
-    if np.ndim(truth) == 2:
-        return np.mean([(p - t) ** 2 for p, t in zip(np.ravel(scores), np.ravel(truth), strict=True)])
-    errors = [sum((p - (k == t)) ** 2 for k, p in enumerate(row)) for row, t in zip(scores, truth, strict=True)]
-    return sum(errors) / len(errors)
-
-
-def slow_regression(guess, truth):
-    errors, centre = np.subtract(guess, truth), sum(truth) / len(truth)
-    squares = sum(e * e for e in errors)
-    r2 = 1 - squares / sum((t - centre) ** 2 for t in truth)
-    return {"mse": squares / len(truth), "mae": sum(abs(e) for e in errors) / len(truth), "r2": r2}
 
 
 def problem(seed, count, classes, several):

@@ -8,20 +8,19 @@ from typing import Any
 import pytest
 import torch
 from families import ENCODER, TEXT
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from strategies import ALL_CHECKS, LABELS, draw_label
 from torch import nn
 from trainers import config
 from transformers import BertConfig, BertForSequenceClassification, PrinterCallback, set_seed
 
-from itra_hf import AlignmentArguments, ITRATrainer, MatchingLoss
+from itra_hf import AlignmentArguments, ITRATrainer
 from itra_hf.config_checks import MOST_WEIGHT
 
 ALIGNMENTS = ("conditional", "joint", "marginal")  # that a matching loss has; a run may find out by itself
 ESTIMATORS = ("biased", "unbiased")
 KERNELS = ("gaussian", "laplacian", "inverse_multiquadric")
-LABELS = ("ids", "ids, some unlabelled", "floats", "multi-hot")
-ALL_CHECKS = list(HealthCheck)
 RUNS = 400 if os.environ.get("TEST_AT_LENGTH") else 60
 LOGGED = ("loss", "task_loss", "matching_loss", "matching_weight")
 
@@ -79,15 +78,6 @@ class Vectors(nn.Module):
             return {"loss": nn.functional.mse_loss(logits.reshape(labels.shape), labels), "logits": logits}
         total = nn.functional.cross_entropy(logits, labels, reduction="sum")
         return {"loss": total / (labels != -100).sum().clamp(min=1), "logits": logits}
-
-
-def draw_label(draw, kind: str, classes: int):
-    if kind == "floats":
-        return draw(st.floats(-2, 2, width=16))
-    if kind == "multi-hot":
-        return [float(draw(st.booleans())) for _ in range(classes)]
-    label = draw(st.integers(0, classes - 1))
-    return -100 if kind != "ids" and draw(st.booleans()) else label
 
 
 @st.composite
@@ -246,56 +236,3 @@ def test_too_few_examples_are_refused_in_words(tmp_path, companion, count):
     trainer = ITRATrainer(model=Vectors(2, 2), args=config(tmp_path, companion=companion), train_dataset=rows)
     with pytest.raises(ValueError, match=f"training set has {count} example"):
         trainer.train()
-
-
-@st.composite
-def feature_batches(draw):
-    """Features (some rows twice, any scale), labels, and the same of the companion; float64."""
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
-    dim, scale = draw(st.integers(1, 6)), 10 ** draw(st.floats(-6, 4))
-    kind, classes = draw(st.sampled_from(LABELS)), draw(st.integers(1, 5))
-    pool = torch.randn(draw(st.integers(1, 8)), dim, generator=generator, dtype=torch.float64) * scale
-    batches = []
-    for _ in range(2):
-        rows = draw(st.lists(st.integers(0, len(pool) - 1), min_size=1, max_size=7))
-        labels = torch.tensor([draw_label(draw, kind, classes) for _ in rows])
-        batches += [pool[rows], labels]
-    return kind, scale, batches
-
-
-@st.composite
-def losses(draw, kind: str, bandwidths: list) -> MatchingLoss:
-    alignments = ALIGNMENTS if kind.startswith("ids") else ALIGNMENTS[1:]
-    return MatchingLoss(
-        draw(st.sampled_from(alignments)),
-        draw(st.sampled_from(KERNELS)),
-        draw(st.sampled_from(bandwidths)),
-        draw(st.sampled_from(ESTIMATORS)),
-    )
-
-
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=ALL_CHECKS)
-@given(st.data())
-def test_the_matching_loss_is_symmetric_and_invariant(data):
-    kind, scale, (x, x_labels, y, y_labels) = data.draw(feature_batches())
-    # A kernel much narrower than the features' scale would tell apart what only rounding moves.
-    loss = data.draw(losses(kind, ["mean", "median", scale**2]))
-    value = pytest.approx(loss(x, x_labels, y, y_labels).item(), abs=1e-5)
-    assert loss(y, y_labels, x, x_labels).item() == value
-    order = torch.tensor(data.draw(st.permutations(range(len(x)))))
-    assert loss(x[order], x_labels[order], y, y_labels).item() == value
-    moved = scale * data.draw(st.floats(-10, 10))
-    assert loss(x + moved, x_labels, y + moved, y_labels).item() == value
-
-
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=ALL_CHECKS)
-@given(st.data(), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
-def test_the_matching_loss_and_its_gradient_are_finite(data, dtype):
-    kind, _, (x, x_labels, y, y_labels) = data.draw(feature_batches())
-    loss = data.draw(losses(kind, ["mean", "median", 1e-6, 1.0, "100"]))
-    features = [part.detach().to(dtype, copy=True).requires_grad_() for part in (x, y)]
-    value = loss(features[0], x_labels, features[1], y_labels)
-    value.backward()
-    assert bool(value.isfinite())
-    assert all(bool(part.grad.isfinite().all()) for part in features)
-    assert loss.estimator == "unbiased" or value.item() >= -1e-6

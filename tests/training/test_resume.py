@@ -19,6 +19,7 @@ import pytest
 import torch
 from datasets import Dataset
 from families import build, examples
+from measuring import hook_count
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from trainers import config
@@ -263,10 +264,6 @@ class Faulty(torch.utils.data.Dataset):
 def make_faulty(folder, fault, **settings):
     data = Faulty(fault)
     return make(folder, data, callbacks=[At(6, lambda: data.broken.fill_(1))], **settings)
-
-
-def hook_count(model):
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 def strict(rows):
