@@ -16,9 +16,9 @@ import torch
 from datasets import Dataset
 from huggingface_hub import HfApi, snapshot_download
 from peft import AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
+from places import ROOT, TESTS
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback, pipeline
 
-ROOT = Path(__file__).parent.parent
 TOKEN = "hf_jUsTfOrTeStS"
 COLOURS = ["red", "green", "blue"]
 TEXTS = ["the apple is red", "a leaf is green", "the sky is blue"]
@@ -26,7 +26,7 @@ TEXTS = ["the apple is red", "a leaf is green", "the sky is blue"]
 
 def start(hub, arguments, **settings):
     """A Python process that sees a Hub."""
-    extra = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", **settings.pop("extra")}
+    extra = {"PYTHONPATH": f"{ROOT}:{TESTS}", "OMP_NUM_THREADS": "1", **settings.pop("extra")}
     return subprocess.Popen([sys.executable, *arguments], env=hub.environment(**extra), text=True, **settings)
 
 

@@ -17,6 +17,7 @@ import transformers
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from families import LABELS, PAD, build, examples
+from places import ROOT, TESTS
 from torch.utils.data import IterableDataset
 from trainers import config
 from transformers import TrainerCallback, trainer_pt_utils
@@ -222,12 +223,12 @@ def launch(folder, runs, processes, *options, timeout=300):
     Returns:
         Each process's results by name.
     """
-    path, tests = os.path.join(folder, f"runs{processes}.json"), os.path.dirname(os.path.abspath(__file__))
+    path = os.path.join(folder, f"runs{processes}.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(runs, file)
     command = [sys.executable, "-m", "accelerate.commands.launch", *(options or ["--multi_gpu", "--num_machines", "1"])]
-    command += ["--num_processes", str(processes), "--main_process_port", "0", os.path.join(tests, "launched.py"), path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, os.path.dirname(tests)]), "OMP_NUM_THREADS": "1"}
+    command += ["--num_processes", str(processes), "--main_process_port", "0", str(TESTS / "launched.py"), path]
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
     if not torch.cuda.is_available():
         environment["DS_ACCELERATOR"] = "cpu"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)

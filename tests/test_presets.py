@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from test_cli import refused, rows, write, write_config
+from commands import refused, rows, write, write_config
 from transformers import TrainingArguments
 
 from itra_hf import AlignmentArguments, ITRAConfig
