@@ -2,7 +2,7 @@
 
     python examples/feature_maps.py
 
-MiniLM, 200 documents of 20 newsgroups, 12 epochs; the test documents of six of the classes. Some five minutes on two cores.
+MiniLM, 200 documents of 20 newsgroups, 12 epochs; the test documents of six classes. Some five minutes on two cores.
 """
 
 import os
