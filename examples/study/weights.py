@@ -18,7 +18,8 @@ class FollowingLoss(MatchingWeight):
     """A weight that follows how far the task loss has fallen, as a share of the largest pull of the task loss.
 
     Args:
-        rule: `"fitted-8"` or with another power, or `"halvings"`.
+        rule: `"fitted-8"` or with another power, or `"halvings"`, or `"both-0.1"`: twice that of `"fitted-32"` and 0.1 of
+            the task loss's pull at the time.
         args: as of `MatchingWeight`.
     """
 
@@ -41,7 +42,10 @@ class FollowingLoss(MatchingWeight):
         if step != self._step:
             self.settle()
             self._step = step
-        pulls = torch.stack([self.share() * self.peak, self.balance[1]])
+        wanted = self.share() * self.peak
+        if self.rule.startswith("both-"):
+            wanted = 2 * wanted + float(self.rule.removeprefix("both-")) * self.balance[0]
+        pulls = torch.stack([wanted, self.balance[1]])
         return self.matching_weight * balanced_factor(pulls)
 
     def share(self) -> float:
@@ -49,8 +53,9 @@ class FollowingLoss(MatchingWeight):
         if self.running is None:
             return 0.0
         left = self.running / (sum(self.first) / len(self.first))
-        if self.rule.startswith("fitted-"):
-            return float(max(0.0, 1 - left) ** int(self.rule.removeprefix("fitted-")))
+        if self.rule.startswith(("fitted-", "both-")):
+            power = 32 if self.rule.startswith("both-") else int(self.rule.removeprefix("fitted-"))
+            return float(max(0.0, 1 - left) ** power)
         return min(1.0, max(0.0, math.log(max(left, LEAST)) / math.log(LEAST)))
 
 
