@@ -139,6 +139,8 @@ RULES: Mapping[str, Mapping[str, Any]] = {
         "fitted-32",
         "fitted-32-double",
         "both-0.1",
+        "late-rising",
+        "late-fitted-8",
         "halvings",
         "share-0.1",
         "share-0.3",
@@ -146,7 +148,9 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     for name in COMPANIONS
 }
 CELLS = {**VARIANTS, **COSINES, **RULES}
-SURVIVORS = tuple(f"{name}-{rule}" for rule in ("fitted-32-double", "both-0.1") for name in COMPANIONS)
+SURVIVORS = tuple(
+    f"{name}-{rule}" for rule in ("fitted-32-double", "both-0.1", "late-rising", "late-fitted-8") for name in COMPANIONS
+)
 CONFIRMED = ("plain", "smoothing", *COMPANIONS, *SURVIVORS)
 CONDITIONS = {
     "20newsgroups-200": Condition("20newsgroups", 200, 12.0, 3e-4, 5, (*SCREENED, *COSINES, *RULES)),

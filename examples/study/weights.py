@@ -11,6 +11,7 @@ from itra_hf.weighting import MatchingWeight, balanced_factor
 
 START_STEPS = 10  # steps whose mean task loss counts as the first
 DECAY = 0.9  # of the running task loss
+FIRST_EPOCHS, FIRST_SHARE = 3, 0.1  # of "late-": how long, and how much of the task loss's pull at the time
 LEAST = 0.01  # of the first loss: the rest at which halvings count in full
 
 
@@ -28,6 +29,7 @@ class FollowingLoss(MatchingWeight):
         self.rule = rule
         self.first: list[float] = []
         self.running: float | None = None
+        self.epoch = 0.0
 
     def follow(self, task_loss: float) -> None:
         """Takes a step's task loss in."""
@@ -43,6 +45,10 @@ class FollowingLoss(MatchingWeight):
             self.settle()
             self._step = step
         wanted = self.share() * self.peak
+        if self.rule.startswith("late-"):
+            late = self.peak - self.balance[0] if self.rule == "late-rising" else wanted
+            first = FIRST_SHARE * self.balance[0]
+            wanted = torch.maximum(first, late) if self.epoch >= FIRST_EPOCHS else first
         if self.rule.startswith("both-"):
             wanted = 2 * wanted + float(self.rule.removeprefix("both-")) * self.balance[0]
         pulls = torch.stack([wanted, self.balance[1]])
@@ -53,8 +59,8 @@ class FollowingLoss(MatchingWeight):
         if self.running is None:
             return 0.0
         left = self.running / (sum(self.first) / len(self.first))
-        if self.rule.startswith(("fitted-", "both-")):
-            power = 32 if self.rule.startswith("both-") else int(self.rule.removeprefix("fitted-"))
+        if self.rule.startswith(("fitted-", "both-", "late-")):
+            power = 32 if self.rule.startswith("both-") else 8 if "late" in self.rule else int(self.rule[7:])
             return float(max(0.0, 1 - left) ** power)
         return min(1.0, max(0.0, math.log(max(left, LEAST)) / math.log(LEAST)))
 
@@ -82,3 +88,4 @@ class FollowingTrainer(ITRATrainer):
         weight = self._itra_aligner.matching_weight
         assert isinstance(weight, FollowingLoss)
         weight.follow(float(task_loss))
+        weight.epoch = self.state.epoch or 0.0
