@@ -29,19 +29,19 @@ class AlignmentArguments(KnowsGoneNames):
     matching_weight: float = field(
         default=1.0,
         metadata={
-            "help": "How much the matching loss counts, >= 0. With weight_mode 'fitted' (up to 10) and 'balanced' (up "
+            "help": "How much the matching loss counts, >= 0. With weight_mode 'rising' (up to 10) and 'balanced' (up "
             "to 100; 0.1 is a good start) the share of the pull on the features that weight_mode says, with 'constant' "
             "(up to 1e6; start at 0.1 or less) the factor of the matching loss. 0 switches the method off."
         },
     )
     weight_mode: WeightMode = field(
-        default="fitted",
+        default="rising",
         metadata={
             "help": "What the matching loss's pull on the features follows, by way of running averages of gradient "
-            "norms: 'fitted' a tenth of the pull that the task loss has, and twice the largest that it has had as far "
-            "as the training examples are learnt: a fifth of that where the task loss is down to a twentieth of its "
-            "first value, most of it at a hundredth; 'balanced' the pull that the task loss has, and fades with it; "
-            "'constant' nothing: it adds matching_weight times the matching loss, which can collapse the features."
+            "norms: 'rising' a tenth of the pull that the task loss has, and from the fourth epoch on what that has "
+            "lost since it was largest, so that what is still being learnt is left alone; 'balanced' the pull that the "
+            "task loss has, and fades with it; 'constant' nothing: it adds matching_weight times the matching loss, "
+            "which can collapse the features."
         },
     )
     alignment: AlignmentSetting = field(
@@ -200,5 +200,5 @@ class ITRAConfig(AlignmentArguments, TrainingArguments):
         >>> from itra_hf import ITRAConfig
         >>> config = ITRAConfig(output_dir="out", matching_weight=0.2, alignment="joint", report_to="none")
         >>> config.matching_weight, config.weight_mode
-        (0.2, 'fitted')
+        (0.2, 'rising')
     """

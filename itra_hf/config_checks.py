@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from .config import AlignmentArguments
 
 AlignmentSetting = Literal["auto", "conditional", "joint", "marginal"]
-WeightMode = Literal["fitted", "balanced", "constant"]
+WeightMode = Literal["rising", "balanced", "constant"]
 Companion = Literal["auto", "sample", "class_matched", "split", "memory"]
 PAIRED_COMPANIONS = ("sample", "class_matched")  # a second batch from the training set
 
-# Beyond, the task loss's pull could never come near (fitted), it drowns in the rounding of the matching loss's
+# Beyond, the task loss's pull could never come near (rising), it drowns in the rounding of the matching loss's
 # (balanced), or gradients overflow.
-MOST_WEIGHT = {"fitted": 10.0, "balanced": 100.0, "constant": 1e6}
+MOST_WEIGHT = {"rising": 10.0, "balanced": 100.0, "constant": 1e6}
 
 CHOICES: Mapping[str, Any] = {
     "alignment": AlignmentSetting,
@@ -32,9 +32,8 @@ CHOICES: Mapping[str, Any] = {
 _OWN = "examples/distances.py has it as a function of your own, matching_loss='examples/distances.py:{}'."
 # Values that were allowed once, and what to write instead.
 GONE_VALUES: Mapping[str, str] = {
-    "rising": "'fitted' takes its place, which leaves short runs alone; with a larger matching_weight, like 2, it "
-    "pulls as hard in long ones.",
-    "sustained": "'fitted' pulls as hard once the examples are learnt, and 'balanced' acts from the start.",
+    "fitted": "'rising' does more in long runs, and no harm in short ones.",
+    "sustained": "'rising' pulls as hard once the examples are learnt, and 'balanced' acts from the start.",
     "sinkhorn": _OWN.format("sinkhorn_divergence"),
     "coral": _OWN.format("coral"),
     "central_moments": _OWN.format("central_moments"),

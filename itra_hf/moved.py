@@ -36,4 +36,4 @@ class MovedModules:
 def install() -> None:
     """Looks at names that no other finder knows."""
     if MovedModules not in sys.meta_path:
-        sys.meta_path.append(MovedModules)  # type: ignore[arg-type]
+        sys.meta_path.append(MovedModules)

@@ -22,7 +22,7 @@ GONE: Mapping[str, str] = {
     "companion_decay above 0, like 0.97, takes the place of False: averaged weights, without gradient.",
     "companion_task_loss": "a larger per_device_train_batch_size does more.",
     "companion_every": "a companion without gradient costs a quarter of a step, and a memory nothing.",
-    "matching_warmup_ratio": "weight_mode='fitted' rises by itself as the examples are learnt.",
+    "matching_warmup_ratio": "weight_mode='rising' rises by itself as the examples are learnt.",
     "memory_warmup_steps": "a memory is used as soon as it holds features.",
     "bandwidth_multipliers": "one bandwidth does as well; several are a matching_loss of your own.",
     "chunk_size": "large batches are taken in parts by themselves.",

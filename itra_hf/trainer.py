@@ -103,7 +103,7 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, RecordingMixin, ReportingMixin):
         aligned, weight = None, None
         if self._itra_can_align(run, kind, labels):
             aligned = self._itra_aligner(FeatureBatch(run.features, labels, run.companion_features, companion_labels))
-            weight = self._itra_weight(self.state.global_step) * run.captured.requires_grad
+            weight = self._itra_weight(self.state.global_step, self.state.epoch or 0) * run.captured.requires_grad
             if aligned.matching_loss is not None:
                 loss = task_loss + weight * aligned.matching_loss
                 self._itra_weight.watch(loss, task_loss, run.captured, run.features, aligned.gradient, weight)

@@ -166,8 +166,8 @@ def test_a_variant_takes_a_preset_that_overrides_what_all_runs_share(plan):
     assert method_of(found["paper"]) == expected()
     assert method_of(found["ITRA"]) == settings_of(AlignmentArguments(**common))
     assert TWICE["batch"] in found  # a second batch needs a run of as much compute beside it
-    own = runs(plan(variants={"paper": {"preset": "paper", "weight_mode": "fitted", "matching_weight": 0.05}}))
-    assert method_of(own["paper"]) == expected(weight_mode="fitted")
+    own = runs(plan(variants={"paper": {"preset": "paper", "weight_mode": "rising", "matching_weight": 0.05}}))
+    assert method_of(own["paper"]) == expected(weight_mode="rising")
 
 
 def test_a_preset_at_the_top_is_overridden_beside_it_and_by_a_variant(plan):

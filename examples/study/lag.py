@@ -19,6 +19,14 @@ BATCH = 16
 UNKNOWN = Measure("unknown", "unknown classes, AUROC", "higher", "points")
 MEASURES = (BY_NAME["accuracy"], BY_NAME["nll"], BY_NAME["calibration_error"], BY_NAME["scatter_ratio"], UNKNOWN)
 TITLES = {"accuracy": "accuracy, points", "calibration_error": "calibration error, points"}
+CONDITIONS = {
+    "20newsgroups-200": "20 newsgroups, 200, 12 epochs",
+    "reuters-r8-200": "R8, 200, 12 epochs",
+    "reuters-r52-1000": "R52, 1,000, 12 epochs",
+    "reuters-r8-1000-short": "R8, 1,000, 2 epochs",
+    "20newsgroups-4000-short": "20 newsgroups, 4,000, 2 epochs",
+}
+DEFAULT = "average-0.97-late-rising"  # the package's defaults
 KINDS = {"average": "averaged weights", "snapshot": "old weights", "memory": "memory"}
 
 Figures = Mapping[str, Mapping[str, Mapping[int, float]]]  # by variant, measure and seed
@@ -79,6 +87,21 @@ def table(condition: str, baseline: str = PLAIN) -> str:
         cells = [cell(each, measure) for each, measure in zip(found, measures, strict=True)]
         shown = "" if behind is None else f"{behind:.0f}"
         rows.append([variant, shown, str(found[0].seeds), *cells])
+    return markdown_table(rows, escape=False)
+
+
+def summary(variant: str) -> str:
+    """A cell against the plain Trainer, a row a condition that has it."""
+    heads = ["training documents", "Trainer's accuracy", *(TITLES.get(each.name, each.title) for each in MEASURES)]
+    rows: Rows = [[*heads, "seeds"]]
+    for condition, title in CONDITIONS.items():
+        figures = read_runs(condition)
+        if variant not in figures:
+            continue
+        plain = float(np.mean([figures[PLAIN]["accuracy"][seed] for seed in figures[variant]["accuracy"]]))
+        found = {each: difference(figures, variant, each) for each in MEASURES if each.name in figures[PLAIN]}
+        cells = [cell(found[each], each) if each in found else "" for each in MEASURES]
+        rows.append([title, show(BY_NAME["accuracy"], plain), *cells, str(next(iter(found.values())).seeds)])
     return markdown_table(rows, escape=False)
 
 

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from itra_hf.matching_batches import FeatureBatch, match_batches
 from torch import Tensor, nn
 from weights import FollowingTrainer
 
-from itra_hf.companions.pairs import COMPANION
+from itra_hf.batches import COMPANION
 from itra_hf.features.averages import AveragedWeights
 from itra_hf.features.models import unwrap
 
@@ -44,8 +43,8 @@ class LaggingTrainer(FollowingTrainer):
         self.snapshot_age, self.companion_size = snapshot_age, companion_size
         super().__init__(*args, **kwargs)
 
-    def _itra_start_run(self) -> None:
-        super()._itra_start_run()
+    def _itra_set_companion(self, *args: Any) -> None:
+        super()._itra_set_companion(*args)
         if self.snapshot_age is not None:
             self._itra_average = Snapshot(self.snapshot_age)
 
@@ -75,14 +74,13 @@ class ProbingTrainer(LaggingTrainer):
     memory has no weights of its own: `cosine_then` is `cosine_now` there.)
     """
 
-    def _itra_forward(self, model: Any, primary: Any, companion: Any, *args: Any) -> Any:
-        labels = primary["labels"]
-        result = super()._itra_forward(model, primary, companion, *args)
-        run, memory = result[0], self._itra_aligner.memory
-        others = run.companion_features, None if companion is None else companion["labels"]
-        if memory is not None and memory.features is not None:
+    def _itra_can_align(self, run: Any, kind: Any, labels: Any) -> bool:
+        can_align = super()._itra_can_align(run, kind, labels)
+        memory = self._itra_aligner.memory
+        others = run.companion_features, None if run.companion is None else run.companion["labels"]
+        if memory is not None:
             others = memory.features, memory.labels
-        if self.state.global_step % 10 == 0 and others[0] is not None and run.features is not None:
+        if can_align and self.state.global_step % 10 == 0 and others[0] is not None:
             found = self._matching_gradient(run.features, labels, *others)
             averaged = self._itra_average or AveragedWeights(0.0)
             entry: dict[str, float] = {"step": self.state.global_step}
@@ -90,11 +88,10 @@ class ProbingTrainer(LaggingTrainer):
                 whole = self._matching_gradient(run.features, labels, *self._all_features(weights))
                 entry[name] = float(torch.cosine_similarity(found.flatten(), whole.flatten(), dim=0))
             self.state.log_history.append(entry)
-        return result
+        return can_align
 
     def _matching_gradient(self, features: Tensor, labels: Tensor, others: Tensor, other_labels: Any) -> Tensor:
-        batch = FeatureBatch(features.detach(), labels, others.detach(), other_labels)
-        return match_batches(self._itra_aligner.matching_loss, batch, companion_learns=False).gradient
+        return self._itra_aligner.matching_loss.match(features, labels, others, other_labels).gradient
 
     def _all_features(self, weights: AveragedWeights) -> tuple[Tensor, Tensor]:
         """`[all, dim]` features of the training set through these weights, and its labels."""

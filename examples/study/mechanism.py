@@ -73,7 +73,7 @@ def average(decay: float, **more: Any) -> dict[str, Any]:
 
 def memory(size: int) -> dict[str, Any]:
     """Past features."""
-    return {**ALIGNED, "companion": "memory", "memory_size": size, "memory_warmup_steps": 10}
+    return {**ALIGNED, "companion": "memory", "memory_size": size}
 
 
 def snapshot(age: int) -> dict[str, Any]:
@@ -135,6 +135,9 @@ RULES: Mapping[str, Mapping[str, Any]] = {
         "fitted-16-double",
         "fitted-32",
         "fitted-32-double",
+        "both-0.1",
+        "late-rising",
+        "late-fitted-8",
         "halvings",
         "share-0.1",
         "share-0.3",
@@ -142,7 +145,9 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     for name in COMPANIONS
 }
 CELLS = {**VARIANTS, **COSINES, **RULES}
-SURVIVORS = tuple(f"{name}-{rule}" for rule in ("fitted-16", "fitted-32-double") for name in COMPANIONS)
+SURVIVORS = tuple(
+    f"{name}-{rule}" for rule in ("fitted-32-double", "both-0.1", "late-rising", "late-fitted-8") for name in COMPANIONS
+)
 CONFIRMED = ("plain", "smoothing", *COMPANIONS, *SURVIVORS)
 CONDITIONS = {
     "20newsgroups-200": Condition("20newsgroups", 200, 12.0, 3e-4, 5, (*SCREENED, *COSINES, *RULES)),

@@ -196,7 +196,8 @@ def put(path: Path, name: str, text: str) -> None:
 
 def main() -> None:
     results = read_results(FOLDER / "results")
-    put(README, "study", main_table(results))
+    put(README, "study", lag.summary(lag.DEFAULT))
+    put(PAGE, "defaults", lag.summary(lag.DEFAULT))
     put(PAGE, "study", main_table(results))
     put(PAGE, "first", main_table(read_results(FOLDER / "first")))
     put(PAGE, "others", others_table(results))

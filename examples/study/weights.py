@@ -1,13 +1,15 @@
 """Rules for the matching weight that the study of the mechanism tries."""
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from itra_hf import ITRATrainer
-from itra_hf.alignment.weight import MatchingWeight, balanced_factor
+from itra_hf.alignment.weight import FIRST_EPOCHS, FIRST_SHARE, MatchingWeight, balanced_factor
+from itra_hf.processes import average
 
 START_STEPS = 10  # steps whose mean task loss counts as the first
 DECAY = 0.9  # of the running task loss
@@ -18,8 +20,10 @@ class FollowingLoss(MatchingWeight):
     """A weight that follows the task loss, or its pull on the features.
 
     Args:
-        rule: `"rising"`, as the package's default was: what the task loss's pull has lost since its peak; `"fitted-8"`
-            or with another power, or `"halvings"`, of the peak; `"share-0.1"` or another share of the pull at the time.
+        rule: `"rising"`: what the task loss's pull has lost since its peak, from the start; `"fitted-8"` or with
+            another power, or `"halvings"`, of the peak; `"share-0.1"` or another share of the pull at the time;
+            `"both-0.1"`: twice that of `"fitted-32"` and 0.1 of the pull at the time; `"late-rising"`, which is the
+            package's own `"rising"`, and `"late-fitted-8"`, which look at the epoch.
         args: as of `MatchingWeight`.
     """
 
@@ -37,28 +41,37 @@ class FollowingLoss(MatchingWeight):
         elif self.running is not None:
             self.running = DECAY * self.running + (1 - DECAY) * task_loss
 
-    def __call__(self, step: int, total_steps: int) -> Tensor:
+    def __call__(self, step: int, epoch: float) -> Tensor:
         """The weight of this step."""
         if step != self._step:
             self.settle()
             self._step = step
-        if self.rule.startswith("share-"):
-            wanted = float(self.rule.removeprefix("share-")) * self.balance[0]
-        elif self.rule == "rising":
-            wanted = self.peak - self.balance[0]
+        running, matching = self.balance
+        kind, _, number = self.rule.rpartition("-")
+        if kind == "share":
+            wanted = float(number) * running
+        elif self.rule.endswith("rising"):
+            wanted = self.peak - running
+        elif kind == "both":
+            wanted = 2 * self.fit(32) * self.peak + float(number) * running
         else:
-            wanted = self.share() * self.peak
-        pulls = torch.stack([wanted, self.balance[1]])
-        return self.matching_weight * balanced_factor(pulls)
+            wanted = (self.fit(int(number)) if kind else self.halvings()) * self.peak
+        if self.rule.startswith("late-"):
+            first = FIRST_SHARE * running
+            wanted = torch.maximum(first, wanted) if epoch >= FIRST_EPOCHS else first
+        return self.matching_weight * balanced_factor(torch.stack([wanted, matching]))
 
-    def share(self) -> float:
-        """How much of the largest pull, 0 to 1."""
-        if self.running is None:
-            return 0.0
-        left = self.running / (sum(self.first) / len(self.first))
-        if self.rule.startswith("fitted-"):
-            return float(max(0.0, 1 - left) ** int(self.rule.removeprefix("fitted-")))
-        return min(1.0, max(0.0, math.log(max(left, LEAST)) / math.log(LEAST)))
+    def fit(self, power: int) -> float:
+        """How well the examples are learnt, 0 to 1: what the task loss has lost of its first value, to a power."""
+        return max(0.0, 1 - self.left()) ** power
+
+    def halvings(self) -> float:
+        """How often the task loss has halved, over how often that makes it a hundredth, 0 to 1."""
+        return min(1.0, max(0.0, math.log(max(self.left(), LEAST)) / math.log(LEAST)))
+
+    def left(self) -> float:
+        """The running task loss over the first."""
+        return 1.0 if self.running is None else self.running / (sum(self.first) / len(self.first))
 
 
 class FollowingTrainer(ITRATrainer):
@@ -72,15 +85,11 @@ class FollowingTrainer(ITRATrainer):
         self.rule = rule
         super().__init__(*args, **kwargs)
 
-    def _itra_start_run(self) -> None:
-        super()._itra_start_run()
-        weight = self._itra_aligner.matching_weight
-        self._itra_aligner.matching_weight = FollowingLoss(
-            self.rule, weight.matching_weight, "balanced", 0.0, self.args.device, weight.reduce
-        )
+    def _itra_set_companion(self, *args: Any) -> None:
+        super()._itra_set_companion(*args)
+        weight, reduce = self.alignment_args.matching_weight, partial(average, self.accelerator)
+        self._itra_weight = FollowingLoss(self.rule, weight, "balanced", False, self.accelerator.device, reduce)
 
-    def _itra_observe(self, task_loss: Tensor, aligned: Any) -> None:
-        super()._itra_observe(task_loss, aligned)
-        weight = self._itra_aligner.matching_weight
-        assert isinstance(weight, FollowingLoss)
-        weight.follow(float(task_loss))
+    def _itra_observe(self, task_loss: Tensor, *args: Any) -> None:
+        super()._itra_observe(task_loss, *args)
+        self._itra_weight.follow(float(task_loss))

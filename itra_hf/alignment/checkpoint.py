@@ -55,7 +55,6 @@ def save_alignment(folder: str, run: RunState, should_save: bool) -> None:
         content = {
             "balance": weight.balance.tolist(),
             "peak": weight.peak.item(),
-            "losses": weight.losses.tolist(),
             "watch": state,
             "alignment": aligner.alignment,
             "companion": run.companion,
@@ -83,7 +82,6 @@ def load_alignment(folder: str, run: RunState) -> None:
     weight, aligner = run.weight, run.aligner
     weight.balance = weight.balance.new_tensor(state["balance"])
     weight.peak = weight.balance.new_tensor(state.get("peak", state["balance"][0]))  # older ones lack it
-    weight.losses = weight.balance.new_tensor(state.get("losses", [0.0, 0.0, 0.0]))
     run.watch.load_state_dict(state["watch"])
     if aligner.decides and state.get("alignment") is not None:  # older ones lack it
         aligner.decide(state["alignment"])

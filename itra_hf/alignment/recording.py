@@ -9,7 +9,6 @@ from ..mixins import TrainerBase
 from .aligner import Aligned
 from .checkpoint import RunState, load_alignment, save_alignment
 from .log import NOTHING_ALIGNED, TrainingWatch
-from .weight import MatchingWeight
 
 
 class RecordingMixin(TrainerBase):
@@ -17,7 +16,6 @@ class RecordingMixin(TrainerBase):
 
     _itra_watch: TrainingWatch
     _itra_reports: bool
-    _itra_weight: MatchingWeight
     _itra_run_state: Callable[[], RunState]
 
     def _itra_observe(self, task_loss: Tensor, aligned: Aligned | None, weight: Tensor | None) -> None:
@@ -26,7 +24,6 @@ class RecordingMixin(TrainerBase):
         watch.add_step(task_loss, share)
         if aligned is None or weight is None:
             return
-        self._itra_weight.note_loss(task_loss)
         watch.add_features(aligned.features, share)
         if aligned.matching_loss is not None:
             watch.add_alignment(aligned.matching_loss, weight, share)

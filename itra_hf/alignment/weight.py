@@ -1,4 +1,4 @@
-"""The weight of the matching loss, which follows the task loss and the two losses' pulls on the features."""
+"""The weight of the matching loss, which follows the two losses' pulls on the features."""
 
 from collections.abc import Callable
 
@@ -15,19 +15,17 @@ HIDDEN = (
     "outputs alone. Put ITRAMixin before the class that has it among the bases."
 )
 
-BALANCE_DECAY = 0.9  # of the running averages of the two gradient norms, and of the task loss, a step
-START_STEPS = 10  # whose mean task loss is the first one
-# Of 'fitted', chosen by examples/study: a little from the start helps short runs, much at the end long ones.
-FIRST_SHARE = 0.1  # of the task loss's pull, whatever is learnt
-FITTED_SHARE = 2.0  # of its largest pull, as far as the examples are learnt
-FIT_POWER = 32  # of what the task loss has lost of its first value
+BALANCE_DECAY = 0.9  # of the running averages of the two gradient norms, a step
+# Of 'rising', by examples/study: while examples are seen for the first times a hard pull harms, a small one helps.
+FIRST_EPOCHS = 3
+FIRST_SHARE = 0.1  # of the task loss's pull
 
 
 def update_balance(balance: Tensor, squared_norms: Tensor) -> Tensor:
     """Folds one step into the running averages of the two gradient norms.
 
     Both averages start at 0 and decay alike, so their ratio needs no correction for the start. (The largest task norm
-    of a fitted weight is one of such averages, so it lies below the largest single norm.) A step without
+    of a rising weight is one of such averages, so it lies below the largest single norm.) A step without
     matching gradient (no class in both batches), with a non-finite one or without a measurement (NaN) leaves them as
     they are.
 
@@ -56,39 +54,6 @@ def balanced_factor(balance: Tensor) -> Tensor:
     return torch.where(matching_norm > 0, task_norm / matching_norm.clamp(min=torch.finfo(balance.dtype).tiny), 0.0)
 
 
-def update_losses(losses: Tensor, loss: Tensor) -> Tensor:
-    """Folds one step's task loss into the first and the running one.
-
-    Args:
-        losses: `[3]`: the mean of the first steps, the running average, the steps seen.
-        loss: a scalar; one that is not finite (or NaN, for a step without any) changes nothing.
-
-    Returns:
-        The new `[3]`.
-    """
-    first, running, steps = losses
-    starting = steps < START_STEPS
-    first = torch.where(starting, (first * steps + loss) / (steps + 1), first)
-    running = torch.where(starting, first, BALANCE_DECAY * running + (1 - BALANCE_DECAY) * loss)
-    return torch.where(torch.isfinite(loss), torch.stack([first, running, steps + 1]), losses)
-
-
-def fit(losses: Tensor) -> Tensor:
-    """How well the training examples are learnt: 0 at the start, 1 where the task loss is 0, and steep between.
-
-    A loss at a tenth of its first value gives 0.03, one at a twentieth 0.19, one at a hundredth 0.72.
-
-    Args:
-        losses: `[3]`, see `update_losses`.
-
-    Returns:
-        A scalar from 0 to 1; 0 for a loss that was not positive at first.
-    """
-    first, running, _ = losses
-    lost = (1 - running / first.clamp(min=torch.finfo(losses.dtype).tiny)).clamp(0, 1)
-    return torch.where(first > 0, lost**FIT_POWER, 0.0)
-
-
 def depends_on(loss: Tensor, tensor: Tensor) -> bool:
     """Whether `tensor` lies on the way to `loss`, by a walk through the autograd graph."""
     found, waiting = set(), [loss.grad_fn]
@@ -107,7 +72,7 @@ class MatchingWeight:
 
     Args:
         matching_weight: the setting, >= 0.
-        weight_mode: `"fitted"`, `"balanced"` or `"constant"`.
+        weight_mode: `"rising"`, `"balanced"` or `"constant"`.
         strict: whether a task loss that does not depend on the features is an error; else it waits for one that does.
         device: where the losses live.
         reduce: averages a tensor over processes, so that the weight is the same on every rank.
@@ -115,7 +80,6 @@ class MatchingWeight:
     Attributes:
         balance: `[2]`, the running gradient norms of the task and of the matching loss.
         peak: a scalar, the largest that the task loss's running norm has been.
-        losses: `[3]`, the task loss at first and now, see `update_losses`; for a fitted weight alone.
     """
 
     def __init__(
@@ -132,9 +96,7 @@ class MatchingWeight:
         self.reduce = reduce
         self.balance = torch.zeros(2, device=device)
         self.peak = torch.zeros((), device=device)
-        self.losses = torch.zeros(3, device=device)
         self._noted: list[Tensor] = []
-        self._noted_losses: list[Tensor] = []
         self._noted_none = torch.zeros(2, device=device)
         self._step: int | None = None
         self._depends = False
@@ -146,16 +108,17 @@ class MatchingWeight:
         """For a training run with these settings."""
         return cls(args.matching_weight, args.weight_mode, args.feature != "auto", device, reduce)
 
-    def __call__(self, step: int) -> Tensor:
+    def __call__(self, step: int, epoch: float) -> Tensor:
         """The weight of this step, a constant to autograd.
 
         But for constant mode it follows from the steps before; the first step has weight 0, and the micro-batches of
         one step the same. Times the setting, a balanced matching loss pulls on the features as hard as the task loss
-        does, so it fades as the task loss does; a fitted one pulls a tenth as hard, and as far as the examples are
-        learnt, see `fit`, twice as hard as the task loss did at its peak.
+        does, so it fades as the task loss does. A rising one pulls a tenth as hard, and from the fourth epoch on makes
+        up for what the task loss's pull has lost since it was largest, so it leaves alone what is still being learnt.
 
         Args:
             step: optimizer steps done so far.
+            epoch: how often the training set has been seen so far.
 
         Returns:
             A float32 scalar.
@@ -167,8 +130,10 @@ class MatchingWeight:
             self._step = step
         running, matching_norm = self.balance
         wanted = running
-        if self.weight_mode == "fitted":
-            wanted = FIRST_SHARE * running + FITTED_SHARE * self.peak * fit(self.losses)
+        if self.weight_mode == "rising":
+            wanted = FIRST_SHARE * running
+            if epoch >= FIRST_EPOCHS:
+                wanted = torch.maximum(wanted, self.peak - running)
         return self.matching_weight * balanced_factor(torch.stack([wanted, matching_norm]))
 
     def watch(
@@ -221,22 +186,14 @@ class MatchingWeight:
         """Keeps a micro-batch's squared norms, `[2]` as of `balance`, until the next step, where they are averaged."""
         self._noted.append(squared_norms)
 
-    def note_loss(self, task_loss: Tensor) -> None:
-        """Keeps the task loss of a micro-batch until the next step, where the weight follows it."""
-        if self.weight_mode == "fitted":
-            self._noted_losses.append(task_loss.detach().float())
-
     def settle(self) -> None:
         """Folds the means of what was noted since the last call into the running ones; every process has to call it."""
-        # Sums and counts, whether or not there are measurements: another process may have some.
+        # Sums and a count, whether or not there are measurements: another process may have some.
         noted = torch.stack([self._noted_none, *self._noted]).sum(dim=0)
-        loss = torch.stack([self._noted_none[0], *self._noted_losses]).sum()
-        counts = noted.new_tensor([len(self._noted), len(self._noted_losses)])
-        totals = self.reduce(torch.cat([noted, loss[None], counts]))
-        self.balance = update_balance(self.balance, totals[:2] / totals[3])
-        self.losses = update_losses(self.losses, totals[2] / totals[4])
+        totals = self.reduce(torch.cat([noted, noted.new_tensor([len(self._noted)])]))
+        self.balance = update_balance(self.balance, totals[:2] / totals[2])
         self.peak = torch.maximum(self.peak, self.balance[0])
-        self._noted, self._noted_losses = [], []
+        self._noted = []
 
     def _can_balance(self, task_loss: Tensor, captured: Tensor) -> bool:
         self._depends = self._depends or depends_on(task_loss, captured)

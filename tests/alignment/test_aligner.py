@@ -1,6 +1,5 @@
 """The aligned loss of one batch, and how the two pulls are measured."""
 
-import math
 from types import SimpleNamespace
 
 import pytest
@@ -46,8 +45,8 @@ def test_pulls_too_small_for_float16_are_measured():
     weight, captured = matching_weight(), x.requires_grad_() * 1.0
     task_loss = captured.float().square().mean()
     aligned = aligner()(FeatureBatch(captured, None, y, None))
-    total = task_loss + weight(0) * aligned.matching_loss
-    weight.watch(total, task_loss, captured, captured, aligned.gradient, weight(0))
+    total = task_loss + weight(0, 0.0) * aligned.matching_loss
+    weight.watch(total, task_loss, captured, captured, aligned.gradient, weight(0, 0.0))
     total.backward()
     ((_, squared_norm),) = weight._noted
     assert squared_norm.item() == pytest.approx(aligned.gradient.square().sum().item(), rel=1e-2, abs=0)
@@ -55,76 +54,48 @@ def test_pulls_too_small_for_float16_are_measured():
 
 def test_the_micro_batches_of_one_step_have_one_weight_and_count_together():
     weight = matching_weight()
-    weight(0)
+    weight(0, 0.0)
     weight.note(torch.tensor([4.0, 4.0]))
-    assert weight(0) == 0
+    assert weight(0, 0.0) == 0
     weight.note(torch.tensor([14.0, 4.0]))
-    assert weight(1).item() == pytest.approx(0.1 * 3 / 2)
+    assert weight(1, 0.1).item() == pytest.approx(0.1 * 3 / 2)
     assert weight.balance.tolist() == pytest.approx([0.3, 0.2])
 
 
-def test_weights_follow_the_task_loss_pull_or_its_largest():
-    weights = {mode: matching_weight(weight_mode=mode) for mode in ("balanced", "fitted")}
-    for step, task_norm in enumerate([8.0] * 60 + [0.01] * 150):
-        for weight in weights.values():
-            weight.note(torch.tensor([task_norm**2, 4.0]))
-            weight.note_loss(torch.tensor(1e-9 if step > 60 else 1.0))
-            weight(step)
-    assert weights["balanced"](210).item() == pytest.approx(0.1 * 0.01 / 2, rel=0.01)
-    assert weights["fitted"](210).item() == pytest.approx(0.1 * (0.1 * 0.01 + 2 * 8) / 2, rel=0.01)
+PULLS = [8.0] * 60 + [0.01] * 150  # of the task loss; the matching loss's is 2
 
 
-def test_a_fitted_weight_is_a_small_share_until_the_task_loss_falls():
-    weight, balanced = matching_weight(weight_mode="fitted", matching_weight=2.0), matching_weight(matching_weight=0.2)
+@pytest.mark.parametrize(
+    ("mode", "epoch", "expected"),
+    [
+        ("balanced", 9.0, 0.01),
+        ("rising", 0.5, 0.1 * 0.01),
+        ("rising", 2.99, 0.1 * 0.01),
+        ("rising", 3.0, 8 - 0.01),
+        ("rising", 9.0, 8 - 0.01),
+    ],
+)
+def test_weights_follow_the_task_losses_pull_and_the_epoch(mode, epoch, expected):
+    weight = matching_weight(weight_mode=mode)
+    for step, pull in enumerate(PULLS):
+        weight.note(torch.tensor([pull**2, 4.0]))
+        weight(step, epoch)
+    assert weight(len(PULLS), epoch).item() == pytest.approx(0.1 * expected / 2, rel=0.01)
+
+
+def test_a_rising_weight_stays_small_until_the_task_loss_lets_go():
+    weight = matching_weight(weight_mode="rising", matching_weight=2.0)
     for step in range(100):  # it never does
-        for each in (weight, balanced):
-            each.note(torch.tensor([8.0**2 + step, 4.0]))
-            each.note_loss(torch.tensor(2.0))
-        assert weight(step).item() == pytest.approx(balanced(step).item())
-
-
-def test_a_fitted_weight_follows_how_far_the_task_loss_has_fallen():
-    weight = matching_weight(weight_mode="fitted", matching_weight=0.5)
-    losses, first, running = [4.0] * 10 + [2.0] * 5 + [0.1] * 60, None, None
-    for step, loss in enumerate(losses):
-        value = weight(step).item()
-        if step > 10:
-            task, matching = weight.balance.tolist()
-            wanted = 0.1 * task + 2 * weight.peak.item() * (1 - running / first) ** 32
-            assert value == pytest.approx(0.5 * wanted / matching, rel=1e-4)
-        if step < 10:
-            first = running = sum(losses[: step + 1]) / (step + 1)
-        else:
-            running = 0.9 * running + 0.1 * loss
-        weight.note(torch.tensor([8.0**2, 4.0]))
-        weight.note_loss(torch.tensor(loss))
-    assert first == 4.0
-    assert value > 1
-
-
-def test_losses_that_are_no_measure_of_fit_leave_the_small_share():
-    weight = matching_weight(weight_mode="fitted")
-    for losses in ([-1.0] * 20, [0.0] * 20, [1.0] * 10 + [2.0] * 20, [math.nan, *[1.0] * 20, math.inf, math.nan]):
-        weight.losses = torch.zeros(3)
-        for step, loss in enumerate(losses):
-            weight.note(torch.tensor([8.0**2, 4.0]))
-            weight.note_loss(torch.tensor(loss))
-            assert weight(step + 1).item() == pytest.approx(0.1 * 0.1 * 8 / 2)
-
-
-def test_other_weights_keep_no_losses():
-    weight = matching_weight(weight_mode="constant")
-    weight.note_loss(torch.tensor(1.0))
-    assert not weight._noted_losses
+        weight.note(torch.tensor([8.0**2 + step, 4.0]))
+        assert weight(step, step / 10).item() == pytest.approx(2 * 0.1 * weight.balance[0] / weight.balance[1])
 
 
 def test_a_process_without_measurement_settles_with_the_others():
     weight = matching_weight()
     # The mean over two processes, of which the other has measured (8, 2) once.
-    weight.reduce = lambda own: (own + torch.tensor([8.0, 2.0, 0.6, 1.0, 2.0])) / 2
+    weight.reduce = lambda own: (own + torch.tensor([8.0, 2.0, 1.0])) / 2
     weight.settle()
     assert weight.balance.tolist() == pytest.approx([0.1 * 8**0.5, 0.1 * 2**0.5])
-    assert weight.losses.tolist() == pytest.approx([0.3, 0.3, 1])
     weight.reduce = lambda own: own
     weight.settle()
     assert weight.balance.tolist() == pytest.approx([0.1 * 8**0.5, 0.1 * 2**0.5])

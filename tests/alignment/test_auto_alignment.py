@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from itra_hf import ITRATrainer
 from itra_hf.batches import LabelKind, kind_of
 
-DEFAULTS = {"companion": "memory", "weight_mode": "fitted", "matching_weight": 1.0}
+DEFAULTS = {"companion": "memory", "weight_mode": "rising", "matching_weight": 1.0}
 
 
 CORAL = "examples/distances.py:coral"

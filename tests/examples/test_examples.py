@@ -1,5 +1,6 @@
 """The examples, as far as they run without the Hub."""
 
+import json
 import re
 import subprocess
 import sys
@@ -45,3 +46,19 @@ def test_hub_examples_compile_and_stand_in_the_readme(name):
     compile(source, name, "exec")
     body = source.split('"""', 2)[2].strip()
     assert body in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_tour_runs_through(tmp_path, monkeypatch):
+    cells = json.loads((EXAMPLES / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in code), "run it, and keep its outputs"
+    assert sum(bool(cell["outputs"]) for cell in code) >= 5
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setenv("TOUR_DOCUMENTS", "40")
+    monkeypatch.setenv("TOUR_EPOCHS", "2")
+    names: dict = {}
+    for cell in code:
+        exec("".join(line for line in cell["source"] if not line.startswith("%")), names)
+    assert names["aligned"].state.global_step == names["plain"].state.global_step > 0

@@ -3,10 +3,13 @@
 import json
 
 import pytest
+import torch
 from commands import save_model
 from places import EXAMPLES, ROOT, import_from
 from transformers import BertConfig, BertModel
 
+from itra_hf import AlignmentArguments
+from itra_hf.alignment.weight import MatchingWeight
 from itra_hf.comparison.variants import PLAIN
 
 FOLDER = EXAMPLES / "study"
@@ -63,7 +66,6 @@ def test_curves_keep_what_was_logged_by_step(load):
 
 def test_the_tables_are_those_of_the_results(show):
     results = show.read_results(FOLDER / "results")
-    assert show.main_table(results) in (ROOT / "README.md").read_text(encoding="utf-8")
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     first = show.main_table(show.read_results(FOLDER / "first"))
     for table in (show.main_table(results), show.others_table(results), first):
@@ -177,6 +179,29 @@ def test_the_page_has_the_tables_of_the_mechanism(load):
     lag, page = load("lag"), (FOLDER / "README.md").read_text(encoding="utf-8")
     for condition in lag.conditions():
         assert lag.table(condition) in page
+    for text in (page, (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert lag.summary(lag.DEFAULT) in text
+
+
+def test_the_defaults_are_those_of_the_study(load):
+    mechanism, lag = load("mechanism"), load("lag")
+    cell, defaults = mechanism.CELLS[lag.DEFAULT], AlignmentArguments()
+    assert cell["trainer_arguments"] == {"rule": "late-rising"}  # which is the package's "rising"
+    assert cell["companion"] == "sample"
+    for name in ("companion_decay", "matching_weight"):
+        assert cell[name] == getattr(defaults, name)
+    assert (defaults.companion, defaults.weight_mode) == ("auto", "rising")
+
+
+def test_the_studys_late_rising_weight_is_the_packages(load):
+    rules = load("weights")
+    given = (torch.device("cpu"), lambda own: own)
+    ours = rules.FollowingLoss("late-rising", 0.7, "balanced", False, *given)
+    theirs = MatchingWeight(0.7, "rising", False, *given)
+    for step in range(200):
+        for weight in (ours, theirs):
+            weight.note(torch.tensor([(8.0 if step < 60 else 0.5) ** 2, 4.0]))
+        assert ours(step, step / 20).item() == pytest.approx(theirs(step, step / 20).item())
 
 
 @pytest.mark.slow

@@ -180,11 +180,11 @@ def test_a_run_lets_go_of_its_copy_of_the_weights(tmp_path):
     assert not trainer._itra_average.weights
 
 
-def test_a_fitted_weight_acts_once_the_examples_are_learnt(tmp_path):
-    settings = {"weight_mode": "fitted", "matching_weight": 1.0, "max_steps": 60}
+def test_a_rising_weight_takes_over_in_the_fourth_epoch(tmp_path):
+    settings = {"weight_mode": "rising", "matching_weight": 1.0, "max_steps": 60}
     trainer = train(ITRATrainer, tmp_path, Toy(), toy_examples(40, noise=0.1), learning_rate=0.1, **settings)
     weights = [line["matching_weight"] for line in trainer.state.log_history if "matching_weight" in line]
-    assert 0 < max(weights[:10]) < weights[-1] / 10
+    assert 0 < max(weights[2:30]) < min(weights[30:]) / 10  # 10 steps an epoch
 
 
 def test_a_second_run_starts_an_average_of_its_own(tmp_path):

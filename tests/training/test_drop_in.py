@@ -16,7 +16,7 @@ from transformers import Trainer, default_data_collator
 
 from itra_hf import ITRAMixin, ITRATrainer
 
-DEFAULTS = {"companion": "auto", "weight_mode": "fitted", "matching_weight": 1.0}
+DEFAULTS = {"companion": "auto", "weight_mode": "rising", "matching_weight": 1.0}
 METHODS = (
     "__init__",
     "train",

@@ -27,7 +27,7 @@ LOGGED = ("loss", "task_loss", "matching_loss", "matching_weight")
 # What each setting is drawn from: values that are fine, if seldom all together, and values that have to be refused.
 GOOD = {
     "matching_weight": (0.0, 0.1, 1, 30.0, 100.0),
-    "weight_mode": ("fitted", "balanced", "constant"),
+    "weight_mode": ("rising", "balanced", "constant"),
     "alignment": ("auto", *ALIGNMENTS),
     "class_weighting": ("size", "alike"),
     "matching_loss": ("mmd", "mmd", "mmd", "examples/distances.py:coral"),
@@ -45,7 +45,7 @@ GOOD = {
 }
 BAD = {
     "matching_weight": (-0.1, math.nan, math.inf, "much", None, True),
-    "weight_mode": ("even", "rising", None),
+    "weight_mode": ("even", "fitted", None),
     "alignment": ("", "Joint"),
     "class_weighting": ("even", None),
     "estimator": ("v",),

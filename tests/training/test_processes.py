@@ -29,7 +29,7 @@ SAME = {
     "marginal": {"arguments": {**UNEVEN, "alignment": "marginal", "estimator": "unbiased", "bandwidth": "median"}},
     "class_matched": {"arguments": {**UNEVEN, "companion": "class_matched"}},
     "averaged": {"arguments": {**UNEVEN, "companion_decay": 0.9}},
-    "fitted": {"arguments": {**UNEVEN, "weight_mode": "fitted"}},
+    "rising": {"arguments": {**UNEVEN, "weight_mode": "rising"}, "count": 45},
     "averaged_with_its_own_loss": {"arguments": {**UNEVEN, "companion_decay": 0.5}, "kind": "own loss"},
     "split": {"arguments": {**UNEVEN, "companion": "split"}},
     "memory": {"arguments": {**UNEVEN, **MEMORY}},

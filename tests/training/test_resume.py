@@ -165,34 +165,19 @@ def assert_only_older_checkpoint_resumes(folder, undisturbed):
     assert_same_end(folder, undisturbed)
 
 
+RISING = {"weight_mode": "rising", "learning_rate": 0.05}
+
+
 @pytest.mark.parametrize(
     ("rows", "settings"),
     [
         (24, {"save_steps": 6}),  # at an epoch's end
         (24, {"save_strategy": "epoch"}),
         (26, {"save_steps": 3, "gradient_accumulation_steps": 2}),  # epochs of 4 steps, the last of one batch
-        (
-            26,
-            {
-                **MEMORY,
-                "save_steps": 3,
-                "gradient_accumulation_steps": 2,
-                "weight_mode": "fitted",
-                "learning_rate": 0.05,
-            },
-        ),
+        (16, {**MEMORY, "save_steps": 3, "gradient_accumulation_steps": 2, **RISING}),  # rises from the seventh step on
         (26, {**MEMORY, "save_steps": 3, "bf16": True}),
-        (
-            26,
-            {
-                "companion_decay": 0.9,
-                "save_steps": 3,
-                "gradient_accumulation_steps": 2,
-                "weight_mode": "fitted",
-                "learning_rate": 0.05,
-            },
-        ),
-        (26, {**MEMORY, "save_steps": 3, "weight_mode": "fitted", "learning_rate": 0.05}),
+        (16, {"companion_decay": 0.9, "save_steps": 3, "gradient_accumulation_steps": 2, **RISING}),
+        (8, {**MEMORY, "save_steps": 3, **RISING}),
         (26, {"companion_decay": 0.5, "companion": "class_matched", "save_steps": 3, "bf16": True}),
         (26, {**MEMORY, "save_steps": 6, "logging_steps": 3, "weight_mode": "constant"}),
     ],
