@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from test_card_merging import THEIRS
 from test_model_card import FACTS, TAGS
 
-from itra_hf.hub.card import CardFacts, write_card
+from itra_hf.hub.card import write_card
+from itra_hf.hub.facts import CardFacts
 from itra_hf.hub.readme import BEGIN, fingerprint, split_card
 
 AS_WRITTEN = """# The head.
