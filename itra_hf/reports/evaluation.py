@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,21 +27,14 @@ logger = logging.get_logger(__name__)
 PREFIX = "compactness"
 
 
+@dataclass
 class EvaluatedFeatures:
-    """The features that evaluation passes compute anyway, as class statistics of each evaluation set.
+    """The features that evaluation passes compute anyway, as class statistics by the metrics' prefix."""
 
-    Attributes:
-        before: by the metrics' prefix (`eval`, or `eval_<name>` with several sets), from before the first step.
-        latest: by that prefix, from the last pass.
-        steps: the optimizer steps done by that pass.
-        current: of the pass that is running, if any.
-    """
-
-    def __init__(self) -> None:
-        self.before: dict[str, ClassStatistics] = {}
-        self.latest: dict[str, ClassStatistics] = {}
-        self.steps: dict[str, int] = {}
-        self.current: ClassStatistics | None = None
+    before: dict[str, ClassStatistics] = field(default_factory=dict)  # from before the first step
+    latest: dict[str, ClassStatistics] = field(default_factory=dict)  # from the last pass
+    steps: dict[str, int] = field(default_factory=dict)  # the optimizer steps done by the last pass
+    current: ClassStatistics | None = None  # of the pass that is running, if any
 
     @contextmanager
     def measuring(self, prefix: str, step: int | None) -> Iterator[dict[str, float]]:
