@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from .readme import (
     REPLACED_KEYS,
     KeptParts,
     choose_card,
+    decode_card,
     listed,
     mark,
     merge_metadata,
-    read_card,
     results_of,
     stamp,
     texts,
@@ -54,7 +53,7 @@ def write_card(path: Path, facts: CardFacts, remote: str | None = None) -> None:
         facts: what the card says.
         remote: the repository's README; `choose_card` says which of the two the user's part is taken from.
     """
-    kept = choose_card(read_card(path) if path.is_file() else None, remote)
+    kept = choose_card(decode_card(path.read_bytes()) if path.is_file() else None, remote)
     block, marks = metadata(facts, kept)
     environment = Environment()
     environment.filters.update(plain=_plain, number=_number)
@@ -94,10 +93,10 @@ def metadata(facts: CardFacts, kept: KeptParts) -> tuple[str, list[str]]:
     own_tags = [tag for tag in listed(texts(kept.data.get("tags"))) if facts.settings or tag not in (TAG, METHOD)]
     own["tags"] = [*own_tags, *facts.tags]
     found_tags = [*([facts.adapter] if facts.adapter else []), *([TAG, METHOD] if facts.settings else [])]
-    data["tags"] = _each_once([*own["tags"], *found_tags])
+    data["tags"] = [*own["tags"], *found_tags]
     data["library_name"] = "peft" if facts.adapter else "transformers"
     results = eval_results(facts, data["pipeline_tag"])
-    data["metrics"] = _each_once([result.metric_type for result in results if result.metric_type != "loss"]) or None
+    data["metrics"] = list(dict.fromkeys(each.metric_type for each in results if each.metric_type != "loss")) or None
     marks = [mark(key, item) for key in data for item in listed(data[key]) if item not in listed(own.get(key))]
     old_results = [old for old in results_of(kept.data) if old.source_url or not kept.generated]
     shown = [*results, *(old for old in old_results if not any(map(old.is_equal_except_value, results)))]
@@ -146,8 +145,3 @@ def _plain(value: Any) -> str:
     """A value as it can stand in a line of a table, whatever characters it holds."""
     text = " ".join(str(value).split())
     return re.sub(r"([\\`*\[\]|<>&#!])", r"\\\1", text) if isinstance(value, str) else text
-
-
-def _each_once(items: Sequence[str]) -> list[str]:
-    """The items in order, also where a README has some that can't be hashed."""
-    return [item for index, item in enumerate(items) if item not in items[:index]]

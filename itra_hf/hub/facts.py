@@ -23,13 +23,7 @@ KINDS = {
     "image-classification": "An image classifier",
     "audio-classification": "An audio classifier",
 }
-LIBRARIES = {
-    "Transformers": "transformers",
-    "PyTorch": "torch",
-    "Datasets": "datasets",
-    "Tokenizers": "tokenizers",
-    "Accelerate": "accelerate",
-}
+LIBRARIES = ("itra_hf", "transformers", "torch", "datasets", "tokenizers", "accelerate")
 REPORTS = ("eval_compactness", "gradient_noise_steps")  # settings that change nothing in training
 SPEED = re.compile(r"_(runtime|samples_per_second|steps_per_second|model_preparation_time|jit_compilation_time)$")
 
@@ -86,7 +80,7 @@ def collect_facts(trainer: Any, said: dict[str, Any], name: str | None, tags: li
     names, problem_type = getattr(config, "id2label", None) or {}, getattr(config, "problem_type", None)
     labels = [] if problem_type == "regression" else [str(names[index]) for index in sorted(names)]
     peft_config = getattr(model, "active_peft_config", None)
-    libraries = LIBRARIES | ({"PEFT": "peft"} if peft_config else {})
+    libraries = (*LIBRARIES, "peft") if peft_config else LIBRARIES
     folder = os.path.basename(os.path.abspath(args.output_dir))
     repo = trainer.hub_model_id or args.hub_model_id
     base, data = _sources(trainer, model, said)
@@ -113,7 +107,7 @@ def collect_facts(trainer: Any, said: dict[str, Any], name: str | None, tags: li
         settings=_settings(trainer),
         hyperparameters=_hyperparameters(trainer),
         pictures=_draw_pictures(trainer, found, labels),
-        versions={title: version(library) for title, library in {"itra_hf": "itra_hf", **libraries}.items()},
+        versions={library: version(library) for library in libraries},
     )
 
 

@@ -32,11 +32,10 @@ class HiddenToken(str):
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return type(None), ()
 
-    def __copy__(self) -> "HiddenToken":
+    def __copy__(self, *memo: Any) -> "HiddenToken":
         return self
 
-    def __deepcopy__(self, memo: Any) -> "HiddenToken":
-        return self
+    __deepcopy__ = __copy__
 
 
 class ReportingMixin(EvaluationMixin):
