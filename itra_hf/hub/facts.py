@@ -86,8 +86,8 @@ def collect_facts(trainer: Any, said: dict[str, Any], name: str | None, tags: li
     base, data = _sources(trainer, model, said)
     best = state.best_global_step if args.load_best_model_at_end else None
     found = evaluations([*state.log_history, *trainer._itra_predictions], best)
-    of_all = data[0] if said["datasets"] else None
-    found = {key: each._replace(data=trainer._itra_evaluated_data.get(key) or of_all) for key, each in found.items()}
+    other = data[0] if said["datasets"] else None  # what sets of unknown origin are taken for
+    found = {key: each._replace(data=trainer._itra_evaluated_data.get(key) or other) for key, each in found.items()}
     return CardFacts(
         name=name or (repo.split("/")[-1] if repo else folder),
         task=said["pipeline_tag"] or _task_of(unwrap_adapter(model)),

@@ -47,8 +47,7 @@ def read_remote_card(repo: str, revision: str | None, token: str | None) -> str 
     """The README of a repository as it is now; `None` where there is none yet.
 
     Raises:
-        HfHubHTTPError: the Hub refused, or failed.
-        ConnectionError: the Hub could not be reached.
+        HTTPError: the Hub refused, failed or could not be reached.
     """
     url = hf_hub_url(repo, CARD_NAME, revision=revision)  # a download would give the client's copy where the Hub fails
     try:
