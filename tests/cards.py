@@ -9,16 +9,16 @@ from peft import LoraConfig, get_peft_model
 from trainers import Toy, config, toy_examples
 
 from itra_hf import ITRATrainer
-from itra_hf.hub.card import CardFacts, write_card
-from itra_hf.hub.provenance import Evaluation
+from itra_hf.hub.card import write_card
+from itra_hf.hub.facts import CardFacts, Evaluation
 
 REVISION = "0123456789" * 4
 TAGS = ["generated_from_trainer", "itra", "arxiv:2211.13332"]
 PROBLEM, TASK = "single_label_classification", "text-classification"
 FACTS = {"name": "name", "task": TASK, "problem_type": PROBLEM, "labels": ["red"], "location": "user/name", "step": 3}
-FACTS |= dict.fromkeys(("adapter", "base_model", "license", "base_license", "language"))
+FACTS |= dict.fromkeys(("adapter", "base_model", "base_license"))
 FACTS |= {"tags": TAGS[:1], "progress": "3 steps.", "settings": {"matching_weight": 0.1}}
-FACTS |= {"start_evaluations": {}, "evaluated_data": {}, "datasets": []}
+FACTS |= {"said": {}, "datasets": [], "compactness": {}, "pictures": {}, "versions": {}}
 FACTS |= {"hyperparameters": {"seed": 1}, "evaluations": {"eval": Evaluation({"loss": 0.5, "accuracy": 0.75}, 3)}}
 
 

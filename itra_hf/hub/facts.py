@@ -1,12 +1,13 @@
-"""From a Trainer to the facts and pictures of its model card."""
+"""What a model card says of a training run: the facts and pictures, from its Trainer."""
 
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from transformers.modelcard import TASK_MAPPING, extract_hyperparameters_from_trainer
@@ -14,151 +15,159 @@ from transformers.modelcard import TASK_MAPPING, extract_hyperparameters_from_tr
 from ..config import AlignmentArguments
 from ..config_checks import can_act
 from ..features.models import unwrap, unwrap_adapter
-from ..reports.evaluation import PREFIX, EvaluatedFeatures
-from .card import KINDS, CardFacts
-from .provenance import Evaluation, HubSource, base_model_of, dataset_of, evaluations, license_of
-from .readme import listed
+from ..reports.evaluation import PREFIX
+from .provenance import HubSource, base_model_of, dataset_of, license_of
 
-PICTURES = "figures"
-LIBRARIES = {
-    "Transformers": "transformers",
-    "PyTorch": "torch",
-    "Datasets": "datasets",
-    "Tokenizers": "tokenizers",
-    "Accelerate": "accelerate",
+KINDS = {
+    "text-classification": "A text classifier",
+    "image-classification": "An image classifier",
+    "audio-classification": "An audio classifier",
 }
+LIBRARIES = ("itra_hf", "transformers", "torch", "datasets", "tokenizers", "accelerate")
 REPORTS = ("eval_compactness", "gradient_noise_steps")  # settings that change nothing in training
+SPEED = re.compile(r"_(runtime|samples_per_second|steps_per_second|model_preparation_time|jit_compilation_time)$")
 
 
-def collect_facts(
-    trainer: Any,
-    predictions: Mapping[str, Evaluation],
-    evaluated_data: Mapping[str, HubSource | None],
-    given: Mapping[str, Any],
-) -> CardFacts:
-    """Everything in a card but the pictures.
+class Evaluation(NamedTuple):
+    """One pass over an evaluation set."""
+
+    metrics: dict[str, float]  # by name, without the prefix
+    step: int | None  # the optimizer steps done by then
+    data: HubSource | None = None  # the set, if it came from the Hub
+
+    @property
+    def results(self) -> dict[str, float]:
+        """The metrics but for compactness, which a card shows apart."""
+        return {name: value for name, value in self.metrics.items() if not name.startswith(PREFIX)}
+
+
+@dataclasses.dataclass
+class CardFacts:
+    """What a card says."""
+
+    name: str  # the heading
+    task: str | None  # the Hub's, such as `text-classification`
+    problem_type: str | None  # as in the model's config
+    labels: list[str]  # their names by id; none for regression
+    location: str  # from where users load the model: a repository, or a folder
+    adapter: str | None  # the kind of peft adapter, in lower case
+    base_model: HubSource | None  # what was fine-tuned
+    datasets: list[HubSource]  # what it was fine-tuned on
+    base_license: str | None
+    said: dict[str, Any]  # metadata from the user: `base_model`, `datasets`, `language`, `license`, `pipeline_tag`
+    tags: list[str]  # the user's and the model's
+    evaluations: dict[str, Evaluation]  # by prefix, such as `eval`
+    compactness: dict[str, tuple[float | None, float]]  # before training and now
+    step: int  # the optimizer steps done
+    progress: str  # a sentence on how far training went
+    settings: dict[str, Any]  # the method's; none without alignment
+    hyperparameters: dict[str, Any]
+    pictures: dict[str, str]  # paths in the repository, by the names that the template knows
+    versions: dict[str, str]  # of the libraries
+
+
+def collect_facts(trainer: Any, said: dict[str, Any], name: str | None, tags: list[str]) -> CardFacts:
+    """Everything in a card; the pictures are drawn into `output_dir`.
 
     Args:
-        trainer: after training, or in its midst.
-        predictions: the metrics of `predict`, by prefix.
-        evaluated_data: the Hub data sets of the evaluations, by prefix.
-        given: what the user says: `language`, `license`, `tags`, `name`, `base_model`, `task`, `dataset`.
+        trainer: a `ReportingMixin`, after training or in its midst.
+        said: as in `CardFacts`.
+        name: the heading; default: the repository's or folder's name.
+        tags: the user's.
     """
     args, state, model = trainer.args, trainer.state, unwrap(trainer.model)
     config = getattr(unwrap_adapter(model), "config", None)
-    base, data = _sources(trainer, model, given)
-    said_data = data[0] if given["dataset"] else None
-    best = state.best_global_step if args.load_best_model_at_end else None
-    found = {**evaluations(state.log_history, best), **predictions}
-    names = getattr(config, "id2label", None) or {}
-    problem_type = getattr(config, "problem_type", None)
+    names, problem_type = getattr(config, "id2label", None) or {}, getattr(config, "problem_type", None)
+    labels = [] if problem_type == "regression" else [str(names[index]) for index in sorted(names)]
     peft_config = getattr(model, "active_peft_config", None)
-    libraries = LIBRARIES | ({"PEFT": "peft"} if peft_config else {})
-    versions = {"itra_hf": version("itra_hf")} | {name: version(library) for name, library in libraries.items()}
+    libraries = (*LIBRARIES, "peft") if peft_config else LIBRARIES
     folder = os.path.basename(os.path.abspath(args.output_dir))
     repo = trainer.hub_model_id or args.hub_model_id
+    base, data = _sources(trainer, model, said)
+    best = state.best_global_step if args.load_best_model_at_end else None
+    found = evaluations([*state.log_history, *trainer._itra_predictions], best)
+    other = data[0] if said["datasets"] else None  # what sets of unknown origin are taken for
+    found = {key: each._replace(data=trainer._itra_evaluated_data.get(key) or other) for key, each in found.items()}
     return CardFacts(
-        name=given["name"] or (repo.split("/")[-1] if repo else folder),
-        task=_one(given["task"]) or _task_of(unwrap_adapter(model)),
+        name=name or (repo.split("/")[-1] if repo else folder),
+        task=said["pipeline_tag"] or _task_of(unwrap_adapter(model)),
         problem_type=problem_type,
-        labels=[] if problem_type == "regression" else [str(names[index]) for index in sorted(names)],
+        labels=labels,
         location=repo or (folder if os.path.isabs(args.output_dir) else args.output_dir),
         adapter=str(getattr(peft_config.peft_type, "value", peft_config.peft_type)).lower() if peft_config else None,
         base_model=base,
         datasets=data,
-        license=given["license"],
-        base_license=license_of(base.name, args.hub_token) if base and not given["license"] else None,
-        language=given["language"],
-        tags=[*listed(given["tags"]), *(getattr(model, "model_tags", None) or []), "generated_from_trainer"],
+        base_license=license_of(base.name, args.hub_token) if base and not said["license"] else None,
+        said=said,
+        tags=[*tags, *(getattr(model, "model_tags", None) or []), "generated_from_trainer"],
         evaluations=found,
-        evaluated_data={prefix: evaluated_data.get(prefix) or said_data for prefix in found},
-        start_evaluations=_start_evaluations(state.log_history),
+        compactness=_compactness(found, state.log_history),
         step=state.global_step,
-        progress=_progress(trainer),
+        progress=_progress(args, state),
         settings=_settings(trainer),
         hyperparameters=_hyperparameters(trainer),
-        versions=versions,
-        given=frozenset(name for name, value in given.items() if value),
+        pictures=_draw_pictures(trainer, found, labels),
+        versions={library: version(library) for library in libraries},
     )
 
 
-def _sources(trainer: Any, model: Any, given: Mapping[str, Any]) -> tuple[HubSource | None, list[HubSource]]:
-    """The base model and the data sets: those given, with what else is known of them, or those found."""
+def _sources(trainer: Any, model: Any, said: Mapping[str, Any]) -> tuple[HubSource | None, list[HubSource]]:
+    """The base model and the data sets: those the user said, with what else is known of them, or those found."""
     base, data = base_model_of(model), dataset_of(trainer.train_dataset)
-    if given["base_model"] and (base is None or base.name != given["base_model"]):
-        base = HubSource(given["base_model"])
-    if not given["dataset"]:
-        return base, [] if data is None else [data]
-    return base, [data if data and data.name == name else HubSource(name) for name in listed(given["dataset"])]
-
-
-def draw_pictures(
-    folder: str,
-    log_history: Sequence[Mapping[str, Any]],
-    evaluated: EvaluatedFeatures,
-    facts: CardFacts,
-    warn: Callable[[str], None],
-) -> dict[str, str]:
-    """Draws the learning curves, and the features before and after training where evaluation took them.
-
-    Args:
-        folder: where the card will lie.
-        log_history: the Trainer's.
-        evaluated: by evaluation set; the first one with labels is drawn, if its pass is the one in the card.
-        facts: of the card.
-        warn: told where matplotlib is missing.
-
-    Returns:
-        The paths in `folder`, by the names that the card's template knows.
-    """
-    try:
-        from ..reports import plots
-    except ImportError as error:
-        warn(f"The model card has no pictures: {error}")
-        return {}
-    figures = {}
-    if any(math.isfinite(entry.get("loss", math.nan)) for entry in log_history):
-        figures["learning_curves"] = plots.learning_curves(log_history)
-    for prefix, latest in evaluated.latest.items():
-        if prefix not in facts.evaluations or facts.evaluations[prefix].step != evaluated.steps[prefix]:
-            continue
-        found = {"before training": evaluated.before.get(prefix), "this model": latest}
-        sets = {name: each for name, each in found.items() if each is not None and each.counts.sum()}
-        samples = {name: each.sample()[:2] for name, each in sets.items()}
-        if "this model" in sets and all(np.isfinite(points).all() for points, _ in samples.values()):
-            ratios = {name: each.compactness()["scatter_ratio"] for name, each in sets.items()}
-            figures["feature_map"] = plots.feature_map(samples, facts.labels, ratios=ratios)
-            break
-    if figures:
-        Path(folder, PICTURES).mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(Path(folder, PICTURES, f"{name}.png"))
-    return {name: f"{PICTURES}/{name}.png" for name in figures}
+    if said["base_model"] and (base is None or base.name != said["base_model"]):
+        base = HubSource(said["base_model"])
+    found = [] if data is None else [data]
+    return base, [data if data and data.name == name else HubSource(name) for name in said["datasets"]] or found
 
 
 def _task_of(model: Any) -> str | None:
-    name = type(model).__name__
     tasks: Mapping[str, Any] = TASK_MAPPING
-    return next((task for task in KINDS if name in tasks[task].values()), None)
+    return next((task for task in KINDS if type(model).__name__ in tasks[task].values()), None)
 
 
-def _start_evaluations(log_history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """The compactness that was measured before the first step, by the metrics' prefix."""
-    found: dict[str, dict[str, float]] = {}
-    for entry in log_history:
-        for key, value in entry.items():
-            prefix, is_compactness, name = key.partition(f"_{PREFIX}_")
-            if is_compactness and entry.get("step") == 0:
-                found.setdefault(prefix, {})[f"{PREFIX}_{name}"] = value
+def evaluations(log_history: Sequence[Mapping[str, Any]], best_step: int | None) -> dict[str, Evaluation]:
+    """The metrics of the model as it is now, for each evaluation set.
+
+    That is the last pass after training; else, if the best checkpoint was loaded at the end, the pass at its step;
+    else the last pass.
+
+    Args:
+        log_history: the Trainer's, and what `predict` returned after it.
+        best_step: of the checkpoint that was loaded at the end of training, if one was.
+
+    Returns:
+        By the metrics' prefix, such as `eval`.
+    """
+    end = max((index for index, entry in enumerate(log_history) if "train_runtime" in entry), default=-1)
+    found: dict[str, Evaluation] = {}
+    for index, entry in enumerate(log_history):
+        names = [key.removesuffix("_runtime") for key in entry if key.endswith("_runtime") and key != "train_runtime"]
+        prefix = next((name for name in names if f"{name}_samples_per_second" in entry), None)
+        if prefix is None or (index < end and best_step is not None and entry.get("step") != best_step):
+            continue
+        metrics = {
+            key.removeprefix(f"{prefix}_"): float(value)
+            for key, value in entry.items()
+            if key.startswith(f"{prefix}_") and not SPEED.search(key) and isinstance(value, (int, float))
+        }
+        found[prefix] = Evaluation(metrics, entry.get("step"))
     return found
 
 
-def _progress(trainer: Any) -> str:
-    state = trainer.state
+def _compactness(found: Mapping[str, Evaluation], log_history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of the first evaluation set that has them, as logged before the first step and as they are now."""
+    start = {key: value for entry in log_history if entry.get("step") == 0 for key, value in entry.items()}
+    for prefix, each in found.items():
+        if names := [name for name in each.metrics if name.startswith(PREFIX)]:
+            return {name[len(PREFIX) + 1 :]: (start.get(f"{prefix}_{name}"), each.metrics[name]) for name in names}
+    return {}
+
+
+def _progress(args: Any, state: Any) -> str:
     if not state.global_step:
         return "It has not been trained in this run."
     done = f"{state.global_step} of {state.max_steps} optimizer steps, {state.epoch or 0:.4g} epochs"
-    if trainer.args.load_best_model_at_end and state.best_global_step:
+    if args.load_best_model_at_end and state.best_global_step:
         done += f"; the weights are those after step {state.best_global_step}"
     return f"{done}."
 
@@ -189,5 +198,33 @@ def _hyperparameters(trainer: Any) -> dict[str, Any]:
     return found
 
 
-def _one(value: str | Sequence[str] | None) -> Any:
-    return value if value is None or isinstance(value, str) else value[0]
+def _draw_pictures(trainer: Any, found: Mapping[str, Evaluation], labels: Sequence[str]) -> dict[str, str]:
+    """Draws the learning curves, and the features before and after training where evaluation took them.
+
+    Of several evaluation sets the first one with labels is drawn whose last pass is the one in the card.
+    """
+    try:
+        from ..reports import plots
+    except ImportError as error:
+        trainer._itra_warn_once(f"The model card has no pictures: {error}")
+        return {}
+    figures = {}
+    if any(math.isfinite(entry.get("loss", math.nan)) for entry in trainer.state.log_history):
+        figures["learning_curves"] = plots.learning_curves(trainer.state.log_history)
+    evaluated = trainer._itra_evaluated
+    for prefix, latest in evaluated.latest.items():
+        if prefix not in found or found[prefix].step != evaluated.steps[prefix]:
+            continue
+        sets = {"before training": evaluated.before.get(prefix), "this model": latest}
+        sets = {name: each for name, each in sets.items() if each is not None and each.counts.sum()}
+        samples = {name: each.sample()[:2] for name, each in sets.items()}
+        if "this model" in sets and all(np.isfinite(points).all() for points, _ in samples.values()):
+            ratios = {name: each.compactness()["scatter_ratio"] for name, each in sets.items()}
+            figures["feature_map"] = plots.feature_map(samples, labels, ratios=ratios)
+            break
+    paths = {name: f"figures/{name}.png" for name in figures}
+    for name, figure in figures.items():
+        path = Path(trainer.args.output_dir, paths[name])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    return paths

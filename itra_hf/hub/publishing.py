@@ -1,24 +1,41 @@
 """The Trainer layer that publishes a model: its card, and pushes to the Hub."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy, PredictionOutput
-from transformers.utils import logging
 
 from ..features.models import has_finite_weights, unwrap
-from ..reports.evaluating import EvaluationMixin
+from ..reports.evaluation import EvaluationMixin
 from .card import write_card
-from .facts import collect_facts, draw_pictures
-from .provenance import Evaluation, HubSource, dataset_of, evaluation_of
-from .push import CARD_NAME, HiddenToken, explaining, keeping_card, read_remote_card
+from .facts import collect_facts
+from .provenance import HubSource, dataset_of
+from .readme import CARD_NAME, listed, read_remote_card
 
-logger = logging.get_logger(__name__)
+
+class HiddenToken(str):
+    """A token that works as the string it is, but neither shows in a repr nor goes into a pickle.
+
+    `TrainingArguments` are pickled into `training_args.bin` beside each saved model, and pushed with it.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'<HUB_TOKEN>'"
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return type(None), ()
+
+    def __copy__(self, *memo: Any) -> "HiddenToken":
+        return self
+
+    __deepcopy__ = __copy__
 
 
 class ReportingMixin(EvaluationMixin):
@@ -29,20 +46,20 @@ class ReportingMixin(EvaluationMixin):
     of `args` are its settings.
     """
 
-    _itra_predictions: dict[str, Evaluation]
+    _itra_predictions: list[dict[str, Any]]  # what `predict` measured in this run, as log entries
     _itra_evaluated_data: dict[str, HubSource | None]
-    _itra_remote_from: tuple[str | None, str | None] | None
+    _itra_remote_card: str | None
 
     if not TYPE_CHECKING:  # so that editors show the constructor of the Trainer below
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._itra_remote_from, self._itra_is_saved = None, False
-            self._itra_predictions, self._itra_evaluated_data = {}, {}
+            self._itra_remote_card, self._itra_is_saved = None, False
+            self._itra_predictions, self._itra_evaluated_data = [], {}
             super().__init__(*args, **kwargs)
             self._itra_hide_token()
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        self._itra_predictions = {}
+        self._itra_predictions = []
         return super()._inner_training_loop(*args, **kwargs)
 
     def evaluation_loop(
@@ -60,8 +77,10 @@ class ReportingMixin(EvaluationMixin):
     def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
         """The stock prediction; its metrics end in the model card."""
         output = super().predict(*args, **kwargs)
-        self._itra_predictions |= evaluation_of(getattr(output, "metrics", None) or {}, self.state.global_step)
+        self._itra_predictions.append({**(getattr(output, "metrics", None) or {}), "step": self.state.global_step})
         return output
+
+    # ---- The card ----
 
     def create_model_card(
         self,
@@ -98,21 +117,28 @@ class ReportingMixin(EvaluationMixin):
         """
         if not self.is_world_process_zero():
             return
-        given = {
-            "language": language,
-            "license": license,
-            "tags": tags,
-            "name": model_name,
+        said = {
             "base_model": finetuned_from,
-            "task": tasks,
-            "dataset": dataset_tags or dataset or dataset_name,
+            "license": license,
+            "language": language,
+            "pipeline_tag": next(iter(listed(tasks)), None),
+            "datasets": listed(dataset_tags or dataset or dataset_name),
         }
-        facts = collect_facts(self, self._itra_predictions, self._itra_evaluated_data, given)
-        folder = str(self.args.output_dir)
-        facts.pictures = draw_pictures(
-            folder, self.state.log_history, self._itra_evaluated, facts, self._itra_warn_once
-        )
-        write_card(Path(folder, CARD_NAME), facts, self._itra_remote_card())
+        facts = collect_facts(self, said, model_name, listed(tags))
+        write_card(Path(self.args.output_dir or ".", CARD_NAME), facts, self._itra_remote_card)
+
+    @contextmanager
+    def _itra_merging_remote_card(self, token: str | None = None, revision: str | None = None) -> Iterator[None]:
+        """Has `create_model_card`, which the stock push calls, look at the repository's card too."""
+        if self.is_world_process_zero() and self.hub_model_id is not None:
+            revision, token = revision or self.args.hub_revision, token or self.args.hub_token
+            self._itra_remote_card = read_remote_card(self.hub_model_id, revision, token)
+        try:
+            yield
+        finally:
+            self._itra_remote_card = None
+
+    # ---- Pushes ----
 
     def push_to_hub(
         self,
@@ -155,28 +181,31 @@ class ReportingMixin(EvaluationMixin):
             self.args.hub_private_repo = asked
 
     @contextmanager
-    def _itra_merging_remote_card(self, token: str | None = None, revision: str | None = None) -> Iterator[None]:
-        """Has `create_model_card`, which a push calls once the model is saved, look at the repository's card too."""
-        self._itra_remote_from = token or self.args.hub_token, revision or self.args.hub_revision
+    def _itra_explaining_push(self) -> Iterator[None]:
+        """Tells with the error of a push what is whole and how to go on."""
         try:
             yield
-        finally:
-            self._itra_remote_from = None
-
-    def _itra_remote_card(self) -> str | None:
-        if self._itra_remote_from is None or self.hub_model_id is None:
-            return None
-        token, revision = self._itra_remote_from
-        return read_remote_card(self.hub_model_id, revision, token)
+        except (HTTPError, ConnectionError, TimeoutError) as error:
+            folder = self.args.output_dir or "."
+            repo = self.hub_model_id or self.args.hub_model_id or Path(folder).absolute().name
+            advice = (
+                f"The push to {repo} failed, perhaps in part. The model is whole in {folder}; push again with "
+                f"trainer.push_to_hub() or `hf upload {repo} {folder} . --exclude 'checkpoint-*'`."
+            )
+            if isinstance(error, HfHubHTTPError):
+                error.append_to_message(f"\n{advice}")
+                raise
+            raise ConnectionError(f"{error}\n{advice}") from error
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.args.hub_strategy == HubStrategy.END or not self.is_world_process_zero():
+            return
         self._itra_hide_token()
-        if self.args.hub_strategy != HubStrategy.END and not has_finite_weights(unwrap(self.model)):
+        if not has_finite_weights(unwrap(self.model)):
             self._itra_warn_once("The weights are not finite, so this checkpoint was not pushed: the run has diverged.")
             return
-        push = self.push_in_progress if self.is_world_process_zero() else None
-        waits = push is not None and not push.is_done() and not self.args.hub_always_push  # the stock push is skipped
-        if self.args.hub_strategy != HubStrategy.END and not waits:
+        push = self.push_in_progress
+        if push is None or push.is_done() or self.args.hub_always_push:  # else the stock push is skipped
             try:
                 with self._itra_merging_remote_card():
                     self.create_model_card()
@@ -194,21 +223,16 @@ class ReportingMixin(EvaluationMixin):
         for error in filter(None, (job.exception() for job in (push.jobs if push else []) if job.done())):
             self._itra_warn_once(f"A push during training failed: {error}")
 
-    @contextmanager
-    def _itra_explaining_push(self) -> Iterator[None]:
-        with explaining(self._itra_repo_name, str(self.args.output_dir)):
-            yield
-
-    def _itra_repo_name(self) -> str:
-        return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir or ".").absolute().name
+    # ---- What is saved ----
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         self._itra_hide_token()
-        if not self.args.should_save:  # another process may be writing the card by now
-            super()._save(output_dir, state_dict=state_dict)
-            return
-        with keeping_card(os.fspath(output_dir or self.args.output_dir or ".")):
-            super()._save(output_dir, state_dict=state_dict)
+        card = Path(output_dir or self.args.output_dir or ".", CARD_NAME)
+        # On other processes one may be writing the card by now.
+        kept = card.read_bytes() if self.args.should_save and card.is_file() else None
+        super()._save(output_dir, state_dict=state_dict)
+        if kept is not None:  # for peft replaces the tags of the one that it finds
+            card.write_bytes(kept)
 
     def _itra_hide_token(self) -> None:
         if self.args.hub_token is not None:

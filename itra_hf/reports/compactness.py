@@ -32,7 +32,6 @@ class ClassStatistics:
         self.means = np.zeros((0, 0))
         self.scatters = np.zeros(0)
         self._kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # features, labels and priorities, by batch
-        self._held = self._least = 0
         self._random = np.random.default_rng(0)
 
     def add(self, features: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> None:
@@ -46,11 +45,8 @@ class ClassStatistics:
             ValueError: labels that are not one class id an example.
         """
         points, ids = np.asarray(features, dtype=np.float64), np.asarray(labels)
-        if (
-            (points.ndim != 2 and points.size)
-            or ids.shape != points.shape[:1]
-            or not np.issubdtype(ids.dtype, np.integer)
-        ):
+        fits = (points.ndim == 2 or not points.size) and ids.shape == points.shape[:1]
+        if not (fits and np.issubdtype(ids.dtype, np.integer)):
             raise ValueError(
                 f"Compactness needs features [n, dim] and one class id an example; the features have shape "
                 f"{list(points.shape)}, the labels have shape {list(ids.shape)} and dtype {ids.dtype}."
@@ -61,8 +57,8 @@ class ClassStatistics:
         self._grow(int(ids.max()) + 1, points.shape[1])
         self._merge(points, ids)
         self._kept.append((points, ids, self._random.random(len(ids))))
-        self._held += len(ids)
-        if self._held > 2 * max(self.max_samples, self._least):
+        left_by_thinning = max(self.max_samples, 2 * int(np.count_nonzero(self.counts)))
+        if sum(len(kept) for _, kept, _ in self._kept) > 2 * left_by_thinning:
             self._thin()
 
     def sample(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -98,9 +94,9 @@ class ClassStatistics:
             within,
             between,
             within / between if between > (ROUNDING * size) ** 2 else math.inf,
-            nearest_mean_accuracy(features, labels, weights, np.where(seen[:, None], self.means, np.inf)),
-            effective_rank(features, weights),
-            neural_collapse_distance(self.means[seen], ROUNDING * size),
+            _nearest_mean_accuracy(features, np.cumsum(seen)[labels] - 1, weights, self.means[seen]),
+            _effective_rank(features, weights),
+            _neural_collapse_distance(self.means[seen], ROUNDING * size),
         )
         return dict(zip(FIGURES, figures, strict=True))
 
@@ -136,7 +132,6 @@ class ClassStatistics:
         ranks = np.arange(len(order)) - np.repeat(starts, sizes)
         kept = np.sort(order[ranks < each])
         self._kept = [(features[kept], labels[kept], priorities[kept])]
-        self._held = self._least = len(kept)
 
     def _join(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if not self._kept:
@@ -201,35 +196,18 @@ def compactness(features: Sequence | np.ndarray, labels: Sequence | np.ndarray) 
     return statistics.compactness()
 
 
-def nearest_mean_accuracy(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, means: np.ndarray) -> float:
-    """The weighted share of features that lie nearer to their own class's mean than to any other.
-
-    Args:
-        features: `[m, dim]`.
-        labels: `[m]` rows of `means`.
-        weights: `[m]`.
-        means: `[classes, dim]`; infinite for a class that is not there.
-    """
-    present = np.isfinite(means).all(axis=1)
-    centre = means[present].mean(axis=0)
-    centred, points = means[present] - centre, features - centre
-    nearest = np.concatenate(
-        [
-            # |h|^2 is the same for all means, so it can be left out.
-            ((centred**2).sum(axis=1) - 2 * rows @ centred.T).argmin(axis=1)
-            for rows in np.array_split(points, math.ceil(len(points) * len(centred) / CHUNK))
-        ]
-    )
-    return float(weights @ (np.flatnonzero(present)[nearest] == labels) / weights.sum())
+def _nearest_mean_accuracy(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, means: np.ndarray) -> float:
+    """The weighted share of features that lie nearer to their own class's mean than to any other row of `means`."""
+    centre = means.mean(axis=0)
+    centred, points = means - centre, features - centre
+    chunks = np.array_split(points, math.ceil(len(points) * len(centred) / CHUNK))
+    # |h|^2 is the same for all means, so it can be left out.
+    nearest = [((centred**2).sum(axis=1) - 2 * rows @ centred.T).argmin(axis=1) for rows in chunks]
+    return float(weights @ (np.concatenate(nearest) == labels) / weights.sum())
 
 
-def effective_rank(features: np.ndarray, weights: np.ndarray) -> float:
-    """The exponential of the entropy of the centred features' singular values, 0 if there is no spread.
-
-    Args:
-        features: `[m, dim]`.
-        weights: `[m]`, how often each counts.
-    """
+def _effective_rank(features: np.ndarray, weights: np.ndarray) -> float:
+    """The exponential of the entropy of the centred features' singular values, 0 if there is no spread."""
     centred = (features - weights @ features / weights.sum()) * np.sqrt(weights / weights.sum())[:, None]
     gram = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
     singular = np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0, None))
@@ -239,13 +217,8 @@ def effective_rank(features: np.ndarray, weights: np.ndarray) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def neural_collapse_distance(means: np.ndarray, rounding: float = 0.0) -> float:
-    """How far class means, seen from their own mean, are from a regular simplex; see `compactness`.
-
-    Args:
-        means: `[classes, dim]`.
-        rounding: means that lie no farther apart count as one point, which gives NaN.
-    """
+def _neural_collapse_distance(means: np.ndarray, rounding: float) -> float:
+    """How far the class means `[classes, dim]` are from a regular simplex; NaN if `rounding` is all that parts them."""
     classes = len(means)
     centred = means - means.mean(axis=0)
     wide = classes <= means.shape[1]

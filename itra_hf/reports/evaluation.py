@@ -1,51 +1,75 @@
-"""The features that evaluation passes compute anyway, gathered into class statistics."""
+"""The Trainer layer that measures: compactness in evaluation, the noise of the gradient."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from torch import nn
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback
-from transformers.trainer_utils import default_compute_objective
+from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
+from transformers.utils import logging
 
+from ..config import AlignmentArguments
+from ..features.forward import find_labels
+from ..features.models import eval_mode
+from ..features.placing import ModelTap
+from ..features.randomness import untouched_randomness
+from ..mixins import TrainerBase, show_base_signatures
+from ..processes import agree
 from .compactness import ClassStatistics
+from .gradient_noise import GradientNoiseCallback
+
+logger = logging.get_logger(__name__)
 
 PREFIX = "compactness"
 
 
+@dataclass
 class EvaluatedFeatures:
-    """The class statistics of each evaluation set: before training, and as last evaluated.
+    """The features that evaluation passes compute anyway, as class statistics by the metrics' prefix."""
 
-    Attributes:
-        before: by the metrics' prefix (`eval`, or `eval_<name>` with several sets), from before the first step.
-        latest: by that prefix, from the last pass.
-        steps: the optimizer steps done by that pass.
-        current: of the pass that is running, if any.
-    """
-
-    def __init__(self) -> None:
-        self.before: dict[str, ClassStatistics] = {}
-        self.latest: dict[str, ClassStatistics] = {}
-        self.steps: dict[str, int] = {}
-        self.current: ClassStatistics | None = None
+    before: dict[str, ClassStatistics] = field(default_factory=dict)  # from before the first step
+    latest: dict[str, ClassStatistics] = field(default_factory=dict)  # from the last pass
+    steps: dict[str, int] = field(default_factory=dict)  # the optimizer steps done by the last pass
+    current: ClassStatistics | None = None  # of the pass that is running, if any
 
     @contextmanager
-    def passing_over(self, prefix: str, before_training: bool, step: int = 0) -> Iterator[ClassStatistics]:
-        """Makes `current` for one pass and files it under `prefix` afterwards."""
+    def measuring(self, prefix: str, step: int | None) -> Iterator[dict[str, float]]:
+        """Makes `current` for one pass, and files it under `prefix` afterwards.
+
+        Args:
+            prefix: of the metrics.
+            step: the optimizer steps done; `None` before the first step of a run.
+
+        Yields:
+            What has the figures at the end, named as in logs: `eval_compactness_scatter_ratio`; none without labels.
+        """
+        metrics: dict[str, float] = {}
         self.current = statistics = ClassStatistics()
         try:
-            yield statistics
+            yield metrics
         finally:
             self.current = None
-        (self.before if before_training else self.latest)[prefix] = statistics
-        if not before_training:
-            self.steps[prefix] = step
+        if step is None:
+            self.before[prefix] = statistics
+        else:
+            self.latest[prefix], self.steps[prefix] = statistics, step
+        if statistics.counts.sum():
+            metrics |= {f"{prefix}_{PREFIX}_{name}": value for name, value in statistics.compactness().items()}
 
 
-def compactness_metrics(statistics: ClassStatistics, prefix: str) -> dict[str, float]:
-    """The figures under the names that logs show, such as `eval_compactness_scatter_ratio`; none without labels."""
-    if not statistics.counts.sum():
-        return {}
-    return {f"{prefix}_{PREFIX}_{name}": value for name, value in statistics.compactness().items()}
+class StartOfTraining(TrainerCallback):
+    """Calls a function of no arguments when a training run starts."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Calls it."""
+        self.function()
 
 
 def objective_without_compactness(metrics: dict[str, float]) -> float:
@@ -53,16 +77,118 @@ def objective_without_compactness(metrics: dict[str, float]) -> float:
     return default_compute_objective({name: value for name, value in metrics.items() if f"_{PREFIX}_" not in name})
 
 
-class StartOfTraining(TrainerCallback):
-    """Calls a method when a training run starts.
+class EvaluationMixin(TrainerBase):
+    """The part of `ReportingMixin` that measures."""
 
-    Args:
-        method: takes nothing.
-    """
+    _itra_tap: ModelTap
+    _itra_warned: set[str]
+    _itra_evaluated: EvaluatedFeatures
+    _itra_defaults: AlignmentArguments
 
-    def __init__(self, method: Callable[[], None]) -> None:
-        self.method = method
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        show_base_signatures(cls, __name__.partition(".")[0])
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Calls it."""
-        self.method()
+    if not TYPE_CHECKING:  # so that editors show the constructor of the Trainer below
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            # Before the Trainer's own constructor, for those of subclasses may evaluate.
+            self._itra_defaults, self._itra_warned = AlignmentArguments(), set()
+            self._itra_tap, self._itra_evaluated = ModelTap([]), EvaluatedFeatures()
+            super().__init__(*args, **kwargs)
+            self._itra_tap = ModelTap(self.label_names)
+
+    def _itra_warn_once(self, message: str) -> None:
+        if message not in self._itra_warned and self.is_world_process_zero():
+            self._itra_warned.add(message)
+            logger.warning(message)
+
+    @property
+    def alignment_args(self) -> AlignmentArguments:
+        """The method's settings: `args` itself, or the defaults for plain `TrainingArguments`."""
+        return self.args if isinstance(self.args, AlignmentArguments) else self._itra_defaults
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self._itra_evaluated = EvaluatedFeatures()
+        callbacks = self._itra_callbacks_of_run()
+        for callback in callbacks:
+            self.add_callback(callback)
+        try:
+            return super()._inner_training_loop(*args, **kwargs)
+        finally:
+            for callback in callbacks:
+                self.remove_callback(callback)
+            self._itra_tap.remove()
+
+    def _itra_callbacks_of_run(self) -> list[TrainerCallback]:
+        """Those that a run with these settings needs; they are gone after it, for they hold the Trainer."""
+        args = self.alignment_args
+        callbacks: list[TrainerCallback] = []
+        if args.eval_compactness and self.eval_dataset is not None:
+            callbacks.append(StartOfTraining(self._itra_measure_start))
+        if args.gradient_noise_steps:
+            callbacks.append(GradientNoiseCallback(self, args.gradient_noise_steps))
+        return callbacks
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The stock loop, with `<prefix>_compactness_*` among the metrics where `eval_compactness` asks for it."""
+        run = partial(super().evaluation_loop, dataloader, description, prediction_loss_only, ignore_keys)
+        if not self.alignment_args.eval_compactness:
+            return run(metric_key_prefix)
+        step = None if self.is_in_train and self.state.global_step == 0 else self.state.global_step
+        try:
+            with self._itra_evaluated.measuring(metric_key_prefix, step) as figures:
+                output = run(metric_key_prefix)
+        finally:
+            if not self.is_in_train:
+                self._itra_tap.remove()
+        (output.metrics or {}).update(figures)
+        return output
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The stock step; its features go into the running compactness measurement, if there is one."""
+        if self._itra_evaluated.current is None:
+            return super().prediction_step(model, inputs, *args, **kwargs)
+        inputs = self._prepare_inputs(inputs)
+        feature, everywhere = self.alignment_args.feature, partial(agree, self.accelerator)
+        tap, _ = self._itra_tap.place(feature, self.model, model, everywhere, inputs)
+        with tap.recording():
+            result = super().prediction_step(model, inputs, *args, **kwargs)
+        labels = find_labels(inputs, self.label_names)
+        if labels is not None:
+            features, labels = self.accelerator.gather_for_metrics((tap.features(inputs).float(), labels))
+            self._itra_evaluated.current.add(features.cpu().numpy(), labels.cpu().numpy())
+        return result
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[[Any], dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """The stock search; without `compute_objective`, compactness stays out of what it optimises."""
+        objective = compute_objective or objective_without_compactness
+        return super().hyperparameter_search(hp_space, objective, *args, **kwargs)
+
+    def _itra_measure_start(self) -> None:
+        """Logs the compactness of the features before the first step of a fresh run."""
+        if self.state.global_step or self.args.eval_on_start:  # a whole evaluation follows anyway
+            return
+        sets = {f"eval_{name}": name for name in self.eval_dataset} if isinstance(self.eval_dataset, dict) else {}
+        wrapped: Any = self.model
+        with untouched_randomness():
+            model = self._wrap_model(wrapped, training=False)
+            for prefix, name in (sets or {"eval": None}).items():
+                with eval_mode(model), self._itra_evaluated.measuring(prefix, None) as figures:
+                    for inputs in self.get_eval_dataloader(name):
+                        self.prediction_step(model, inputs, prediction_loss_only=True)
+                if figures:
+                    self.log(figures)

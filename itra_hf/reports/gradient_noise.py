@@ -12,7 +12,7 @@ from transformers.trainer_utils import has_length
 
 from ..features.forward import find_labels
 from ..features.head import find_head
-from ..features.models import logits_of, run_in_eval_mode, unwrap
+from ..features.models import eval_mode, logits_of, run_in_eval_mode, unwrap
 from ..features.randomness import untouched_randomness
 
 
@@ -59,26 +59,21 @@ class GradientNoiseCallback(TrainerCallback):
             raise ValueError("The noise of the gradient can't be measured on parameters sharded by FSDP or DeepSpeed.")
         if trainer.train_dataset is not None and not has_length(trainer.train_dataset):
             raise ValueError("The noise of the gradient needs a training set with a length, to draw mini-batches from.")
-        self.trainer = trainer
-        self.every = every
-        self.batches = batches
-        self.parameters = parameters
+        self.trainer, self.every, self.batches, self.parameters = trainer, every, batches, parameters
         self._chosen: list[nn.Parameter] = []
         self._held_out: Any = None
         self._pending: dict[str, float] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Draws the held-out batch and finds the parameters."""
-        data = self.trainer.eval_dataset
+        data, self._pending = self.trainer.eval_dataset, None
         if isinstance(data, dict):
             data = next(iter(data.values()))
         with untouched_randomness():
-            batch = next(self._draw(data, 1, step=-1)) if has_length(data) and len(data) else {}
-            if find_labels(batch, self.trainer.label_names) is None:
-                batch = next(self._draw(self.trainer.train_dataset, 1, step=-1))
-            self._held_out = batch
+            self._held_out = next(self._draw(data, 1, step=-1)) if has_length(data) and len(data) else {}
+            if find_labels(self._held_out, self.trainer.label_names) is None:
+                self._held_out = next(self._draw(self.trainer.train_dataset, 1, step=-1))
             self._chosen = self._find_parameters()
-        self._pending = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measures the gradients, and the held-out loss before the step."""
@@ -89,13 +84,14 @@ class GradientNoiseCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Completes the measurement and logs it."""
-        if self._pending is not None:
-            with untouched_randomness():
-                self._pending["held_out_loss_change"] += self._held_out_loss()
-            due = control.should_log
-            self.trainer.log(self._pending)
-            control.should_log = due  # which logging takes back, and the Trainer's own line comes after this
-            self._pending = None
+        if self._pending is None:
+            return
+        with untouched_randomness():
+            self._pending["held_out_loss_change"] += self._held_out_loss()
+        due = control.should_log
+        self.trainer.log(self._pending)
+        control.should_log = due  # which logging takes back, and the Trainer's own line comes after this
+        self._pending = None
 
     def _draw(self, data: Any, count: int, step: int) -> Iterator[Any]:
         """Random mini-batches on the device: a function of seed and step, so that resumed runs draw the same."""
@@ -108,18 +104,17 @@ class GradientNoiseCallback(TrainerCallback):
             yield trainer._prepare_inputs(collate([data[int(row)] for row in rows]))
 
     def _find_parameters(self) -> list[nn.Parameter]:
-        model: nn.Module = unwrap(self.trainer.model)
-        named = list(model.named_parameters())
+        model = unwrap(self.trainer.model)
+        trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         if self.parameters is None:
             head = find_head(model, self._trial_pass, getattr(getattr(model, "config", None), "pad_token_id", None))
             chosen = [parameter for parameter in head.parameters() if parameter.requires_grad]
         else:
-            chosen = [p for name, p in named if self.parameters in name and p.requires_grad]
+            chosen = [parameter for name, parameter in trainable.items() if self.parameters in name]
         if not chosen:
-            trainable = [name for name, parameter in named if parameter.requires_grad]
             raise ValueError(
-                f"parameters={self.parameters!r} names no trainable parameter; there are {', '.join(trainable[-8:])} "
-                "and others before them."
+                f"parameters={self.parameters!r} names no trainable parameter; there are "
+                f"{', '.join([*trainable][-8:])} and others before them."
             )
         return chosen
 
@@ -131,15 +126,10 @@ class GradientNoiseCallback(TrainerCallback):
     def _loss(self, batch: Any) -> Tensor:
         trainer, model = self.trainer, unwrap(self.trainer.model)
         items = trainer._get_num_items_in_batch([batch], trainer.args.device)
-        training = model.training
-        model.eval()
-        try:
-            with trainer.compute_loss_context_manager():
-                # A copy, for label smoothing takes the labels out.
-                loss: Any = trainer.compute_loss(model, copy.copy(batch), num_items_in_batch=items)
-                return loss
-        finally:
-            model.train(training)
+        with eval_mode(model), trainer.compute_loss_context_manager():
+            # A copy, for label smoothing takes the labels out.
+            loss: Any = trainer.compute_loss(model, copy.copy(batch), num_items_in_batch=items)
+        return loss
 
     def _measure_gradients(self, step: int) -> dict[str, float]:
         total, squares, count = torch.zeros(()), 0.0, self.batches

@@ -10,7 +10,8 @@ from cards import TAGS, THEIRS, card_of, results, tables, trained, trainer_of, w
 from families import build, examples
 from transformers import Trainer
 
-from itra_hf.hub.provenance import Evaluation, HubSource
+from itra_hf.hub.facts import Evaluation
+from itra_hf.hub.provenance import HubSource
 from itra_hf.hub.readme import BEGIN, END
 
 HOSTILE = ["a|b", "`c` *d*", "<b>e", "f\ng", "{{ name }} {% if x %}", "été 日本", "'\"\\", "# h: [i](j)", "---"]
@@ -211,7 +212,7 @@ def test_what_an_earlier_run_found_is_not_taken_for_the_users(tmp_path):
 
 
 def test_what_the_user_said_in_one_card_stays_in_the_next(tmp_path):
-    said = {"base_model": HubSource("org/mine"), "license": "mit", "language": "de", "datasets": [HubSource("org/one")]}
-    write(tmp_path, given=frozenset({"base_model", "dataset"}), **said)
+    said = {"base_model": "org/mine", "license": "mit", "language": "de", "datasets": ["org/one"]}
+    write(tmp_path, said=said, base_model=HubSource("org/mine"), datasets=[HubSource("org/one")])
     data = write(tmp_path, base_model=HubSource("org/other"), base_license="bsd").data
     assert (data.base_model, data.license, data.language, data.datasets) == ("org/mine", "mit", "de", ["org/one"])
