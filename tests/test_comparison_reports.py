@@ -88,7 +88,7 @@ def reports(tmp_path_factory):
         points = np.random.default_rng(0).normal(size=(40, 4))
         np.savez(run / FEATURES, features=points, labels=np.arange(40) % 11, names=np.array(HOSTILE))
         next(e for e in results if e["variant"] == variant and e["seed"] == 1)["key"] = run.name
-    write_reports(plan, comparison, results, f"{folder.name}: does alignment help?")
+    write_reports(comparison, f"{folder.name}: does alignment help?")
     return {path.suffix[1:]: path.read_text(encoding="utf-8") for path in folder.glob("comparison.*")}
 
 
@@ -264,7 +264,7 @@ def test_without_matplotlib_the_page_has_no_pictures(tmp_path, monkeypatch):
         return load(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    write_reports(plan, *study(plan), "title")
+    write_reports(study(plan)[0], "title")
     text = (tmp_path / "comparison.html").read_text()
     assert "<img" not in text
     assert "better than Trainer" in text
@@ -279,11 +279,11 @@ def test_differences_stand_where_the_tables_say(tmp_path):
 
 
 def test_learning_curves_are_means_over_seeds(tmp_path):
-    comparison, results = study(build_plan(tmp_path, {"new": {}}))
-    figure = pictures.learning_curves(results, comparison.sizes[0])
+    size = study(build_plan(tmp_path, {"new": {}}))[0].sizes[0]
+    figure = pictures.learning_curves(size)
     assert [axis.get_ylabel() for axis in figure.axes] == ["training loss", "evaluation loss"]
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.8, 0.5])
-    assert pictures.learning_curves([], comparison.sizes[0]) is None
+    assert pictures.learning_curves(size._replace(results=[])) is None
 
 
 def test_size_curves_need_two_sizes(tmp_path):
@@ -301,9 +301,9 @@ def test_feature_maps_leave_out_what_is_not_finite(tmp_path):
         np.savez(
             tmp_path / each["key"] / FEATURES, features=points, labels=np.arange(9) % 2, names=np.array(["a", "b"])
         )
-    figure = pictures.feature_maps(results, comparison.sizes[0], tmp_path)
+    figure = pictures.feature_maps(comparison.sizes[0], tmp_path)
     assert len([axis for axis in figure.axes if axis.lines]) == 2
-    assert pictures.feature_maps([], comparison.sizes[0], tmp_path) is None
+    assert pictures.feature_maps(comparison.sizes[0]._replace(results=[]), tmp_path) is None
 
 
 def test_a_study_without_results_reads_none(tmp_path):
@@ -333,8 +333,8 @@ def test_a_verdict_by_the_validation_split_says_so(tmp_path):
 def test_spoiled_data_are_told_in_every_report(tmp_path):
     args = ComparisonArguments(seeds=[1, 2, 3], label_noise=0.2, class_imbalance=20)
     plan = make_plan(args, {"model_name_or_path": "m", "train_file": "x.csv", "use_cpu": True}, None, str(tmp_path))
-    comparison, results = study(plan)
-    write_reports(plan, comparison, results, "title")
+    comparison, _ = study(plan)
+    write_reports(comparison, "title")
     for name in ("comparison.md", "comparison.html"):
         text = (tmp_path / name).read_text(encoding="utf-8")
         assert "20% of the labels replaced by wrong ones" in text.replace("\\", "")
@@ -351,7 +351,7 @@ def test_classes_left_out_are_told_in_every_report_with_their_measures(count, to
         for run in plan.runs()
     ]
     comparison = summarize(plan, results, {})
-    write_reports(plan, comparison, results, "title")
+    write_reports(comparison, "title")
     for name in ("comparison.md", "comparison.html"):
         text = (tmp_path / name).read_text(encoding="utf-8").replace("\\", "")
         assert told in text

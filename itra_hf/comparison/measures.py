@@ -1,6 +1,11 @@
-"""What a comparison measures of each run, and which way is better."""
+"""What a comparison measures of each run, which way is better, and how figures are printed."""
 
+import math
 from typing import Literal, NamedTuple
+
+from .statistics import PairedDifference
+
+DASH = "-"  # where there is no figure
 
 
 class Measure(NamedTuple):
@@ -53,3 +58,10 @@ def show(measure: Measure, value: float, signed: bool = False) -> str:
         return f"{value:{sign}.4f}"
     digits = 1 if measure.unit == "s" else 0
     return f"{value:{sign},.{digits}f} {measure.unit}"
+
+
+def show_difference(measure: Measure, found: PairedDifference) -> tuple[str, str]:
+    """A difference of the measure with its unit, and its interval: a dash with one seed."""
+    difference, low, high = (show(measure, value, signed=True) for value in (found.mean, found.low, found.high))
+    unit = " points" if measure.unit == "points" else ""
+    return difference + unit, f"{low} to {high}" if math.isfinite(found.low) else DASH

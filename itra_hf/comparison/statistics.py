@@ -18,10 +18,8 @@ class PairedDifference(NamedTuple):
     Attributes:
         seeds: how many there are.
         mean: of variant minus baseline.
-        low: the lower end of the 95 % interval of the mean; NaN with one seed.
-        high: its upper end.
-        wins: seeds in which the variant is better.
-        losses: seeds in which it is worse; the rest are ties.
+        low, high: the ends of the 95 % interval of the mean; NaN with one seed.
+        wins, losses: seeds in which the variant is better, and worse; the rest are ties.
         verdict: `"better"` or `"worse"` where the interval lies on that side of 0.
         each: the difference of each seed, by seed.
     """
@@ -37,15 +35,9 @@ class PairedDifference(NamedTuple):
 
 
 def t_interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the mean by Student's t; NaN for fewer than two values.
+    """The 95 % interval of the mean of `[n]` values by Student's t; NaN for fewer than two.
 
     A percentile bootstrap of five values would cover the truth in about 84 % of studies only, so it is not offered.
-
-    Args:
-        values: `[n]`.
-
-    Returns:
-        Its ends, which coincide where all values do.
 
     Example:
         >>> low, high = t_interval(np.array([0.01, 0.02, 0.03]))
@@ -54,6 +46,7 @@ def t_interval(values: np.ndarray) -> tuple[float, float]:
     """
     if len(values) < 2:
         return math.nan, math.nan
+    # stats.t.interval is NaN where all values agree.
     half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)
 
@@ -61,12 +54,7 @@ def t_interval(values: np.ndarray) -> tuple[float, float]:
 def paired_difference(
     variant: Mapping[int, float], baseline: Mapping[int, float], better: Literal["higher", "lower"]
 ) -> PairedDifference:
-    """Compares two variants seed by seed; seeds that only one of them has are left out.
-
-    Args:
-        variant: a finite figure by seed.
-        baseline: the same of the baseline.
-        better: which way is better.
+    """Compares finite figures of two variants seed by seed; seeds that only one of them has are left out.
 
     Raises:
         ValueError: they share no seed.
@@ -80,7 +68,7 @@ def paired_difference(
     if not each:
         raise ValueError(f"The variants share no seed: {sorted(variant)} and {sorted(baseline)}.")
     values = np.array(list(each.values()))
-    sign = 1 if better == "higher" else -1
+    gains = values if better == "higher" else -values
     low, high = t_interval(values)
     verdict: Verdict = "no difference shown"
     if len(values) < 2:
@@ -88,6 +76,6 @@ def paired_difference(
     elif len(values) == 2 and np.allclose(values, values[0]):
         pass  # two coarse figures often agree by chance, and then say nothing about the noise
     elif low > 0 or high < 0:
-        verdict = "better" if sign * values.mean() > 0 else "worse"
-    wins, losses = (int(np.count_nonzero(sign * way * values > 0)) for way in (1, -1))
+        verdict = "better" if gains.mean() > 0 else "worse"
+    wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
     return PairedDifference(len(values), float(values.mean()), low, high, wins, losses, verdict, each)

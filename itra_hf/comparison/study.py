@@ -39,7 +39,7 @@ def compare(plan: Plan) -> Comparison:
     if not results:
         raise RuntimeError(f"No run has a result. The first error: {next(iter(failed.values()), 'none')}")
     comparison = summarize(plan, results, failed)
-    write_reports(plan, comparison, results, f"{plan.output_dir.name}: does alignment help?")
+    write_reports(comparison, f"{plan.output_dir.name}: does alignment help?")
     return comparison
 
 
