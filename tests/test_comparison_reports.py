@@ -188,7 +188,7 @@ def test_figures_that_are_not_finite_count_as_missing(tmp_path):
     results = [result(name, seed, accuracy=0.8, nll=None) for name in (PLAIN, "new") for seed in (1, 2, 3)]
     comparison = summarize(plan, results, {})
     assert [measure.name for measure in comparison.measures] == ["accuracy"]
-    assert comparison.sizes[0].differences["new", PLAIN]["accuracy"].verdict == "no difference shown"
+    assert comparison.sizes[0].differences["new", PLAIN, "accuracy"].verdict == "no difference shown"
 
 
 def test_a_run_that_diverges_is_missing_from_the_verdict_and_the_verdict_says_so(tmp_path):

@@ -23,14 +23,9 @@ MOST_FEATURES = 2000  # examples whose features are kept for the maps
 def assess(
     trainer: Trainer, tested: datasets.Dataset, task: Task, unknown: datasets.Dataset | None, folder: Path
 ) -> dict[str, Any]:
-    """The figures of a trained model; writes its features of the tested examples to the folder, for the maps.
+    """The figures of a trained model on tested examples, and how well it tells unknown classes' examples from them.
 
-    Args:
-        trainer: after training.
-        tested: labelled examples of the classes that it learnt.
-        task: what it learnt.
-        unknown: examples of other classes, if any.
-        folder: the run's.
+    Writes the features of the tested examples to the run's folder, for the maps.
 
     Raises:
         FloatingPointError: the logits are not finite.

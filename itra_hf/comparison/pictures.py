@@ -21,21 +21,23 @@ LOSSES = {"training loss": ("loss", "task_loss"), "evaluation loss": ("eval_loss
 def differences(size: Size, measures: Sequence[Measure]) -> Figure | None:
     """The paired differences to the plain Trainer, a panel a measure: seeds as ticks, the mean with its interval.
 
-    Returns:
-        A figure, or `None` where there are no differences.
+    `None` where there are no differences.
     """
-    pairs = {variant: found for (variant, baseline), found in size.differences.items() if baseline == PLAIN}
-    measures = [each for each in measures if any(each.name in found for found in pairs.values())]
+    pairs = {
+        (variant, name): found for (variant, baseline, name), found in size.differences.items() if baseline == PLAIN
+    }
+    variants = [name for name in size.figures if any(name == variant for variant, _ in pairs)]
+    measures = [each for each in measures if any(each.name == name for _, name in pairs)]
     if not measures:
         return None
     columns = min(2, len(measures))
     rows = math.ceil(len(measures) / columns)
-    figure = drawing.new_figure(rows * (MARGIN + ROW * len(pairs)))
+    figure = drawing.new_figure(rows * (MARGIN + ROW * len(variants)))
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
     for axis, measure in zip(axes, measures, strict=False):
         scale = 100 if measure.unit == "points" else 1
-        for height, pair in enumerate(pairs.values()):
-            if (found := pair.get(measure.name)) is None:
+        for height, variant in enumerate(variants):
+            if (found := pairs.get((variant, measure.name))) is None:
                 continue
             each = scale * np.array(list(found.each.values()))
             colour = drawing.COLOURS[(height + 1) % len(drawing.COLOURS)]
@@ -46,8 +48,8 @@ def differences(size: Size, measures: Sequence[Measure]) -> Figure | None:
         axis.axvline(0, color="black", linewidth=0.8)
         unit = {"points": " (points)", "plain": ""}.get(measure.unit, f" ({measure.unit})")
         drawing.decorate(axis, measure.title, f"difference to {PLAIN}{unit}\n{measure.better} is better")
-        axis.set_yticks(range(len(pairs)), [drawing.shorten(name) for name in pairs], parse_math=False)
-        axis.set_ylim(len(pairs) - 0.5, -0.5)
+        axis.set_yticks(range(len(variants)), [drawing.shorten(name) for name in variants], parse_math=False)
+        axis.set_ylim(len(variants) - 0.5, -0.5)
         axis.locator_params("x", nbins=6)
     for axis in axes[len(measures) :]:
         axis.set_visible(False)
@@ -76,8 +78,7 @@ def size_curves(comparison: Comparison) -> Figure | None:
 def learning_curves(size: Size) -> Figure | None:
     """Losses over the optimizer steps, means over seeds: training (the task loss alone), and evaluation if any.
 
-    Returns:
-        A figure, or `None` where no run has logged a loss.
+    `None` where no run has logged a loss.
     """
     panels = {}
     for title, keys in LOSSES.items():
@@ -105,12 +106,7 @@ def _mean_curve(results: Results, variant: str, keys: Sequence[str]) -> pd.Serie
 
 
 def feature_maps(size: Size, folder: Path) -> Figure | None:
-    """The tested examples' features, a panel a variant, of the first seed that all of them have; `None` without.
-
-    Args:
-        size: whose runs to draw.
-        folder: has the runs.
-    """
+    """The tested examples' features, a panel a variant, of the first seed that all of them have; `None` without."""
     saved: dict[str, dict[int, Path]] = {name: {} for name in size.figures}
     for result in size.results:
         if (path := folder / result["key"] / FEATURES).is_file():

@@ -19,7 +19,7 @@ from .variants import PLAIN, Variant
 
 logger = logging.get_logger(__name__)
 
-JSON_NAME, MARKDOWN_NAME, PAGE_NAME = "comparison.json", "comparison.md", "comparison.html"
+REPORTS = PAGE, MARKDOWN, JSON = "comparison.html", "comparison.md", "comparison.json"
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -31,9 +31,9 @@ def write_reports(comparison: Comparison, title: str) -> None:
         "common": without_secrets(plan.common),
         "variants": {variant.name: _describe_variant(variant) for variant in plan.variants},
     }
-    write_atomically(plan.output_dir / JSON_NAME, json.dumps(values, indent=1, default=str) + "\n")
-    write_atomically(plan.output_dir / MARKDOWN_NAME, markdown(comparison, title))
-    write_atomically(plan.output_dir / PAGE_NAME, render(comparison, title))
+    write_atomically(plan.output_dir / JSON, json.dumps(values, indent=1, default=str) + "\n")
+    write_atomically(plan.output_dir / MARKDOWN, markdown(comparison, title))
+    write_atomically(plan.output_dir / PAGE, render(comparison, title))
 
 
 def as_plain_values(comparison: Comparison) -> dict[str, Any]:
@@ -45,8 +45,7 @@ def as_plain_values(comparison: Comparison) -> dict[str, Any]:
             {"variant": variant, "baseline": baseline, "measure": name}
             | found._asdict()
             | ({} if found.seeds > 1 else {"low": None, "high": None})  # JSON has no NaN
-            for (variant, baseline), measures in size.differences.items()
-            for name, found in measures.items()
+            for (variant, baseline, name), found in size.differences.items()
         ]
         sizes.append(
             {
@@ -77,12 +76,19 @@ def render(comparison: Comparison, title: str) -> str:
     except ImportError as error:
         logger.warning(f"The page has no pictures: {error}")
     page = Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
-    functions = {"figure_rows": figure_rows, "difference_rows": difference_rows, "notes": notes, "png": _png}
-    settings = {
-        "shared": _plain_settings(comparison.plan.common | asdict(comparison.plan.args)),
-        "own": _describe_variant,
-    }
-    return page.render(title=title, comparison=comparison, pictures=pictures, **functions, **settings)
+    return page.render(
+        title=title,
+        comparison=comparison,
+        pictures=pictures,
+        shared=_plain_settings(comparison.plan.common | asdict(comparison.plan.args)),
+        functions={
+            "describe": _describe_variant,
+            "differences": difference_rows,
+            "figures": figure_rows,
+            "notes": notes,
+            "png": _png,
+        },
+    )
 
 
 def _png(figure: Any) -> str:

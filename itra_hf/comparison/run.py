@@ -108,8 +108,7 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task, data
     """Reads and prepares the data, and makes the trainer.
 
     Returns:
-        The trainer before training, the examples to test on, what there is to learn, and the examples to test on of
-        classes that are left out of training, if any are.
+        The trainer, the examples to test on, the task, and examples of the classes left out of training, if any.
 
     Raises:
         ValueError: settings, data and trainer that don't go together, or files that have changed.

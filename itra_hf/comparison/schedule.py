@@ -21,7 +21,7 @@ SPARE = 1.2  # times the largest run seen so far has to be free before another s
 
 
 def run_missing(runs: Sequence[Run], folder: Path, processes: int) -> dict[str, str]:
-    """Runs those whose results are not there, and shows a progress bar with the time left.
+    """Runs those whose results are not there, with a progress bar; what went wrong, by the keys of those that failed.
 
     A run that fails does not stop the others. An interrupt ends those in progress; what is finished stays.
 
@@ -29,9 +29,6 @@ def run_missing(runs: Sequence[Run], folder: Path, processes: int) -> dict[str, 
         runs: all runs of a study.
         folder: has a folder for each run, by its key.
         processes: the most at one time; they share the threads of this process, and the GPUs in turn.
-
-    Returns:
-        What went wrong, by the keys of the runs that failed.
     """
     unique = {run.key: run for run in runs}  # without those that do the same under another name
     waiting = [run for key, run in unique.items() if not (folder / key / RESULT).is_file()]
@@ -56,20 +53,24 @@ def run_missing(runs: Sequence[Run], folder: Path, processes: int) -> dict[str, 
                     bar.set_postfix_str(", ".join(_title(each) for each, _ in started.values()))
                     continue
                 time.sleep(POLL)
-                for slot, (run, process) in [*started.items()]:
-                    if process.is_alive():
-                        continue
-                    del started[slot]
-                    error = problem(folder / run.key, process.exitcode)
-                    if error is not None:
-                        failed[run.key] = error
-                        bar.write(f"{_title(run)} failed: {error}")
-                    bar.update()
+                failed |= _collect(started, folder, bar)
     finally:
         for _, process in started.values():
             process.terminate()
         for _, process in started.values():
             process.join()
+    return failed
+
+
+def _collect(started: dict[int, tuple[Run, BaseProcess]], folder: Path, bar: tqdm) -> dict[str, str]:
+    """Takes the runs out that have ended; what went wrong, by key."""
+    failed = {}
+    for slot in [slot for slot, (_, process) in started.items() if not process.is_alive()]:
+        run, process = started.pop(slot)
+        if (error := problem(folder / run.key, process.exitcode)) is not None:
+            failed[run.key] = error
+            bar.write(f"{_title(run)} failed: {error}")
+        bar.update()
     return failed
 
 

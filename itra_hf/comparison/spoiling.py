@@ -74,17 +74,11 @@ def check_unknown_classes(count: int, task: Task) -> None:
 def leave_out_classes(
     splits: datasets.DatasetDict, task: Task, tested: str, count: int, seed: int
 ) -> tuple[datasets.DatasetDict, Task]:
-    """Leaves classes out of all splits that have `labels`, and numbers the others anew from 0, in their order.
-
-    Args:
-        splits: with class ids.
-        task: of all classes.
-        tested: the split whose examples of the classes left out are kept.
-        count: of classes to leave out.
-        seed: of their choice.
+    """Leaves classes out of all splits that have `labels`, class ids, and numbers the others anew from 0, in order.
 
     Returns:
-        The splits with one more, `UNKNOWN`, with the ids of before; and the task of the known classes.
+        The splits, with the examples of those classes that were to be tested as one more, `UNKNOWN`, with the ids of
+        before; and the task of the known classes.
 
     Raises:
         ValueError: see `check_unknown_classes`; or a split that is needed would have no rows.

@@ -5,13 +5,11 @@ from filelock import FileLock, Timeout
 from ..text.data import infer_task, load_splits
 from ..text.train import check_alignment_fits
 from .plan import Plan
-from .report import JSON_NAME, MARKDOWN_NAME, PAGE_NAME, write_reports
+from .report import write_reports
 from .schedule import run_missing
 from .spoiling import check_unknown_classes
 from .summary import Comparison, read_results, summarize
 from .variants import naming
-
-REPORTS = (PAGE_NAME, MARKDOWN_NAME, JSON_NAME)
 
 
 def compare(plan: Plan) -> Comparison:

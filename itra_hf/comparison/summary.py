@@ -1,5 +1,6 @@
 """From the results of runs to a comparison: means, paired differences and a verdict in a sentence."""
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -8,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .measures import BY_NAME, MEASURES, Measure, show_difference
+from .measures import BY_NAME, MEASURES, Measure, PairedDifference, paired_difference, show_difference
 from .plan import Plan, Run
 from .run import RESULT
-from .statistics import PairedDifference, paired_difference
 from .variants import PLAIN, TWICE
 
 Figures = dict[str, dict[int, float]]  # by measure, then by seed
+Differences = dict[tuple[str, str, str], PairedDifference]  # by variant, baseline and measure
 Results = Sequence[Mapping[str, Any]]  # from `read_results`
 
 
@@ -26,7 +27,7 @@ class Size(NamedTuple):
         results: of its runs.
         figures: by variant, the figures that its runs have.
         steps: by variant, the optimizer steps of its first run.
-        differences: by variant and baseline, the paired differences by measure.
+        differences: from the plain Trainer, and from runs of equal compute where that is fair.
         verdicts: by variant, a sentence.
     """
 
@@ -34,7 +35,7 @@ class Size(NamedTuple):
     results: Results
     figures: dict[str, Figures]
     steps: dict[str, int]
-    differences: dict[tuple[str, str], dict[str, PairedDifference]]
+    differences: Differences
     verdicts: dict[str, str]
 
     @property
@@ -102,7 +103,7 @@ def summarize(plan: Plan, results: Results, failed: Mapping[str, str]) -> Compar
     Args:
         plan: names the variants.
         results: from `read_results`.
-        failed: from `run_missing`.
+        failed: what went wrong, by the keys of runs.
 
     Raises:
         ValueError: no run has the measure that the verdicts go by.
@@ -136,44 +137,33 @@ def _summarize_size(plan: Plan, train_samples: int | None, results: Results, met
         for name, value in result["metrics"].items():
             if value is not None:
                 figures[result["variant"]].setdefault(name, {})[result["seed"]] = value
-    baselines = [name for name in figures if name in (PLAIN, *TWICE.values())]
-    differences: dict[tuple[str, str], dict[str, PairedDifference]] = {}
+    plain = [name for name in figures if name in (PLAIN, *TWICE.values())]
+    differences: Differences = {}
     verdicts: dict[str, str] = {}
     for variant in plan.variants[1:]:
-        against = baselines if variant.sees_twice(plan.common) else [PLAIN]
-        own = {baseline: _differences(figures[variant.name], figures[baseline]) for baseline in against}
-        differences |= {(variant.name, baseline): found for baseline, found in own.items() if found}
-        if variant.name not in baselines:
-            verdict = describe(variant.name, own, metric)
+        against = plain if variant.sees_twice(plan.common) else [PLAIN]
+        for baseline, measure in itertools.product(against, MEASURES):
+            own, other = (figures[name].get(measure.name, {}) for name in (variant.name, baseline))
+            if own.keys() & other.keys():
+                differences[variant.name, baseline, measure.name] = paired_difference(own, other, measure.better)
+        if variant.name not in plain:
+            found = {baseline: differences.get((variant.name, baseline, metric.name)) for baseline in against}
+            verdicts[variant.name] = describe(variant.name, found, metric)
             for name in (variant.name, *against):
                 made, planned = len(figures[name].get(metric.name, {})), len(plan.args.seeds)
                 if made < planned:
-                    verdict += f" Runs are missing, failed or not finite: {name} has {made} of {planned}."
-            verdicts[variant.name] = verdict
+                    verdicts[variant.name] += (
+                        f" Runs are missing, failed or not finite: {name} has {made} of {planned}."
+                    )
     return Size(train_samples, results, figures, steps, differences, verdicts)
 
 
-def _differences(variant: Figures, baseline: Figures) -> dict[str, PairedDifference]:
-    """Those of the measures for which two variants share a seed."""
-    return {
-        measure.name: paired_difference(variant[measure.name], baseline[measure.name], measure.better)
-        for measure in MEASURES
-        if set(variant.get(measure.name, {})) & set(baseline.get(measure.name, {}))
-    }
-
-
-def describe(variant: str, differences: Mapping[str, Mapping[str, PairedDifference]], metric: Measure) -> str:
-    """The verdict on a variant: one plain sentence about one measure, against each baseline.
-
-    Args:
-        variant: its name.
-        differences: by baseline and measure.
-        metric: what the verdict goes by.
-    """
+def describe(variant: str, differences: Mapping[str, PairedDifference | None], metric: Measure) -> str:
+    """The verdict on a variant: one plain sentence about its differences, by baseline, in what the verdict goes by."""
     words = {"better": "better than", "worse": "worse than", "no difference shown": "no difference shown to"}
     parts = []
-    for baseline, measures in differences.items():
-        if (found := measures.get(metric.name)) is None:
+    for baseline, found in differences.items():
+        if found is None:
             continue
         difference, interval = show_difference(metric, found)
         if found.verdict == "one seed only":
@@ -183,7 +173,7 @@ def describe(variant: str, differences: Mapping[str, Mapping[str, PairedDifferen
             numbers = f"{metric.title} {difference}, 95 % interval {interval}, {score}"
             text = f"{words[found.verdict]} {baseline} ({numbers})"
         parts.append(text)
-    return f"{variant}: {'; '.join(parts)}." if parts else f"{variant}: nothing to compare yet."
+    return f"{variant}: {'; '.join(parts) or 'nothing to compare yet'}."
 
 
 def mean(values: Mapping[int, float]) -> float:

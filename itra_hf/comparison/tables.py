@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from .measures import DASH, Measure, show, show_difference
+from .measures import BY_NAME, DASH, Measure, PairedDifference, show, show_difference
 from .plan import ComparisonArguments
 from .summary import Comparison, Figures, Results, Size, mean
 from .variants import PLAIN
@@ -21,14 +21,13 @@ def figure_rows(comparison: Comparison, size: Size) -> Rows:
     return rows
 
 
-def difference_rows(comparison: Comparison, size: Size) -> Rows:
+def difference_rows(size: Size) -> Rows:
     """Paired differences: a header, then a row a variant, baseline and measure."""
     rows = [["variant", "minus", "measure", "difference", "95 % interval", "wins", "losses", "the variant is"]]
-    for (variant, baseline), measures in size.differences.items():
-        for measure in comparison.measures:
-            if (found := measures.get(measure.name)) is not None:
-                cells = [*show_difference(measure, found), str(found.wins), str(found.losses), found.verdict]
-                rows.append([variant, baseline, measure.title, *cells])
+    for (variant, baseline, name), found in size.differences.items():
+        measure = BY_NAME[name]
+        counts = str(found.wins), str(found.losses)
+        rows.append([variant, baseline, measure.title, *show_difference(measure, found), *counts, found.verdict])
     return rows
 
 
@@ -39,8 +38,9 @@ def terminal(comparison: Comparison) -> str:
         rows = [["", *(measure.title for measure in comparison.measures)]]
         rows.append([PLAIN, *_means(size.figures[PLAIN], comparison.measures)])
         for variant in size.figures:
-            if (variant, PLAIN) in size.differences:
-                rows.append([variant, *_short_differences(comparison, size, variant)])
+            found = [size.differences.get((variant, PLAIN, measure.name)) for measure in comparison.measures]
+            if any(found):
+                rows.append([variant, *map(_short, comparison.measures, found)])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines.append(f"{size.title}, differences to {PLAIN} (± half of the 95 % interval)")
         for first, *others in rows:
@@ -57,7 +57,7 @@ def markdown(comparison: Comparison, title: str) -> str:
         parts += [f"## {size.title.capitalize()}", ""]
         parts += [f"- {_cell(verdict)}" for verdict in size.verdicts.values()]
         parts += ["", markdown_table(figure_rows(comparison, size)), ""]
-        parts += [markdown_table(difference_rows(comparison, size)), ""]
+        parts += [markdown_table(difference_rows(size)), ""]
     return "\n".join([*parts, *(f"- {_cell(note)}" for note in notes(comparison))]) + "\n"
 
 
@@ -117,14 +117,11 @@ def _means(figures: Figures, measures: Sequence[Measure]) -> Iterator[str]:
         yield show(measure, mean(values)) if values else DASH
 
 
-def _short_differences(comparison: Comparison, size: Size, variant: str) -> Iterator[str]:
-    for measure in comparison.measures:
-        found = size.differences[variant, PLAIN].get(measure.name)
-        if found is None:
-            yield DASH
-            continue
-        half = "" if math.isnan(found.low) else f" ±{show(measure, (found.high - found.low) / 2, signed=True)[1:]}"
-        yield show(measure, found.mean, signed=True) + half
+def _short(measure: Measure, found: PairedDifference | None) -> str:
+    if found is None:
+        return DASH
+    half = "" if math.isnan(found.low) else f" ±{show(measure, (found.high - found.low) / 2, signed=True)[1:]}"
+    return show(measure, found.mean, signed=True) + half
 
 
 def _cell(text: str) -> str:

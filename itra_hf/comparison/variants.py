@@ -85,13 +85,7 @@ def naming(variant: str) -> Iterator[None]:
 
 
 def read_variant(name: str, settings: Any, common: Mapping[str, Any], preset: str | None) -> Variant:
-    """Reads a variant from a comparison's YAML file.
-
-    Args:
-        name: of the variant.
-        settings: what stands below the name.
-        common: fields that all variants share.
-        preset: the comparison's, see `make_plan`.
+    """Reads a variant from what stands below its name in a YAML file; for `common` and `preset` see `make_plan`.
 
     Raises:
         ValueError: an unknown field, trainer or preset, or a wrong value.
