@@ -12,7 +12,8 @@ from transformers import HfArgumentParser
 
 from .comparison import tables
 from .comparison.plan import ComparisonArguments, Plan, make_plan
-from .comparison.study import REPORTS, compare
+from .comparison.report import REPORTS
+from .comparison.study import compare
 from .config import ITRAConfig
 from .presets import preset_settings, refuse_gone
 from .text.config_files import read_config, set_defaults, suppress_defaults

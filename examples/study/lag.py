@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from itra_hf.comparison.measures import BY_NAME, Measure, show
-from itra_hf.comparison.statistics import PairedDifference, paired_difference
+from itra_hf.comparison.measures import BY_NAME, Measure, PairedDifference, paired_difference, show
 from itra_hf.comparison.tables import Rows, markdown_table
 from itra_hf.reports import drawing
 

@@ -20,9 +20,10 @@ from packaged import CORPORA, MODEL, read_split
 from transformers.utils import logging
 
 from itra_hf.comparison.plan import ComparisonArguments, make_plan
+from itra_hf.comparison.report import as_plain_values
 from itra_hf.comparison.run import write_atomically
 from itra_hf.comparison.study import compare
-from itra_hf.comparison.summary import Comparison, as_plain_values
+from itra_hf.comparison.summary import Comparison
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"

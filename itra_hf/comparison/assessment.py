@@ -13,6 +13,7 @@ from ..features.extract import collected_features, extract_features
 from ..reports.compactness import compactness
 from ..text.data import Task
 from ..text.metrics import ProblemType
+from .spoiling import relabelled
 from .unknown import unknown_auroc
 
 FEATURES = "features.npz"
@@ -22,24 +23,20 @@ MOST_FEATURES = 2000  # examples whose features are kept for the maps
 def assess(
     trainer: Trainer, tested: datasets.Dataset, task: Task, unknown: datasets.Dataset | None, folder: Path
 ) -> dict[str, Any]:
-    """The figures of a trained model; writes its features of the tested examples to the folder, for the maps.
+    """The figures of a trained model on tested examples, and how well it tells unknown classes' examples from them.
 
-    Args:
-        trainer: after training.
-        tested: labelled examples of the classes that it learnt.
-        task: what it learnt.
-        unknown: examples of other classes, if any.
-        folder: the run's.
+    Writes the features of the tested examples to the run's folder, for the maps.
 
     Raises:
         FloatingPointError: the logits are not finite.
     """
-    if task.problem_type != "single_label_classification":
-        prediction = trainer.predict(tested)
-        return _figures(prediction, _finite_logits(prediction), task.problem_type)
-    prediction, features = predict_with_features(trainer, tested)
+    single = task.problem_type == "single_label_classification"
+    prediction, features = _predict_with_features(trainer, tested) if single else (trainer.predict(tested), None)
     logits, labels = _finite_logits(prediction), np.asarray(prediction.label_ids)
-    metrics = _figures(prediction, logits, task.problem_type)
+    metrics: dict[str, Any] = {name.removeprefix("test_"): value for name, value in (prediction.metrics or {}).items()}
+    metrics["nll"] = negative_log_likelihood(logits, labels, task.problem_type)
+    if features is None:
+        return metrics
     metrics["scatter_ratio"] = compactness(features, labels)["scatter_ratio"]
     # float16 is plenty for a picture
     sample = features[:MOST_FEATURES].astype(np.float16)
@@ -47,15 +44,14 @@ def assess(
     np.savez_compressed(folder / FEATURES, features=sample, labels=labels[:MOST_FEATURES], names=names)
     if unknown is not None:
         # The head has no outputs for these labels; another stands in, for some models can't do without.
-        stand_in = unknown.remove_columns("labels").add_column("labels", [0] * len(unknown))
-        others, other_features = predict_with_features(trainer, stand_in)
+        others, other_features = _predict_with_features(trainer, relabelled(unknown, np.zeros(len(unknown), int)))
         assert trainer.model is not None
         train = extract_features(trainer.model, trainer.get_test_dataloader(trainer.train_dataset))  # type: ignore[arg-type]
         metrics |= unknown_auroc(logits, _finite_logits(others), features, other_features, *train)
     return metrics
 
 
-def predict_with_features(trainer: Trainer, data: datasets.Dataset) -> tuple[PredictionOutput, np.ndarray]:
+def _predict_with_features(trainer: Trainer, data: datasets.Dataset) -> tuple[PredictionOutput, np.ndarray]:
     """A Trainer's prediction, and the features of the examples, `[n, dim]` float32, in one pass over them."""
     assert trainer.model is not None
     inputs = next(iter(trainer.get_test_dataloader(data)))
@@ -66,12 +62,6 @@ def predict_with_features(trainer: Trainer, data: datasets.Dataset) -> tuple[Pre
     except FloatingPointError as error:
         raise FloatingPointError(f"the run diverged: {error}") from error
     return prediction, np.concatenate(features)
-
-
-def _figures(prediction: PredictionOutput, logits: np.ndarray, problem_type: ProblemType) -> dict[str, Any]:
-    metrics: dict[str, Any] = {name.removeprefix("test_"): value for name, value in (prediction.metrics or {}).items()}
-    metrics["nll"] = negative_log_likelihood(logits, np.asarray(prediction.label_ids), problem_type)
-    return metrics
 
 
 def _finite_logits(prediction: PredictionOutput) -> np.ndarray:

@@ -1,21 +1,28 @@
-"""What a comparison measures of each run, and which way is better."""
+"""What a comparison measures of each run, and how two variants differ in it over seeds: intervals and verdicts."""
 
+import math
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+Direction = Literal["higher", "lower"]  # that is better
+Verdict = Literal["better", "worse", "no difference shown", "one seed only"]
+
+LEVEL = 0.95
+DASH = "-"  # where there is no figure
 
 
 class Measure(NamedTuple):
-    """One figure of a run.
+    """One figure of a run: its key in the results, what reports call it, which way is better, and its unit.
 
-    Attributes:
-        name: its key in the results.
-        title: what reports call it.
-        better: the direction that is better.
-        unit: what reports show, `"points"` for shares in percent.
+    The unit `"points"` is for shares, which reports show in percent.
     """
 
     name: str
     title: str
-    better: Literal["higher", "lower"]
+    better: Direction
     unit: Literal["points", "plain", "s", "MB"] = "plain"
 
 
@@ -53,3 +60,79 @@ def show(measure: Measure, value: float, signed: bool = False) -> str:
         return f"{value:{sign}.4f}"
     digits = 1 if measure.unit == "s" else 0
     return f"{value:{sign},.{digits}f} {measure.unit}"
+
+
+class PairedDifference(NamedTuple):
+    """How one variant differs from another over the seeds that both have.
+
+    Attributes:
+        seeds: how many there are.
+        mean: of variant minus baseline.
+        low, high: the ends of the 95 % interval of the mean; NaN with one seed.
+        wins, losses: seeds in which the variant is better, and worse; the rest are ties.
+        verdict: `"better"` or `"worse"` where the interval lies on that side of 0.
+        each: the difference of each seed, by seed.
+    """
+
+    seeds: int
+    mean: float
+    low: float
+    high: float
+    wins: int
+    losses: int
+    verdict: Verdict
+    each: dict[int, float]
+
+
+def t_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the mean of `[n]` values by Student's t; NaN for fewer than two.
+
+    A percentile bootstrap of five values would cover the truth in about 84 % of studies only, so it is not offered.
+
+    Example:
+        >>> low, high = t_interval(np.array([0.01, 0.02, 0.03]))
+        >>> round(low, 4), round(high, 4)
+        (-0.0048, 0.0448)
+    """
+    if len(values) < 2:
+        return math.nan, math.nan
+    # stats.t.interval is NaN where all values agree.
+    half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def paired_difference(
+    variant: Mapping[int, float], baseline: Mapping[int, float], better: Direction
+) -> PairedDifference:
+    """Compares finite figures of two variants seed by seed; seeds that only one of them has are left out.
+
+    Raises:
+        ValueError: they share no seed.
+
+    Example:
+        >>> difference = paired_difference({1: 0.92, 2: 0.93, 3: 0.95}, {1: 0.90, 2: 0.91, 3: 0.92}, "higher")
+        >>> round(difference.mean, 4), difference.wins, difference.verdict
+        (0.0233, 3, 'better')
+    """
+    each = {seed: variant[seed] - baseline[seed] for seed in sorted(variant) if seed in baseline}
+    if not each:
+        raise ValueError(f"The variants share no seed: {sorted(variant)} and {sorted(baseline)}.")
+    values = np.array(list(each.values()))
+    gains = values if better == "higher" else -values
+    low, high = t_interval(values)
+    verdict: Verdict = "no difference shown"
+    if len(values) < 2:
+        verdict = "one seed only"
+    elif len(values) == 2 and np.allclose(values, values[0]):
+        pass  # two coarse figures often agree by chance, and then say nothing about the noise
+    elif low > 0 or high < 0:
+        verdict = "better" if gains.mean() > 0 else "worse"
+    wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
+    return PairedDifference(len(values), float(values.mean()), low, high, wins, losses, verdict, each)
+
+
+def show_difference(measure: Measure, found: PairedDifference) -> tuple[str, str]:
+    """A difference of the measure with its unit, and its interval: a dash with one seed."""
+    difference, low, high = (show(measure, value, signed=True) for value in (found.mean, found.low, found.high))
+    unit = " points" if measure.unit == "points" else ""
+    return difference + unit, f"{low} to {high}" if math.isfinite(found.low) else DASH

@@ -5,24 +5,24 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from transformers import HfArgumentParser
 
-from ..config import AlignmentArguments, ITRAConfig
+from ..config import ITRAConfig
 from ..config_checks import can_act
 from ..text.data import DataArguments
 from ..text.models import ModelArguments
 from ..written_yaml import meaning
 from .measures import BY_NAME
-from .variants import DEFAULTS, FIXED, PLAIN, TWICE, Variant, read_variant
+from .variants import DEFAULTS, FIXED, ITRA, PLAIN, TWICE, ExtraCompute, Variant, naming, read_variant
 
 EqualCompute = Literal["batch", "steps", "both", "none"]
 QUIET = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 0.05}
-OWN_SETTINGS = {each.name for each in fields(AlignmentArguments)}
+WAYS: dict[str, list[ExtraCompute]] = {"batch": ["batch"], "steps": ["steps"], "both": ["batch", "steps"], "none": []}
 
 
 @dataclass
@@ -70,27 +70,25 @@ class ComparisonArguments:
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or not all(0 <= s < 2**32 for s in self.seeds):
-            raise ValueError(f"seeds={self.seeds!r} must be different integers >= 0 and below 2**32, one or more.")
-        if any(size < 1 for size in self.max_train_samples):
-            raise ValueError(f"max_train_samples={self.max_train_samples!r} must be integers >= 1.")
-        if len(set(self.max_train_samples)) < len(self.max_train_samples):
-            raise ValueError(f"max_train_samples={self.max_train_samples!r} must be different sizes.")
-        if self.equal_compute not in get_args(EqualCompute):
-            allowed = ", ".join(map(repr, get_args(EqualCompute)))
-            raise ValueError(f"equal_compute={self.equal_compute!r} is not one of {allowed}.")
+        seeds, sizes, unknown = self.seeds, self.max_train_samples, self.unknown_classes
+        different = len(set(seeds)) == len(seeds) > 0 and all(0 <= seed < 2**32 for seed in seeds)
+        for name, fits, needed in (
+            ("seeds", different, "different integers >= 0 and below 2**32, one or more"),
+            ("max_train_samples", all(size >= 1 for size in sizes), "integers >= 1"),
+            ("max_train_samples", len(set(sizes)) == len(sizes), "different sizes"),
+            ("label_noise", 0 <= self.label_noise < 1, "from 0 to below 1"),
+            ("class_imbalance", 1 <= self.class_imbalance < math.inf, "a number >= 1"),
+            ("unknown_classes", type(unknown) is int and unknown >= 0, "an integer >= 0"),
+            ("processes", self.processes >= 1, "an integer >= 1"),
+        ):
+            if not fits:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be {needed}.")
+        if self.equal_compute not in WAYS:
+            raise ValueError(f"equal_compute={self.equal_compute!r} is not one of {', '.join(map(repr, WAYS))}.")
         if self.metric is not None and self.metric not in BY_NAME:
             raise ValueError(f"metric={self.metric!r} is not one of {', '.join(map(repr, BY_NAME))}.")
-        if not 0 <= self.label_noise < 1:
-            raise ValueError(f"label_noise={self.label_noise!r} must be from 0 to below 1.")
-        if not (self.class_imbalance >= 1 and math.isfinite(self.class_imbalance)):
-            raise ValueError(f"class_imbalance={self.class_imbalance!r} must be a number >= 1.")
-        if isinstance(count := self.unknown_classes, bool) or not isinstance(count, int) or count < 0:
-            raise ValueError(f"unknown_classes={count!r} must be an integer >= 0.")
-        if (self.metric or "").startswith("unknown_") and not count:
+        if (self.metric or "").startswith("unknown_") and not unknown:
             raise ValueError(f"metric={self.metric!r} needs unknown_classes >= 1.")
-        if self.processes < 1:
-            raise ValueError(f"processes={self.processes!r} must be an integer >= 1.")
 
 
 @dataclass(frozen=True)
@@ -102,13 +100,9 @@ class Run:
         seed: of the data, the head and the order.
         train_samples: the size of the training set; `None` for all.
         fields: of `ModelArguments`, `DataArguments` and `ITRAConfig`.
-        trainer: see `Variant`.
-        trainer_arguments: see `Variant`.
-        extra_compute: see `Variant`.
-        label_noise: see `ComparisonArguments`.
-        class_imbalance: see `ComparisonArguments`.
+        trainer, trainer_arguments, extra_compute: see `Variant`.
+        label_noise, class_imbalance, unknown_classes: see `ComparisonArguments`.
         sources: a hash of each file that the run reads, by name; of a local model's, their sizes and times.
-        unknown_classes: see `ComparisonArguments`.
     """
 
     variant: str
@@ -126,13 +120,32 @@ class Run:
     @property
     def key(self) -> str:
         """A folder name: readable, and another one whenever anything that decides the result is another."""
-        content = {name: value for name, value in asdict(self).items() if name != "variant"}
-        content["fields"] = {name: value for name, value in self.fields.items() if "token" not in name.split("_")}
+        content = asdict(self) | {"fields": without_secrets(self.fields)}
+        del content["variant"]
         if not self.unknown_classes:
             del content["unknown_classes"]  # so that runs from before there was this setting are still found
         digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
         name = re.sub(r"[^a-zA-Z0-9]+", "-", self.variant).strip("-").lower()[:40] or "variant"
         return f"{name}-{self.train_samples or 'all'}-seed{self.seed}-{digest}"
+
+    def arguments(self, output_dir: str) -> tuple[ModelArguments, DataArguments, ITRAConfig]:
+        """The arguments to train with.
+
+        Raises:
+            ValueError: a wrong value; see `ITRAConfig`.
+        """
+        parser = HfArgumentParser((ModelArguments, DataArguments, ITRAConfig))  # type: ignore[arg-type]
+        return parser.parse_dict({**self.fields, "output_dir": output_dir})  # type: ignore[return-value]
+
+    def check_sources(self) -> None:
+        """Checks that the data and trainer files are those that the run was planned with.
+
+        Raises:
+            ValueError: one has changed.
+        """
+        for name, digest in self.sources.items():
+            if "-" not in digest and _digest(name) != digest:
+                raise ValueError(f"{name} has changed since the comparison began; start the command again.")
 
 
 class Plan(NamedTuple):
@@ -157,11 +170,33 @@ class Plan(NamedTuple):
 
     def runs(self) -> Iterator[Run]:
         """All runs, seed by seed, so that a study that is cut short has whole seeds."""
-        sources = _sources(self.common, self.variants)
+        sources = _sources(self.common)
         for seed in self.args.seeds:
             for size in self.sizes:
                 for variant in self.variants:
-                    yield self._run(variant, seed, size, sources)
+                    yield self.run(variant, seed, size, sources)
+
+    def run(self, variant: Variant, seed: int, size: int | None, sources: Mapping[str, str]) -> Run:
+        """The run of a variant, where the files of the data and the model have these hashes."""
+        given = {**QUIET, **self._common_of(variant), **variant.settings, "seed": seed}
+        if variant.trainer == PLAIN:  # its runs stay the same when the method's settings change
+            given = {name: value for name, value in given.items() if name not in DEFAULTS}
+        elif variant.aligns:  # so that other defaults are another run
+            given = {**DEFAULTS, **given}
+        file, args = variant.trainer.rpartition(":")[0], self.args
+        return Run(
+            variant=variant.name,
+            seed=seed,
+            train_samples=size,
+            fields=given,
+            trainer=variant.trainer,
+            trainer_arguments=dict(variant.trainer_arguments),
+            extra_compute=variant.extra_compute,
+            label_noise=args.label_noise,
+            class_imbalance=args.class_imbalance,
+            sources={**sources, file: _digest(file)} if file.endswith(".py") else dict(sources),
+            unknown_classes=args.unknown_classes,
+        )
 
     def _common_of(self, variant: Variant) -> dict[str, Any]:
         """The common fields without those that act in other variants only; those that act in none are refused later."""
@@ -170,32 +205,11 @@ class Plan(NamedTuple):
             return can_act(name, {**DEFAULTS, **self.common, **other.settings})
 
         aligned = [each for each in self.variants if each.aligns]
-        idle = {name for name in self.common if not any(acts(name, each) for each in aligned)}
-        return {name: value for name, value in self.common.items() if name in idle or acts(name, variant)}
-
-    def _run(self, variant: Variant, seed: int, size: int | None, sources: dict[str, str]) -> Run:
-        given = {**QUIET, **self._common_of(variant), **variant.settings, "seed": seed}
-        if variant.trainer == PLAIN:  # its runs stay the same when the method's settings change
-            given = {name: value for name, value in given.items() if name not in OWN_SETTINGS}
-        elif variant.aligns:  # so that other defaults are another run
-            given = {**DEFAULTS, **given}
-        return Run(
-            variant.name,
-            seed,
-            size,
-            given,
-            variant.trainer,
-            dict(variant.trainer_arguments),
-            variant.extra_compute,
-            self.args.label_noise,
-            self.args.class_imbalance,
-            {
-                name: digest
-                for name, digest in sources.items()
-                if not name.endswith(".py") or variant.trainer.startswith(f"{name}:")
-            },
-            self.args.unknown_classes,
-        )
+        return {
+            name: value
+            for name, value in self.common.items()
+            if acts(name, variant) or not any(acts(name, each) for each in aligned)
+        }
 
 
 def make_plan(
@@ -213,67 +227,45 @@ def make_plan(
     Raises:
         ValueError: an unknown field or preset, a wrong value, or a variant that is no mapping.
     """
-    named = {"ITRATrainer": {}} if meaning(variants) is None else variants
+    named = {ITRA: {}} if meaning(variants) is None else variants
     if not isinstance(named, Mapping) or not named:
         raise ValueError(f"variants must map names to settings, like `ITRA: {{matching_weight: 0.2}}`, not {named!r}.")
     common = {name: value for name, value in common.items() if name not in FIXED}
-    ways = {"both": ["batch", "steps"], "none": []}.get(args.equal_compute, [args.equal_compute])
-    plain = [Variant(PLAIN, PLAIN), *(Variant(TWICE[way], PLAIN, extra_compute=way) for way in ways)]  # type: ignore[arg-type]
     own = [read_variant(str(name), settings, common, preset) for name, settings in named.items()]
     taken = {PLAIN, *TWICE.values()}
     for variant in own:
         if variant.name in taken:
             raise ValueError(f"The variant's name {variant.name!r} is taken; call it something else.")
         taken.add(variant.name)
-    if not any(variant.sees_twice(common) for variant in own):
-        plain = plain[:1]  # nothing needs a run of twice the compute beside it
+    plain = [Variant(PLAIN, PLAIN)]
+    if any(variant.sees_twice(common) for variant in own):
+        plain += [Variant(TWICE[way], PLAIN, extra_compute=way) for way in WAYS[args.equal_compute]]
     plan = Plan(args, common, plain + own, Path(output_dir))
     for variant in plan.variants:
-        try:
-            _, _, training_args = build_arguments(plan._run(variant, args.seeds[0], None, {}), output_dir)
+        with naming(variant.name):
+            _, _, training_args = plan.run(variant, args.seeds[0], None, {}).arguments(output_dir)
             if training_args.prediction_loss_only:
                 raise ValueError("prediction_loss_only=True leaves no predictions to measure; leave it out.")
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"Variant {variant.name!r}: {error}") from error
     return plan
 
 
-def check_sources(run: Run) -> None:
-    """Checks that the data and trainer files are those that the run was planned with.
-
-    Raises:
-        ValueError: one has changed.
-    """
-    for name, digest in run.sources.items():
-        if "-" not in digest and _digest(name) != digest:
-            raise ValueError(f"{name} has changed since the comparison began; start the command again.")
+def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without access tokens."""
+    return {name: value for name, value in settings.items() if "token" not in name.split("_")}
 
 
-def build_arguments(run: Run, output_dir: str) -> tuple[ModelArguments, DataArguments, ITRAConfig]:
-    """The arguments of a run.
-
-    Raises:
-        ValueError: a wrong value; see `ITRAConfig`.
-    """
-    parser = HfArgumentParser((ModelArguments, DataArguments, ITRAConfig))  # type: ignore[arg-type]
-    values = {**run.fields, "output_dir": output_dir}
-    return parser.parse_dict(values)  # type: ignore[return-value]
-
-
-def _sources(common: Mapping[str, Any], variants: Sequence[Variant]) -> dict[str, str]:
-    files = ("train_file", "validation_file", "test_file")
-    names: list[Any] = [common[name] for name in files if common.get(name) is not None]
-    names += [variant.trainer.rsplit(":", 1)[0] for variant in variants if ".py:" in variant.trainer]
-    folder = common.get("dataset_name")
-    if folder is not None and os.path.isdir(folder):
-        names += list(Path(folder).rglob("*"))
-    found = {name: _digest(name) for name in sorted({str(name) for name in names if os.path.isfile(name)})}
+def _sources(common: Mapping[str, Any]) -> dict[str, str]:
+    """Hashes of the data files, and sizes and times of a local model's, which are too large to be read each time."""
+    names = [common[each] for each in ("train_file", "validation_file", "test_file") if common.get(each) is not None]
+    if (folder := common.get("dataset_name")) is not None:
+        names += [path for path in Path(folder).rglob("*") if path.suffix != ".py"]  # code there is not run
+    found = {str(name): _digest(name) for name in names if os.path.isfile(name)}
     for model in (common.get("model_name_or_path"), common.get("tokenizer_name")):
-        if model is not None and os.path.isdir(model):  # too large to be read each time
-            for path in sorted(each for each in Path(model).iterdir() if each.is_file()):
+        if model is not None and os.path.isdir(model):
+            for path in (each for each in Path(model).iterdir() if each.is_file()):
                 found[str(path)] = f"{path.stat().st_size}-{path.stat().st_mtime_ns}"
     return found
 
 
-def _digest(name: str) -> str:
+def _digest(name: str | Path) -> str:
     return hashlib.sha256(Path(name).read_bytes()).hexdigest()[:12]

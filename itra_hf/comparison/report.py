@@ -3,140 +3,109 @@
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment
 from transformers.utils import logging
 
-from .plan import Plan
+from .plan import without_secrets
 from .run import write_atomically
-from .summary import Comparison, as_plain_values
+from .summary import Comparison
 from .tables import difference_rows, figure_rows, markdown, notes
 from .variants import PLAIN, Variant
 
 logger = logging.get_logger(__name__)
 
-JSON_NAME, MARKDOWN_NAME, PAGE_NAME = "comparison.json", "comparison.md", "comparison.html"
+REPORTS = PAGE, MARKDOWN, JSON = "comparison.html", "comparison.md", "comparison.json"
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-class Picture(NamedTuple):
-    """A picture of the page.
-
-    Attributes:
-        title: its heading.
-        description: for those who can't see it.
-        data: a PNG file in base64.
-    """
-
-    title: str
-    description: str
-    data: str
-
-
-def write_reports(plan: Plan, comparison: Comparison, results: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Writes the three reports into the plan's output folder.
-
-    Args:
-        plan: has the settings.
-        comparison: from `summarize`.
-        results: from `read_results`.
-        title: the heading.
-    """
-    settings = {variant.name: describe_settings(variant) for variant in plan.variants}
+def write_reports(comparison: Comparison, title: str) -> None:
+    """Writes the three reports, with this heading, into the plan's output folder."""
+    plan = comparison.plan
     values = as_plain_values(comparison) | {
         "arguments": asdict(plan.args),
         "common": without_secrets(plan.common),
-        "variants": settings,
+        "variants": {variant.name: _describe_variant(variant) for variant in plan.variants},
     }
-    write_atomically(plan.output_dir / JSON_NAME, json.dumps(values, indent=1, default=str) + "\n")
-    write_atomically(plan.output_dir / MARKDOWN_NAME, markdown(comparison, title))
-    write_atomically(plan.output_dir / PAGE_NAME, render(plan, comparison, results, title))
+    write_atomically(plan.output_dir / JSON, json.dumps(values, indent=1, default=str) + "\n")
+    write_atomically(plan.output_dir / MARKDOWN, markdown(comparison, title))
+    write_atomically(plan.output_dir / PAGE, render(comparison, title))
 
 
-def render(plan: Plan, comparison: Comparison, results: Sequence[Mapping[str, Any]], title: str) -> str:
-    """The HTML page; every string is escaped, and pictures are inside."""
-    drawn = draw(plan, comparison, results)
-    sizes = [
-        {
-            "title": size.title.capitalize(),
-            "verdicts": list(size.verdicts.values()),
-            "figures": figure_rows(comparison, size),
-            "differences": difference_rows(comparison, size),
-            "pictures": drawn.get(size.train_samples, []),
-        }
-        for size in comparison.sizes
-    ]
-    shared = plain_settings(plan.common | asdict(plan.args))
-    settings = [("all runs", shared), *((v.name, describe_settings(v)) for v in plan.variants)]
-    return (
-        Environment(autoescape=True)
-        .from_string(TEMPLATE.read_text(encoding="utf-8"))
-        .render(title=title, sizes=sizes, pictures=drawn["all"], settings=settings, notes=notes(comparison))
-    )
+def as_plain_values(comparison: Comparison) -> dict[str, Any]:
+    """For JSON: figures by size, variant, measure and seed, with the differences and verdicts."""
+    first = comparison.results[0] if comparison.results else {"tested": None, "tested_on": "test"}
+    sizes = []
+    for size in comparison.sizes:
+        differences = [
+            {"variant": variant, "baseline": baseline, "measure": name}
+            | found._asdict()
+            | ({} if found.seeds > 1 else {"low": None, "high": None})  # JSON has no NaN
+            for (variant, baseline, name), found in size.differences.items()
+        ]
+        sizes.append(
+            {
+                "train_samples": size.train_samples,
+                "trained": size.trained,
+                "figures": size.figures,
+                "differences": differences,
+                "verdicts": size.verdicts,
+            }
+        )
+    return {
+        "metric": comparison.metric.name,
+        "tested": first["tested"],
+        "tested_on": first["tested_on"],
+        "steps": comparison.sizes[0].steps,
+        "versions": comparison.versions,
+        "failed": comparison.failed,
+        "missing": comparison.missing,
+        "sizes": sizes,
+    }
 
 
-def draw(plan: Plan, comparison: Comparison, results: Sequence[Mapping[str, Any]]) -> dict[Any, list[Picture]]:
-    """The pictures by size of training set, and those over `"all"` sizes; none without matplotlib."""
+def render(comparison: Comparison, title: str) -> str:
+    """The HTML page; every string is escaped, and pictures are inside, unless there is no matplotlib."""
+    pictures: Any = None
     try:
         from . import pictures
     except ImportError as error:
         logger.warning(f"The page has no pictures: {error}")
-        return {"all": []}
-    title = comparison.metric.title
-    found: dict[Any, list[tuple[str, str, Any]]] = {
-        "all": [
-            ("Over the size of the training set", f"{title} by variant and size.", pictures.size_curves(comparison))
-        ]
-    }
-    for size in comparison.sizes:
-        found[size.train_samples] = [
-            (
-                "Paired differences",
-                "Dots with bars: mean differences of each variant to the plain Trainer and their 95 % intervals; "
-                "ticks: the seeds.",
-                pictures.differences(size, comparison.measures),
-            ),
-            (
-                "Learning curves",
-                "Training and evaluation losses over the optimizer steps, means over seeds, a line a variant.",
-                pictures.learning_curves(results, size),
-            ),
-            (
-                "Feature maps",
-                "Features of the tested examples on their two main directions, coloured by class, a panel a variant.",
-                pictures.feature_maps(results, size, plan.output_dir / "runs"),
-            ),
-        ]
-    return {
-        key: [Picture(name, text, _encode(figure)) for name, text, figure in drawn if figure is not None]
-        for key, drawn in found.items()
-    }
+    page = Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return page.render(
+        title=title,
+        comparison=comparison,
+        pictures=pictures,
+        shared=_plain_settings(comparison.plan.common | asdict(comparison.plan.args)),
+        functions={
+            "describe": _describe_variant,
+            "differences": difference_rows,
+            "figures": figure_rows,
+            "notes": notes,
+            "png": _png,
+        },
+    )
 
 
-def describe_settings(variant: Variant) -> str:
+def _png(figure: Any) -> str:
+    """A figure as a PNG file in base64."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _describe_variant(variant: Variant) -> str:
     """A variant's trainer and what it sets, in a line."""
     parts = [variant.trainer] if variant.trainer != PLAIN or not variant.extra_compute else []
     if variant.extra_compute:
         parts.append({"batch": "twice the batch, as many steps", "steps": "twice the steps"}[variant.extra_compute])
-    parts += [plain_settings({**variant.settings, **variant.trainer_arguments})]
+    parts.append(_plain_settings({**variant.settings, **variant.trainer_arguments}))
     return ", ".join(part for part in parts if part)
 
 
-def plain_settings(settings: Mapping[str, Any]) -> str:
-    """Fields and values in a line."""
+def _plain_settings(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in without_secrets(settings).items())
-
-
-def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without access tokens."""
-    return {name: value for name, value in settings.items() if "token" not in name.split("_")}
-
-
-def _encode(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()

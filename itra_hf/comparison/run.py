@@ -8,44 +8,28 @@ import sys
 import traceback
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import numpy as np
+import psutil
 import torch
 from threadpoolctl import threadpool_limits
 from transformers import Trainer, set_seed
 
-from ..config import ITRAConfig
 from ..features.item_counts import computes_with_item_count, takes_item_count
 from ..text.data import DataArguments, Task, subset, tokenize
 from ..text.metrics import compute_metrics_for
-from ..text.models import ModelArguments, fitting_length, load_model
+from ..text.models import fitting_length, load_model
 from ..text.train import check_alignment_fits, read_data
 from ..trainer import ITRAMixin
 from .assessment import assess
 from .measures import BY_NAME
-from .plan import Run, build_arguments, check_sources
-from .spoiling import UNKNOWN, flip_labels, leave_out_classes, thin_classes
-from .trainers import load_trainer
+from .plan import Run
+from .spoiling import UNKNOWN, flip_labels, leave_out_classes, relabelled, thin_classes
+from .variants import load_trainer
 
 RESULT, ERROR, LOG = "result.json", "error.txt", "log.txt"
-
-
-class Built(NamedTuple):
-    """All that a run needs.
-
-    Attributes:
-        trainer: before training.
-        tested: the examples to test on, of the test split where it has labels.
-        task: what there is to learn.
-        unknown: examples of that split whose classes are left out of training; `None` where none are.
-    """
-
-    trainer: Trainer
-    tested: datasets.Dataset
-    task: Task
-    unknown: datasets.Dataset | None
 
 
 def execute(run: Run, folder: Path, threads: int, device: int | None = None) -> None:
@@ -87,11 +71,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def measure(run: Run, folder: Path) -> dict[str, Any]:
-    """Trains and tests.
-
-    Args:
-        run: what to do.
-        folder: gets the features of the tested examples; the trainer's own files are removed from it.
+    """Trains and tests; the folder keeps the features of the tested examples, and not the trainer's own files.
 
     Returns:
         The figures of `MEASURES` that apply, the training's log and what was run.
@@ -99,35 +79,45 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
     Raises:
         FloatingPointError: the run diverged.
     """
-    built = build(run, folder)
-    trainer, tested = built.trainer, built.tested
+    trainer, tested, task, unknown = build(run, folder)
     seconds = trainer.train().metrics["train_runtime"]
     peak = peak_memory(trainer.args.device)
     trainer.args.dataloader_drop_last = False  # of the training set alone
-    metrics = assess(trainer, tested, built.task, built.unknown, folder) | {"seconds": seconds, "peak_memory": peak}
+    metrics = assess(trainer, tested, task, unknown, folder) | {"seconds": seconds, "peak_memory": peak}
     shutil.rmtree(folder / "trainer", ignore_errors=True)
+    found = {name: float(metrics[name]) for name in BY_NAME if metrics.get(name) is not None}
     return {
         "variant": run.variant,
         "seed": run.seed,
         "train_samples": run.train_samples,
-        "metrics": {name: _finite(metrics[name]) for name in BY_NAME if metrics.get(name) is not None},
+        "metrics": {name: value if math.isfinite(value) else None for name, value in found.items()},
         "steps": trainer.state.global_step,
         "trained": len(trainer.train_dataset),  # type: ignore[arg-type]
         "tested": len(tested),
         "tested_on": "validation" if tested is trainer.eval_dataset else "test",
-        "unknown": 0 if built.unknown is None else len(built.unknown),
-        "log": [_finite_entry(entry) for entry in trainer.state.log_history],
+        "unknown": 0 if unknown is None else len(unknown),
+        "log": [
+            {key: value for key, value in entry.items() if not isinstance(value, float) or math.isfinite(value)}
+            for entry in trainer.state.log_history
+        ],
         "versions": {name: version(name) for name in ("itra_hf", "torch", "transformers")},
     }
 
 
-def build(run: Run, folder: Path) -> Built:
-    """Reads and prepares the data, and makes the trainer."""
-    model_args, data_args, args = build_arguments(run, str(folder / "trainer"))
-    check_sources(run)
+def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task, datasets.Dataset | None]:
+    """Reads and prepares the data, and makes the trainer.
+
+    Returns:
+        The trainer, the examples to test on, the task, and examples of the classes left out of training, if any.
+
+    Raises:
+        ValueError: settings, data and trainer that don't go together, or files that have changed.
+    """
+    model_args, data_args, args = run.arguments(str(folder / "trainer"))
+    run.check_sources()
     trainer_class = load_trainer(run.trainer)
     set_seed(run.seed)  # the new head starts from it, whatever the trainer's file did to the generators
-    splits, task, tested = prepare(run, model_args, data_args, args)
+    splits, task, tested = spoil(run, *read_data(data_args, args, model_args), data_args)
     if issubclass(trainer_class, ITRAMixin):
         check_alignment_fits(args, task)
     model, tokenizer = load_model(model_args, task)
@@ -153,18 +143,20 @@ def build(run: Run, folder: Path) -> Built:
     if trainer.compute_loss_func is None and not counted:
         # Else the stock Trainer skips the division by the accumulation steps for most heads, and ITRATrainer does not.
         trainer.model_accepts_loss_kwargs = False
-    return Built(trainer, splits[tested], task, splits.get(UNKNOWN))
+    return trainer, splits[tested], task, splits.get(UNKNOWN)
 
 
-def prepare(
-    run: Run, model_args: ModelArguments, data_args: DataArguments, args: ITRAConfig
+def spoil(
+    run: Run, splits: datasets.DatasetDict, task: Task, data_args: DataArguments
 ) -> tuple[datasets.DatasetDict, Task, str]:
-    """The splits of a run before they are tokenised, the task, and the name of the split to test on.
+    """Cuts the splits to size, leaves classes out and thins them, and flips labels, as the run says.
+
+    Returns:
+        The splits, the task of the classes that are left, and the name of the split to test on.
 
     Raises:
         ValueError: data that the run's settings don't go with.
     """
-    splits, task = read_data(data_args, args, model_args)
     for name, most in (("validation", data_args.max_eval_samples), ("test", data_args.max_predict_samples)):
         if name in splits:
             splits[name] = subset(splits[name], most, 0)  # the same for all seeds
@@ -172,26 +164,17 @@ def prepare(
     tested = "test" if labelled_test else "validation"
     if run.unknown_classes:
         splits, task = leave_out_classes(splits, task, tested, run.unknown_classes, run.seed)
-    splits["train"] = spoil(splits["train"], task, run)
-    return splits, task, tested
-
-
-def spoil(train: datasets.Dataset, task: Task, run: Run) -> datasets.Dataset:
-    """The training examples of a run: thinned by class, cut to size, with wrong labels, as the run says.
-
-    Raises:
-        ValueError: noise or imbalance for data without one class an example.
-    """
-    single = task.problem_type == "single_label_classification"
+    single, train = task.problem_type == "single_label_classification", splits["train"]
     if not single and (run.label_noise or run.class_imbalance > 1):
         raise ValueError(f"label_noise and class_imbalance need one class an example; this is {task.problem_type}.")
     if run.class_imbalance > 1:
         train = train.select(thin_classes(np.asarray(train["labels"][:]), run.class_imbalance, run.seed))
     train = subset(train, run.train_samples, run.seed)
-    if not run.label_noise:
-        return train
-    labels = flip_labels(np.asarray(train["labels"][:]), run.label_noise, len(task.label_names), run.seed)
-    return train.remove_columns("labels").add_column("labels", labels)
+    if run.label_noise:
+        labels = np.asarray(train["labels"][:])
+        train = relabelled(train, flip_labels(labels, run.label_noise, len(task.label_names), run.seed))
+    splits["train"] = train
+    return splits, task, tested
 
 
 def count_steps(examples: int, args: Any) -> int:
@@ -210,16 +193,6 @@ def peak_memory(device: torch.device) -> float:
     try:
         import resource
     except ImportError:  # Windows
-        import psutil
-
         return psutil.Process().memory_info().peak_wset / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _finite_entry(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if not isinstance(value, float) or math.isfinite(value)}

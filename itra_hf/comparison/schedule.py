@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import torch
@@ -20,16 +20,8 @@ SETTLED = 20  # looks without growth until the second run may start, while none 
 SPARE = 1.2  # times the largest run seen so far has to be free before another starts
 
 
-class Started(NamedTuple):
-    """A run in progress."""
-
-    run: Run
-    process: BaseProcess
-    slot: int
-
-
 def run_missing(runs: Sequence[Run], folder: Path, processes: int) -> dict[str, str]:
-    """Runs those whose results are not there, and shows a progress bar with the time left.
+    """Runs those whose results are not there, with a progress bar; what went wrong, by the keys of those that failed.
 
     A run that fails does not stop the others. An interrupt ends those in progress; what is finished stays.
 
@@ -37,53 +29,49 @@ def run_missing(runs: Sequence[Run], folder: Path, processes: int) -> dict[str, 
         runs: all runs of a study.
         folder: has a folder for each run, by its key.
         processes: the most at one time; they share the threads of this process, and the GPUs in turn.
-
-    Returns:
-        What went wrong, by the keys of the runs that failed.
     """
-    waiting = [run for run in unique(runs) if not (folder / run.key / RESULT).is_file()]
+    unique = {run.key: run for run in runs}  # without those that do the same under another name
+    waiting = [run for key, run in unique.items() if not (folder / key / RESULT).is_file()]
     failed: dict[str, str] = {}
-    started: list[Started] = []
+    started: dict[int, tuple[Run, BaseProcess]] = {}  # by a number below `processes`, which chooses the GPU
     # By all runs, not those that wait: the last to be done again compare with those that shared the threads.
-    threads = max(1, torch.get_num_threads() // max(1, min(processes, len(unique(runs)))))
+    threads = max(1, torch.get_num_threads() // max(1, min(processes, len(unique))))
     context = process_context()
     largest = quiet = 0
     try:
         with tqdm(total=len(waiting), desc="runs", unit="run", smoothing=0, disable=not waiting) as bar:
             while waiting or started:
-                held = [_memory(each.process) for each in started]
+                held = [_memory(process) for _, process in started.values()]
                 quiet = 0 if max(held, default=0) > largest else quiet + 1
                 largest = max([largest, *held])
-                room = len(started) < processes and (
-                    not started or ((bar.n or quiet >= SETTLED) and _fits(largest, held))
-                )
-                if waiting and room:
-                    run = waiting.pop(0)
-                    slot = min(set(range(processes)) - {each.slot for each in started})
+                known = bar.n or quiet >= SETTLED  # how much a run needs
+                if waiting and (not started or (len(started) < processes and known and _fits(largest, held))):
+                    run, slot = waiting.pop(0), min(set(range(processes)) - set(started))
                     process = context.Process(target=execute, args=(run, folder / run.key, threads, _device(slot)))
                     process.start()
-                    started.append(Started(run, process, slot))
-                    bar.set_postfix_str(", ".join(_title(each.run) for each in started))
+                    started[slot] = run, process
+                    bar.set_postfix_str(", ".join(_title(each) for each, _ in started.values()))
                     continue
                 time.sleep(POLL)
-                for each in [each for each in started if not each.process.is_alive()]:
-                    started.remove(each)
-                    error = problem(folder / each.run.key, each.process.exitcode)
-                    if error is not None:
-                        failed[each.run.key] = error
-                        bar.write(f"{_title(each.run)} failed: {error}")
-                    bar.update()
+                failed |= _collect(started, folder, bar)
     finally:
-        for each in started:
-            each.process.terminate()
-        for each in started:
-            each.process.join()
+        for _, process in started.values():
+            process.terminate()
+        for _, process in started.values():
+            process.join()
     return failed
 
 
-def unique(runs: Sequence[Run]) -> list[Run]:
-    """The runs without those that do the same under another name."""
-    return list({run.key: run for run in runs}.values())
+def _collect(started: dict[int, tuple[Run, BaseProcess]], folder: Path, bar: tqdm) -> dict[str, str]:
+    """Takes the runs out that have ended; what went wrong, by key."""
+    failed = {}
+    for slot in [slot for slot, (_, process) in started.items() if not process.is_alive()]:
+        run, process = started.pop(slot)
+        if (error := problem(folder / run.key, process.exitcode)) is not None:
+            failed[run.key] = error
+            bar.write(f"{_title(run)} failed: {error}")
+        bar.update()
+    return failed
 
 
 def problem(folder: Path, exit_code: int | None) -> str | None:
@@ -93,9 +81,8 @@ def problem(folder: Path, exit_code: int | None) -> str | None:
     error = folder / ERROR
     if error.is_file():
         return " ".join(error.read_text(encoding="utf-8").split())
-    ended = (
-        f"was killed by signal {-exit_code}" if exit_code is not None and exit_code < 0 else f"ended with {exit_code}"
-    )
+    killed = exit_code is not None and exit_code < 0
+    ended = f"was killed by signal {-(exit_code or 0)}" if killed else f"ended with {exit_code}"
     return f"the process {ended}, perhaps for want of memory; see {folder / LOG}"
 
 

@@ -12,19 +12,10 @@ UNKNOWN_STREAM = 1  # so that the choice of classes is no other draw's
 
 
 def flip_labels(labels: np.ndarray, share: float, classes: int, seed: int) -> np.ndarray:
-    """Gives a share of the examples another class, drawn uniformly from the others.
-
-    Args:
-        labels: `[n]` class ids.
-        share: 0 to 1; `round(share * n)` examples are changed.
-        classes: how many there are.
-        seed: of the draw.
-
-    Returns:
-        The new `[n]`.
+    """Gives `round(share * n)` of the `[n]` class ids another one, drawn uniformly from the others.
 
     Example:
-        >>> int((flip_labels(np.zeros(10, dtype=int), 0.2, 3, seed=0) != 0).sum())
+        >>> int((flip_labels(np.zeros(10, dtype=int), 0.2, classes=3, seed=0) != 0).sum())
         2
     """
     random = np.random.default_rng(seed)
@@ -35,17 +26,9 @@ def flip_labels(labels: np.ndarray, share: float, classes: int, seed: int) -> np
 
 
 def thin_classes(labels: np.ndarray, ratio: float, seed: int) -> np.ndarray:
-    """Chooses examples so that the classes' sizes fall geometrically, in a random order of classes.
+    """The rows, ascending, of `[n]` class ids to keep so that classes' sizes fall geometrically, in a random order.
 
     The class that comes first keeps all of its examples, the last `1 / ratio` of them, at least one.
-
-    Args:
-        labels: `[n]` class ids.
-        ratio: >= 1.
-        seed: of the order and of the examples.
-
-    Returns:
-        The rows to keep, ascending.
 
     Example:
         >>> labels = np.repeat([0, 1, 2], 100)
@@ -63,15 +46,7 @@ def thin_classes(labels: np.ndarray, ratio: float, seed: int) -> np.ndarray:
 
 
 def choose_unknown(classes: int, count: int, seed: int) -> np.ndarray:
-    """Chooses the classes to leave out of training.
-
-    Args:
-        classes: how many there are.
-        count: how many to choose.
-        seed: of the run, so that all variants of a seed leave out the same.
-
-    Returns:
-        Their ids, ascending.
+    """The ids of `count` of the classes, ascending; the same for all variants of a seed.
 
     Example:
         >>> len(choose_unknown(20, 5, seed=0)), choose_unknown(3, 3, seed=0).tolist()
@@ -86,12 +61,10 @@ def check_unknown_classes(count: int, task: Task) -> None:
     Raises:
         ValueError: they can't, for there is not one class an example, or fewer than two would be left.
     """
-    if not count:
-        return
-    if task.problem_type != "single_label_classification":
+    if count and task.problem_type != "single_label_classification":
         raise ValueError(f"unknown_classes={count} needs one class an example; this is {task.problem_type}.")
     classes = len(task.label_names)
-    if classes - count < 2:
+    if count and classes - count < 2:
         raise ValueError(
             f"unknown_classes={count} leaves fewer than two of the {classes} classes to train on; at most "
             f"{max(0, classes - 2)} can be left out."
@@ -101,24 +74,19 @@ def check_unknown_classes(count: int, task: Task) -> None:
 def leave_out_classes(
     splits: datasets.DatasetDict, task: Task, tested: str, count: int, seed: int
 ) -> tuple[datasets.DatasetDict, Task]:
-    """Leaves classes out of all splits, and numbers the others anew from 0, in their order.
-
-    Args:
-        splits: with `labels`, class ids; one without them stays as it is.
-        task: of all classes.
-        tested: the split whose examples of the classes left out are kept.
-        count: of classes to leave out.
-        seed: see `choose_unknown`.
+    """Leaves classes out of all splits that have `labels`, class ids, and numbers the others anew from 0, in order.
 
     Returns:
-        The splits with one more, `UNKNOWN`, with the ids of before; and the task of the known classes.
+        The splits, with the examples of those classes that were to be tested as one more, `UNKNOWN`, with the ids of
+        before; and the task of the known classes.
 
     Raises:
         ValueError: see `check_unknown_classes`; or a split that is needed would have no rows.
     """
     check_unknown_classes(count, task)
+    labels = {name: np.asarray(data["labels"][:]) for name, data in splits.items() if "labels" in data.column_names}
     # A class may be named and have no rows, or none in one of the two splits that matter.
-    present = np.intersect1d(splits["train"]["labels"][:], splits[tested]["labels"][:])
+    present = np.intersect1d(labels["train"], labels[tested])
     if len(present) < count + 2:
         raise ValueError(
             f"unknown_classes={count} leaves fewer than two of the {len(present)} classes that both the training and "
@@ -126,19 +94,16 @@ def leave_out_classes(
         )
     unknown = present[choose_unknown(len(present), count, seed)]
     known = np.setdiff1d(np.arange(len(task.label_names)), unknown)
-    parts = datasets.DatasetDict()
-    for name, data in splits.items():
-        if "labels" in data.column_names:
-            rows, labels = _rows_of(data, known, name, "known")
-            data = data.select(rows).remove_columns("labels").add_column("labels", np.searchsorted(known, labels))
-        parts[name] = data
-    parts[UNKNOWN] = splits[tested].select(_rows_of(splits[tested], unknown, tested, "unknown")[0])
+    parts = datasets.DatasetDict(splits)
+    for name, ids in labels.items():
+        rows = np.flatnonzero(np.isin(ids, known))
+        if not len(rows):
+            raise ValueError(f"unknown_classes: the {name} split has no example of the known classes.")
+        parts[name] = relabelled(splits[name].select(rows), np.searchsorted(known, ids[rows]))
+    parts[UNKNOWN] = splits[tested].select(np.flatnonzero(np.isin(labels[tested], unknown)))
     return parts, replace(task, label_names=[task.label_names[each] for each in known])
 
 
-def _rows_of(data: datasets.Dataset, classes: np.ndarray, split: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    labels = np.asarray(data["labels"][:])
-    rows = np.flatnonzero(np.isin(labels, classes))
-    if not len(rows):
-        raise ValueError(f"unknown_classes: the {split} split has no example of the {kind} classes.")
-    return rows, labels[rows]
+def relabelled(data: datasets.Dataset, labels: np.ndarray) -> datasets.Dataset:
+    """The examples with other `labels`, `[n]`."""
+    return data.remove_columns("labels").add_column("labels", labels)

@@ -4,13 +4,12 @@ from filelock import FileLock, Timeout
 
 from ..text.data import infer_task, load_splits
 from ..text.train import check_alignment_fits
-from .plan import Plan, build_arguments
-from .report import JSON_NAME, MARKDOWN_NAME, PAGE_NAME, write_reports
+from .plan import Plan
+from .report import write_reports
 from .schedule import run_missing
 from .spoiling import check_unknown_classes
 from .summary import Comparison, read_results, summarize
-
-REPORTS = (PAGE_NAME, MARKDOWN_NAME, JSON_NAME)
+from .variants import naming
 
 
 def compare(plan: Plan) -> Comparison:
@@ -38,7 +37,7 @@ def compare(plan: Plan) -> Comparison:
     if not results:
         raise RuntimeError(f"No run has a result. The first error: {next(iter(failed.values()), 'none')}")
     comparison = summarize(plan, results, failed)
-    write_reports(plan, comparison, results, f"{plan.output_dir.name}: does alignment help?")
+    write_reports(comparison, f"{plan.output_dir.name}: does alignment help?")
     return comparison
 
 
@@ -48,15 +47,14 @@ def check_labels(plan: Plan) -> None:
     Raises:
         ValueError: they don't.
     """
-    model_args, data_args, _ = build_arguments(next(plan.runs()), str(plan.output_dir))
+    runs = list(zip(plan.runs(), plan.variants, strict=False))  # the first seed's
+    model_args, data_args, _ = runs[0][0].arguments(str(plan.output_dir))
     task = infer_task(data_args, load_splits(data_args, model_args.cache_dir, model_args.token)["train"])
     check_unknown_classes(plan.args.unknown_classes, task)
-    for run, variant in zip(plan.runs(), plan.variants, strict=False):  # the first seed's
+    for run, variant in runs:
         if variant.aligns:
-            try:
-                check_alignment_fits(build_arguments(run, str(plan.output_dir))[2], task)
-            except ValueError as error:
-                raise ValueError(f"Variant {variant.name!r}: {error}") from error
+            with naming(variant.name):
+                check_alignment_fits(run.arguments(str(plan.output_dir))[2], task)
     kind = task.problem_type
     other = {
         "regression": ("accuracy", "f1_macro", "nll", "calibration_error", "brier_score", "scatter_ratio"),

@@ -1,4 +1,7 @@
-"""How well a trained classifier tells examples of classes that it never saw from those of its own classes."""
+"""How well a trained classifier tells examples of classes that it never saw from those of its own classes.
+
+Scores are `[n]`, higher for what looks known, of logits `[n, classes]` or features `[n, dim]`.
+"""
 
 import numpy as np
 from scipy.special import logsumexp, softmax
@@ -20,15 +23,8 @@ def unknown_auroc(
 ) -> dict[str, float]:
     """The area under the ROC curve of four scores, the examples of known classes being the positive ones.
 
-    It is the chance that an example of a known class scores higher than one of an unknown class; 0.5 is a guess.
-
-    Args:
-        logits_known: `[n, classes]`, of examples of the known classes.
-        logits_unknown: `[m, classes]`, of examples of the unknown classes.
-        features_known: `[n, dim]`.
-        features_unknown: `[m, dim]`.
-        train_features: `[t, dim]`, of the training examples.
-        train_labels: `[t]` class ids, as they were trained on.
+    It is the chance that an example of a known class scores higher than one of an unknown class; 0.5 is a guess. Logits
+    are `[n, classes]` and features `[n, dim]`, of the training examples with their class ids `[n]`.
 
     Returns:
         `unknown_probability`, `unknown_energy`, `unknown_neighbours` and, unless every training example has a class of
@@ -54,14 +50,7 @@ def unknown_auroc(
 
 
 def probability_scores(logits: np.ndarray) -> np.ndarray:
-    """The probability of the likeliest class (Hendrycks and Gimpel, ICLR 2017).
-
-    Args:
-        logits: `[n, classes]`.
-
-    Returns:
-        `[n]`, higher for what looks known.
-    """
+    """The probability of the likeliest class (Hendrycks and Gimpel, ICLR 2017)."""
     return softmax(logits, axis=1).max(axis=1)
 
 
@@ -69,12 +58,6 @@ def energy_scores(logits: np.ndarray) -> np.ndarray:
     """The log of the summed exponentials of the logits, the negative free energy (Liu et al., NeurIPS 2020).
 
     Unlike the probability it also counts how large the logits are altogether.
-
-    Args:
-        logits: `[n, classes]`.
-
-    Returns:
-        `[n]`, higher for what looks known.
     """
     return logsumexp(logits, axis=1)
 
@@ -84,14 +67,6 @@ def mahalanobis_scores(features: np.ndarray, train: np.ndarray, labels: np.ndarr
 
     The classes share one covariance, that of the training features around the means of their classes. It is shrunk
     (Ledoit and Wolf, 2004), for there may be fewer examples than dimensions.
-
-    Args:
-        features: `[n, dim]`.
-        train: `[t, dim]`, of the training examples.
-        labels: `[t]` class ids.
-
-    Returns:
-        `[n]`, higher for what looks known.
     """
     classes, ids = np.unique(labels, return_inverse=True)
     means = np.stack([train[ids == each].mean(axis=0) for each in range(len(classes))])
@@ -103,16 +78,7 @@ def mahalanobis_scores(features: np.ndarray, train: np.ndarray, labels: np.ndarr
     return -(squares - 2 * weighted @ means.T).min(axis=1)
 
 
-def neighbour_scores(features: np.ndarray, train: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
-    """Minus the distance to the k-th nearest training feature, all scaled to length 1 (Sun et al., ICML 2022).
-
-    Args:
-        features: `[n, dim]`.
-        train: `[t, dim]`, of the training examples.
-        neighbours: k; all training examples where there are fewer.
-
-    Returns:
-        `[n]`, higher for what looks known.
-    """
-    search = NearestNeighbors(n_neighbors=min(neighbours, len(train))).fit(normalize(train))
+def neighbour_scores(features: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Minus the distance to the fifth nearest training feature, all scaled to length 1 (Sun et al., ICML 2022)."""
+    search = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(train))).fit(normalize(train))
     return -search.kneighbors(normalize(features))[0][:, -1]

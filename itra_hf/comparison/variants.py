@@ -1,18 +1,22 @@
 """The ways to train that a comparison holds against each other."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Literal, NamedTuple
 
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, Trainer
 
+from ..by_name import load_named
 from ..config import AlignmentArguments, ITRAConfig
 from ..config_checks import PAIRED_COMPANIONS
 from ..presets import preset_settings, refuse_gone
 from ..text.config_files import as_typed, named_actions, suggest
-from ..trainer import ITRAMixin
+from ..trainer import ITRAMixin, ITRATrainer
 from ..written_yaml import meaning
-from .trainers import check_arguments, load_trainer
+
+ExtraCompute = Literal["", "batch", "steps"]
 
 PLAIN, ITRA = "Trainer", "ITRATrainer"
 TWICE = {"batch": "Trainer, twice the batch", "steps": "Trainer, twice the steps"}
@@ -37,7 +41,7 @@ class Variant(NamedTuple):
     trainer: str = ITRA
     settings: Mapping[str, Any] = {}
     trainer_arguments: Mapping[str, Any] = {}
-    extra_compute: Literal["", "batch", "steps"] = ""
+    extra_compute: ExtraCompute = ""
     twice_compute: bool | None = None
 
     @property
@@ -47,74 +51,88 @@ class Variant(NamedTuple):
 
     def sees_twice(self, common: Mapping[str, Any]) -> bool:
         """Whether its steps take about two batches' worth of compute, so that a plain run of as much is fair."""
-        given = {**common, **self.settings}
-        if self.twice_compute is None and self.aligns:
-            if given.get("matching_weight") == 0:
-                return False
-            asked = {**DEFAULTS, **given}
-            return asked["companion"] in ("auto", *PAIRED_COMPANIONS) and asked["companion_decay"] == 0
-        return bool(self.twice_compute)
+        if self.twice_compute is not None or not self.aligns:
+            return bool(self.twice_compute)
+        asked = {**DEFAULTS, **common, **self.settings}
+        pairs = asked["companion"] in ("auto", *PAIRED_COMPANIONS) and asked["companion_decay"] == 0
+        return pairs and asked["matching_weight"] != 0
+
+
+def load_trainer(name: str) -> type[Trainer]:
+    """A trainer class by its name, see `Variant`.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    known: dict[str, type[Trainer]] = {PLAIN: Trainer, ITRA: ITRATrainer}
+    if name in known:
+        return known[name]
+    if ":" not in name:
+        raise ValueError(f"trainer={name!r} must be 'Trainer', 'ITRATrainer', 'file.py:Class' or 'module:Class'.")
+    found = load_named(name, "trainer")
+    if not (isinstance(found, type) and issubclass(found, Trainer)):
+        raise ValueError(f"trainer={name!r} must be a subclass of transformers.Trainer, not {found!r}.")
+    return found
+
+
+@contextmanager
+def naming(variant: str) -> Iterator[None]:
+    """Says of which variant an error is."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"Variant {variant!r}: {error}") from error
 
 
 def read_variant(name: str, settings: Any, common: Mapping[str, Any], preset: str | None) -> Variant:
-    """Reads a variant from a comparison's YAML file.
-
-    Args:
-        name: of the variant.
-        settings: what stands below the name.
-        common: fields that all variants share.
-        preset: the comparison's, see `make_plan`.
+    """Reads a variant from what stands below its name in a YAML file; for `common` and `preset` see `make_plan`.
 
     Raises:
         ValueError: an unknown field, trainer or preset, or a wrong value.
     """
-    if not isinstance(settings, Mapping):
-        if meaning(settings) is not None:
-            raise ValueError(f"Variant {name!r} must be a mapping from fields to values, not {settings!r}.")
+    if meaning(settings) is None:
         settings = {}
-    settings = dict(settings)
-    if "preset" in settings:
-        preset = None  # also where it says null
-    own_preset = meaning(settings.pop("preset", None))
-    trainer = str(settings.pop("trainer", ITRA))
-    trainer_arguments = meaning(settings.pop("trainer_arguments", None)) or {}
-    twice_compute = meaning(settings.pop("twice_compute", None))
-    if not isinstance(trainer_arguments, Mapping):
-        raise ValueError(f"Variant {name!r}: trainer_arguments={trainer_arguments!r} must be a mapping.")
-    if twice_compute not in (None, True, False):
-        raise ValueError(f"Variant {name!r}: twice_compute={twice_compute!r} must be true or false.")
-    if trainer not in (PLAIN, ITRA) and ":" not in trainer:
-        raise ValueError(
-            f"Variant {name!r}: trainer={trainer!r} must be 'Trainer', 'ITRATrainer', 'file.py:Class' or "
-            "'module:Class'."
-        )
-    try:
-        check_arguments(load_trainer(trainer), trainer_arguments)
-    except ValueError as error:
-        raise ValueError(f"Variant {name!r}: {error}") from error
-    typed = _typed_settings(name, settings)
-    if own_preset is not None and trainer == PLAIN:
-        raise ValueError(f"Variant {name!r}: preset={own_preset!r} is of trainers with the method, not of {PLAIN!r}.")
-    try:
-        if own_preset is not None:
-            typed |= preset_settings(own_preset, typed, beneath=common)
-        elif preset is not None and issubclass(load_trainer(trainer), ITRAMixin):
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"Variant {name!r} must be a mapping from fields to values, not {settings!r}.")
+    own = {key: meaning(settings[key]) for key in VARIANT_KEYS if key in settings}
+    typed = _typed_settings(name, {key: value for key, value in settings.items() if key not in VARIANT_KEYS})
+    trainer, arguments = str(own.get("trainer", ITRA)), own.get("trainer_arguments") or {}
+    with naming(name):
+        if not isinstance(arguments, Mapping):
+            raise ValueError(f"trainer_arguments={arguments!r} must be a mapping.")
+        if (twice := own.get("twice_compute")) not in (None, True, False):
+            raise ValueError(f"twice_compute={twice!r} must be true or false.")
+        trainer_class = load_trainer(trainer)
+        _check_arguments(trainer_class, arguments)
+        if own.get("preset") is not None:
+            if trainer == PLAIN:
+                raise ValueError(f"preset={own['preset']!r} is of trainers with the method, not of {PLAIN!r}.")
+            typed |= preset_settings(own["preset"], typed, beneath=common)
+        elif preset is not None and "preset" not in own and issubclass(trainer_class, ITRAMixin):
             typed |= preset_settings(preset, {**common, **typed})
-    except ValueError as error:
-        raise ValueError(f"Variant {name!r}: {error}") from error
-    return Variant(name, trainer, typed, dict(trainer_arguments), twice_compute=twice_compute)
+    return Variant(name, trainer, typed, dict(arguments), twice_compute=twice)
+
+
+def _check_arguments(trainer: type[Trainer], given: Mapping[str, Any]) -> None:
+    """Checks that a trainer's constructor names the arguments, or its base's does where it takes any."""
+    known: set[str] = set()
+    for each in trainer.__mro__:
+        if "__init__" in vars(each):
+            parameters = inspect.signature(vars(each)["__init__"]).parameters.values()
+            known |= {parameter.name for parameter in parameters}
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+                break
+    if unknown := sorted(set(given) - known):
+        raise ValueError(f"trainer_arguments has {unknown[0]!r}, which {trainer.__name__} does not take.")
 
 
 def _typed_settings(name: str, settings: Mapping[Any, Any]) -> dict[str, Any]:
     actions = named_actions(HfArgumentParser(ITRAConfig))  # type: ignore[arg-type]
-    for field_name in settings:
-        if field_name in FIXED:
-            raise ValueError(f"Variant {name!r}: {field_name!r} belongs to the whole comparison, not to a variant.")
-        if field_name not in actions:
-            refuse_gone([field_name], f"Variant {name!r}: ")
-            where = "`itra-hf train --help`"
-            raise ValueError(
-                f"Variant {name!r} has an unknown field {field_name!r}."
-                f"{suggest(field_name, [*actions, *VARIANT_KEYS], where)}"
-            )
+    for field in settings:
+        if field in FIXED:
+            raise ValueError(f"Variant {name!r}: {field!r} belongs to the whole comparison, not to a variant.")
+        if field not in actions:
+            refuse_gone([field], f"Variant {name!r}: ")
+            hint = suggest(field, [*actions, *VARIANT_KEYS], "`itra-hf train --help`")
+            raise ValueError(f"Variant {name!r} has an unknown field {field!r}.{hint}")
     return {each: as_typed(each, value, actions[each]) for each, value in settings.items()}

@@ -22,7 +22,7 @@ def test_without_matplotlib_the_page_has_no_pictures(tmp_path, monkeypatch):
         return load(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    write_reports(plan, *study(plan), "title")
+    write_reports(study(plan)[0], "title")
     text = (tmp_path / "comparison.html").read_text()
     assert "<img" not in text
     assert "better than Trainer" in text
@@ -37,11 +37,11 @@ def test_differences_stand_where_the_tables_say(tmp_path):
 
 
 def test_learning_curves_are_means_over_seeds(tmp_path):
-    comparison, results = study(build_plan(tmp_path, {"new": {}}))
-    figure = pictures.learning_curves(results, comparison.sizes[0])
+    size = study(build_plan(tmp_path, {"new": {}}))[0].sizes[0]
+    figure = pictures.learning_curves(size)
     assert [axis.get_ylabel() for axis in figure.axes] == ["training loss", "evaluation loss"]
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.8, 0.5])
-    assert pictures.learning_curves([], comparison.sizes[0]) is None
+    assert pictures.learning_curves(size._replace(results=[])) is None
 
 
 def test_size_curves_need_two_sizes(tmp_path):
@@ -59,6 +59,6 @@ def test_feature_maps_leave_out_what_is_not_finite(tmp_path):
         np.savez(
             tmp_path / each["key"] / FEATURES, features=points, labels=np.arange(9) % 2, names=np.array(["a", "b"])
         )
-    figure = pictures.feature_maps(results, comparison.sizes[0], tmp_path)
+    figure = pictures.feature_maps(comparison.sizes[0], tmp_path)
     assert len([axis for axis in figure.axes if axis.lines]) == 2
-    assert pictures.feature_maps([], comparison.sizes[0], tmp_path) is None
+    assert pictures.feature_maps(comparison.sizes[0]._replace(results=[]), tmp_path) is None

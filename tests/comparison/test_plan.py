@@ -13,8 +13,7 @@ from itra_hf.cli import parse_comparison
 from itra_hf.comparison import plan as planning
 from itra_hf.comparison.plan import ComparisonArguments, Run
 from itra_hf.comparison.run import count_steps
-from itra_hf.comparison.trainers import load_trainer
-from itra_hf.comparison.variants import DEFAULTS, PLAIN, TWICE
+from itra_hf.comparison.variants import DEFAULTS, PLAIN, TWICE, load_trainer
 
 
 @pytest.fixture

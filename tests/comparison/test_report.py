@@ -59,7 +59,7 @@ def reports(tmp_path_factory):
         points = np.random.default_rng(0).normal(size=(40, 4))
         np.savez(run / FEATURES, features=points, labels=np.arange(40) % 11, names=np.array(HOSTILE))
         next(e for e in results if e["variant"] == variant and e["seed"] == 1)["key"] = run.name
-    write_reports(plan, comparison, results, f"{folder.name}: does alignment help?")
+    write_reports(comparison, f"{folder.name}: does alignment help?")
     return {path.suffix[1:]: path.read_text(encoding="utf-8") for path in folder.glob("comparison.*")}
 
 
@@ -159,7 +159,7 @@ def test_figures_that_are_not_finite_count_as_missing(tmp_path):
     results = [result(name, seed, accuracy=0.8, nll=None) for name in (PLAIN, "new") for seed in (1, 2, 3)]
     comparison = summarize(plan, results, {})
     assert [measure.name for measure in comparison.measures] == ["accuracy"]
-    assert comparison.sizes[0].differences["new", PLAIN]["accuracy"].verdict == "no difference shown"
+    assert comparison.sizes[0].differences["new", PLAIN, "accuracy"].verdict == "no difference shown"
 
 
 def test_a_run_that_diverges_is_missing_from_the_verdict_and_the_verdict_says_so(tmp_path):
@@ -249,8 +249,8 @@ def test_a_verdict_by_the_validation_split_says_so(tmp_path):
 def test_spoiled_data_are_told_in_every_report(tmp_path):
     args = ComparisonArguments(seeds=[1, 2, 3], label_noise=0.2, class_imbalance=20)
     plan = make_plan(args, {"model_name_or_path": "m", "train_file": "x.csv", "use_cpu": True}, None, str(tmp_path))
-    comparison, results = study(plan)
-    write_reports(plan, comparison, results, "title")
+    comparison, _ = study(plan)
+    write_reports(comparison, "title")
     for name in ("comparison.md", "comparison.html"):
         text = (tmp_path / name).read_text(encoding="utf-8")
         assert "20% of the labels replaced by wrong ones" in text.replace("\\", "")
@@ -267,7 +267,7 @@ def test_classes_left_out_are_told_in_every_report_with_their_measures(count, to
         for run in plan.runs()
     ]
     comparison = summarize(plan, results, {})
-    write_reports(plan, comparison, results, "title")
+    write_reports(comparison, "title")
     for name in ("comparison.md", "comparison.html"):
         text = (tmp_path / name).read_text(encoding="utf-8").replace("\\", "")
         assert told in text

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from itra_hf.comparison.measures import paired_difference, t_interval
 from itra_hf.comparison.spoiling import flip_labels, thin_classes
-from itra_hf.comparison.statistics import paired_difference, t_interval
 
 STUDIES, SEEDS = 4000, 5
 
