@@ -30,8 +30,8 @@ VARIANTS = {
     "sample, gather_features=False": {"companion": "sample", "companion_decay": 0.0, "gather_features": False},
     "split": {"companion": "split"},
     "split, gather_features=False": {"companion": "split", "gather_features": False},
-    "memory": {"companion": "memory", "memory_warmup_steps": 1},
-    "memory, gather_features=False": {"companion": "memory", "memory_warmup_steps": 1, "gather_features": False},
+    "memory": {"companion": "memory"},
+    "memory, gather_features=False": {"companion": "memory", "gather_features": False},
 }
 
 

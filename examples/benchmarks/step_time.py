@@ -43,10 +43,8 @@ VARIANTS = {
     "class_matched": {"companion": "class_matched"},
     "sample, companion_decay=0": {"companion": "sample", **LEARNING},
     "class_matched, companion_decay=0": {"companion": "class_matched", **LEARNING},
-    "sample, companion_task_loss": {"companion": "sample", **LEARNING, "companion_task_loss": True},
-    "sample, companion_decay=0, companion_every=4": {"companion": "sample", **LEARNING, "companion_every": 4},
     "split": {"companion": "split"},
-    "memory": {"companion": "memory", "memory_warmup_steps": 1},  # full from the start, see FullMemory
+    "memory": {"companion": "memory"},  # full from the start, see FullMemory
 }
 SIZES = {
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
@@ -92,12 +90,11 @@ class FullMemory(TrainerCallback):
         """Takes in as many random features as fit."""
         memory = self.trainer._itra_aligner.memory
         features = torch.randn(memory.size, self.trainer.model.config.hidden_size, device=args.device)
-        memory.recall(features, 0)
         memory.take_in(features, torch.arange(memory.size, device=args.device) % self.trainer.model.config.num_labels)
 
 
 def seconds_per_step(trainer: Trainer) -> float:
-    """The median step of one run, or the mean where only every k-th aligns; its first, which pays the start, is out."""
+    """The median step of one run; its first, which pays the start, is out."""
     times = StepTimes()
     trainer.add_callback(times)
     trainer.train()
@@ -105,14 +102,7 @@ def seconds_per_step(trainer: Trainer) -> float:
     trainer.optimizer = trainer.lr_scheduler = None  # or each variant would keep one,
     trainer.accelerator.free_memory()  # in two places
     steps = [b - a for a, b in itertools.pairwise(times.ends)]
-    every = getattr(trainer.args, "companion_every", 1)
-    if every == 1:
-        return statistics.median(steps)
-    if len(steps) < every:
-        raise SystemExit(f"companion_every={every} needs --steps {every + 1} or more.")
-    aligned = statistics.median(steps[every - 1 :: every])
-    plain = statistics.median(step for index, step in enumerate(steps) if index % every != every - 1)
-    return (aligned + (every - 1) * plain) / every
+    return statistics.median(steps)
 
 
 def build_trainer(trainer_class, options, settings, folder: str, model=None) -> Trainer:
