@@ -29,7 +29,7 @@ CHOICES: Mapping[str, Any] = {
     "estimator": Estimator,
     "class_weighting": ClassWeighting,
 }
-_OWN = "examples/distances.py has it as a function of your own, matching_loss='examples/distances.py:{}'."
+_OWN = "the repository's examples/distances.py has it as a function, matching_loss='examples/distances.py:{}'."
 # Values that were allowed once, and what to write instead.
 GONE_VALUES: Mapping[str, str] = {
     "fitted": "'rising' does more in long runs, and no harm in short ones.",

@@ -20,11 +20,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 GONE: Mapping[str, str] = {
     "companion_gradient": "companion_decay=0 is what True was, with gradient through the companion batch; "
     "companion_decay above 0, like 0.97, takes the place of False: averaged weights, without gradient.",
-    "companion_task_loss": "a larger per_device_train_batch_size does more.",
+    "companion_task_loss": "it made one plain batch of the two; twice the per_device_train_batch_size is that.",
     "companion_every": "a companion without gradient costs a quarter of a step, and a memory nothing.",
     "matching_warmup_ratio": "weight_mode='rising' rises by itself as the examples are learnt.",
     "memory_warmup_steps": "a memory is used as soon as it holds features.",
-    "bandwidth_multipliers": "one bandwidth does as well; several are a matching_loss of your own.",
+    "bandwidth_multipliers": "a quarter or four times the bandwidth changed nothing; several are a matching_loss of yours.",
     "chunk_size": "large batches are taken in parts by themselves.",
     "random_features": "the exact MMD takes large batches in parts.",
     "memory_correction": "the memory gives features back as they were stored, as 'none' did. To move them by "

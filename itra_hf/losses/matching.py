@@ -200,8 +200,7 @@ class MatchingLoss(nn.Module):
     @torch.enable_grad()
     def _match_by_function(self, x: Tensor, labels: Tensor | None, y: Tensor, other_labels: Tensor | None) -> Match:
         assert self.distance is not None
-        x.requires_grad_()
-        y.requires_grad_()
+        x, y = x.requires_grad_(), y.requires_grad_()
         if labels is None or other_labels is None:
             value = self.distance(x, y)
         else:
