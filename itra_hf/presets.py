@@ -24,7 +24,7 @@ GONE: Mapping[str, str] = {
     "companion_every": "a companion without gradient costs a quarter of a step, and a memory nothing.",
     "matching_warmup_ratio": "weight_mode='rising' rises by itself as the examples are learnt.",
     "memory_warmup_steps": "a memory is used as soon as it holds features.",
-    "bandwidth_multipliers": "a quarter or four times the bandwidth changed nothing; several are a matching_loss of yours.",
+    "bandwidth_multipliers": "other bandwidths changed nothing; several at a time are a matching_loss of yours.",
     "chunk_size": "large batches are taken in parts by themselves.",
     "random_features": "the exact MMD takes large batches in parts.",
     "memory_correction": "the memory gives features back as they were stored, as 'none' did. To move them by "

@@ -76,7 +76,10 @@ def test_settings_survive_a_dictionary():
         ({"companion_buffer_size": 0}, r"companion_buffer_size=0 must be an integer >= 1"),
         ({"companion_buffer_size": 2.0}, r"companion_buffer_size=2.0 must be an integer >= 1"),
         ({"feature": ""}, r"feature='' must be 'auto'"),
-        ({"matching_loss": "coral"}, r"matching_loss='coral' is no more: the repository's examples/distances.py has it"),
+        (
+            {"matching_loss": "coral"},
+            r"matching_loss='coral' is no more: the repository's examples/distances.py has it",
+        ),
         ({"matching_loss": "wasserstein"}, r"matching_loss='wasserstein' is neither 'mmd' nor a function"),
         ({"matching_loss": "nowhere.py:f"}, r"matching_loss='nowhere.py:f' can't be loaded"),
         ({"matching_loss": CORAL, "alignment": "joint"}, r"alignment='joint' needs matching_loss='mmd'"),
