@@ -104,18 +104,6 @@ def count_rows(batch: Any, label_names: Sequence[str]) -> int:
     return rows.pop() if len(rows) == 1 else 0
 
 
-def batch_rows(batch: Mapping[str, Any], label_names: Sequence[str]) -> int:
-    """How many examples a batch holds: the length of its labels, or of its first tensor.
-
-    Raises:
-        ValueError: it holds no tensor with a dimension.
-    """
-    for value in (find_labels(batch, label_names), *batch.values()):
-        if isinstance(value, Tensor) and value.dim() > 0:
-            return len(value)
-    raise ValueError(f"The batch holds no tensor with one row an example; it has: {', '.join(batch)}.")
-
-
 class LabelKind(IntEnum):
     """What a batch's labels are; of several batches the least tells what they all have."""
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .forward import find_labels, has_standard_loss
+from ..batches import find_labels
+from .forward import has_standard_loss
 from .head import build_tap
 from .models import forget_compiled, logits_of, run_in_eval_mode, unwrap
 from .tap import FeatureTap

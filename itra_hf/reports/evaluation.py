@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
 from transformers.utils import logging
 
+from ..batches import find_labels
 from ..config import AlignmentArguments
-from ..features.forward import find_labels
 from ..features.models import eval_mode
 from ..features.placing import ModelTap
 from ..features.randomness import untouched_randomness

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import has_length
 
-from ..features.forward import find_labels
+from ..batches import find_labels
 from ..features.head import find_head
 from ..features.models import eval_mode, logits_of, run_in_eval_mode, unwrap
 from ..features.randomness import untouched_randomness

@@ -165,6 +165,18 @@ def assert_only_older_checkpoint_resumes(folder, undisturbed):
     assert_same_end(folder, undisturbed)
 
 
+def test_a_checkpoint_keeps_the_largest_pull_that_a_rising_weight_follows(tmp_path):
+    make(tmp_path, weight_mode="rising").train()
+    path = tmp_path / "checkpoint-4" / checkpoints.STATE_NAME
+    state = json.loads(path.read_text())
+    assert state["peak"] > 0
+    path.write_text(json.dumps({**state, "peak": 64.0}))
+    found, trainer = [], make(tmp_path, weight_mode="rising")
+    trainer.add_callback(At(4, lambda: found.append(trainer._itra_weight.peak.item())))
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert found == [64.0]
+
+
 RISING = {"weight_mode": "rising", "learning_rate": 0.05}
 
 
