@@ -10,7 +10,7 @@ import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
 from itra_hf import AlignmentArguments, ITRAConfig
-from itra_hf.config_checks import NEEDS
+from itra_hf.config_checks import NEEDS, build_matching_loss
 from itra_hf.presets import GONE
 
 CORAL = "examples/distances.py:coral"
@@ -218,3 +218,16 @@ def test_mixes_into_training_arguments_of_ones_own():
     assert MineWithAlignment(**QUIET, matching_weight=0.1).extra == 3
     with pytest.raises(ValueError, match="matching_weight"):
         MineWithAlignment(**QUIET, matching_weight=-1.0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kernel": "laplacian", "bandwidth": 2.5, "estimator": "unbiased"},
+        {"alignment": "conditional", "class_weighting": "alike"},
+        {"matching_loss": CORAL, "alignment": "marginal"},
+    ],
+)
+def test_the_matching_loss_has_the_settings(settings):
+    loss = build_matching_loss(AlignmentArguments(**settings))
+    assert {name: getattr(loss, name) for name in settings} == settings
