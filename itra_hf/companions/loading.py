@@ -82,22 +82,23 @@ class PairedLoadingMixin(TrainerBase):
         is_training: bool = False,
         **kwargs: Any,
     ) -> DataLoader:
+        # The public get_train_dataloader would have to hand on pairs, which samplers and collators don't know.
+        load = super()._get_dataloader
         if is_training:
             self._itra_companion_epoch.paired = None
-        if is_training and self._itra_pairs_examples():
-            original = dataset
-            dataset = self._itra_pair(dataset, description)
-            # Samplers that look into the data, such as length grouping, must see single examples.
-            sampler_fn = None if sampler_fn is None else partial(_call_with, sampler_fn, original)
-        return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
-
-    def _get_collator_with_removed_columns(self, data_collator: Callable, description: str | None = None) -> Callable:
-        paired = self._itra_companion_epoch.paired
-        if description != "Training" or paired is None:
-            return super()._get_collator_with_removed_columns(data_collator, description=description)
-        if isinstance(paired.dataset, datasets.Dataset):
-            return PairCollator(data_collator)  # its columns are gone already
-        return PairCollator(super()._get_collator_with_removed_columns(data_collator, description=description))
+        if not is_training or not self._itra_pairs_examples():
+            return load(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
+        paired, collator = self._itra_pair(dataset, description), self.data_collator
+        single = collator
+        if not isinstance(paired.dataset, datasets.Dataset):  # else its columns are gone already
+            single = self._get_collator_with_removed_columns(collator, description=description)
+        # Samplers that look into the data, such as length grouping, must see single examples.
+        sampler_fn = None if sampler_fn is None else partial(_call_with, sampler_fn, dataset)
+        self.data_collator = PairCollator(single)  # type: ignore[assignment]
+        try:
+            return load(paired, description, batch_size, sampler_fn, is_training, **kwargs)
+        finally:
+            self.data_collator = collator
 
     def _itra_pair(self, dataset: Any, description: str) -> PairedDataset | PairedStream:
         drop = partial(self._remove_unused_columns, description=description)

@@ -11,9 +11,10 @@ from datasets import Dataset
 from families import build, examples
 from torch import nn
 from trainers import Toy, config, toy_examples
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl
 
 from itra_hf import ITRAMixin, ITRATrainer
+from itra_hf.alignment.recording import RunRecord
 
 
 def mixed(base):
@@ -232,14 +233,20 @@ def test_frozen_features_log_weight_zero(tmp_path):
 
 
 def test_a_broken_run_is_not_saved_and_a_second_run_starts_afresh(tmp_path):
-    trainer = ITRATrainer(build("Bert"), config(tmp_path), train_dataset=examples("Bert", 12))
+    args = config(tmp_path)
+    trainer = ITRATrainer(build("Bert"), args, train_dataset=examples("Bert", 12))
     trainer.train()
     trainer.train()
     assert trainer._itra_watch.spread[2] == 3
     trainer._itra_watch.sums[1] = math.nan
+    record = RunRecord(trainer, None)
+    record.on_step_end(args, trainer.state, TrainerControl())
+    for due in (TrainerControl(should_save=True), TrainerControl(should_log=True)):
+        trainer._globalstep_last_logged = 0
+        with pytest.raises(FloatingPointError):
+            record.on_epoch_end(args, trainer.state, due)
     with pytest.raises(FloatingPointError):
-        trainer._save_checkpoint(trainer.model, None)
-    assert not list(tmp_path.glob("checkpoint-*"))
+        record.on_evaluate(args, trainer.state, TrainerControl())
 
 
 def test_only_the_first_process_warns(tmp_path, caplog):
