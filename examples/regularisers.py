@@ -1,14 +1,16 @@
-"""Two regularisers that people try instead of alignment, as small `Trainer` subclasses, for `itra-hf compare`.
+"""What people try instead of alignment, as small `Trainer` subclasses, for `itra-hf compare`.
 
 In the YAML file of a comparison:
     variants:
       R-Drop: {trainer: "examples/regularisers.py:RDropTrainer", twice_compute: true}
       SupCon: {trainer: "examples/regularisers.py:SupConTrainer", trainer_arguments: {weight: 0.5}}
+      averaged weights: {trainer: "examples/regularisers.py:AveragedTrainer"}
 """
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import Trainer, TrainerCallback
 
 from itra_hf.features.head import build_tap
 from itra_hf.features.models import eval_mode
@@ -65,6 +67,43 @@ class SupConTrainer(Trainer):
         contrast = supervised_contrast(self.tap.features(inputs), inputs["labels"], self.temperature)
         loss = (1 - self.weight) * task_loss(self, outputs, inputs["labels"]) + self.weight * contrast
         return (loss, outputs) if return_outputs else loss
+
+
+class AveragedTrainer(Trainer):
+    """Leaves the model with an exponential running average of its weights, in place of the last ones.
+
+    Args:
+        *args: of `Trainer`.
+        decay: of the average, an optimizer step; 0.97 lags 32 steps behind.
+        **kwargs: of `Trainer`.
+    """
+
+    def __init__(self, *args, decay: float = 0.97, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback(WeightAverage(decay))
+
+
+class WeightAverage(TrainerCallback):
+    """Averages the weights of a run, and puts the average into the model at its end."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.average: AveragedModel | None = None
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
+        """Starts anew."""
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
+
+    def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
+        """Takes a step's weights in; the first step's are the average's first."""
+        self.average.update_parameters(model)
+
+    @torch.no_grad()
+    def on_train_end(self, args, state, control, model=None, **kwargs) -> None:
+        """Puts the average into the model."""
+        for weight, averaged in zip(model.parameters(), self.average.module.parameters(), strict=True):
+            weight.copy_(averaged)
+        self.average = None
 
 
 def task_loss(trainer: Trainer, outputs, labels: Tensor) -> Tensor:

@@ -1,23 +1,21 @@
 """Tables and the picture of the study of the mechanism, from the figures in `mechanism/`."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from cells import PLAIN, TITLES, Figures, cell, difference, read_figures
 
-from itra_hf.comparison.measures import BY_NAME, Measure, PairedDifference, paired_difference, show
+from itra_hf.comparison.measures import BY_NAME, Measure, PairedDifference, show
 from itra_hf.comparison.tables import Rows, markdown_table
 from itra_hf.reports import drawing
 
 FOLDER = Path(__file__).resolve().parent
 PICTURE = FOLDER / "lag.png"
-PLAIN = "plain"
 BATCH = 16
 # The mean of the two scores that the plan decides by.
 UNKNOWN = Measure("unknown", "unknown classes, AUROC", "higher", "points")
 MEASURES = (BY_NAME["accuracy"], BY_NAME["nll"], BY_NAME["calibration_error"], BY_NAME["scatter_ratio"], UNKNOWN)
-TITLES = {"accuracy": "accuracy, points", "calibration_error": "calibration error, points"}
 CONDITIONS = {
     "20newsgroups-200": "20 newsgroups, 200, 12 epochs",
     "reuters-r8-200": "R8, 200, 12 epochs",
@@ -28,19 +26,15 @@ CONDITIONS = {
 DEFAULT = "average-0.97-late-rising"  # the package's defaults
 KINDS = {"average": "averaged weights", "snapshot": "old weights", "memory": "memory"}
 
-Figures = Mapping[str, Mapping[str, Mapping[int, float]]]  # by variant, measure and seed
-
 
 def read_runs(condition: str) -> Figures:
     """The figures of a condition's runs."""
-    found: dict[str, dict[str, dict[int, float]]] = {}
-    for path in sorted((FOLDER / "mechanism" / condition).glob("*.json")):
-        run = json.loads(path.read_text(encoding="utf-8"))
-        figures = run["figures"]
+    found = read_figures(FOLDER / "mechanism" / condition)
+    for figures in found.values():
         if "unknown_energy" in figures:
-            figures[UNKNOWN.name] = (figures["unknown_energy"] + figures["unknown_mahalanobis"]) / 2
-        for name, value in figures.items():
-            found.setdefault(run["variant"], {}).setdefault(name, {})[run["seed"]] = value
+            distances = figures["unknown_mahalanobis"]
+            mean = {seed: (energy + distances[seed]) / 2 for seed, energy in figures["unknown_energy"].items()}
+            figures[UNKNOWN.name] = mean
     return found
 
 
@@ -57,19 +51,6 @@ def lag(variant: str) -> float | None:
     return {"average": lambda x: x / (1 - x), "snapshot": lambda x: x, "memory": lambda x: x / 2 / BATCH}[kind](
         float(value)
     )
-
-
-def difference(figures: Figures, variant: str, measure: Measure, baseline: str = PLAIN) -> PairedDifference:
-    """A variant minus another, paired by seed."""
-    return paired_difference(figures[variant][measure.name], figures[baseline][measure.name], measure.better)
-
-
-def cell(found: PairedDifference, measure: Measure) -> str:
-    """A difference with half its interval; bold where the interval leaves 0 out."""
-    text = show(measure, found.mean, signed=True)
-    if found.seeds > 1:
-        text += f" ± {show(measure, (found.high - found.low) / 2, signed=True)[1:]}"
-    return f"**{text}**" if found.verdict in ("better", "worse") else text
 
 
 def table(condition: str, baseline: str = PLAIN) -> str:

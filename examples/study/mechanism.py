@@ -6,22 +6,18 @@ What is there is not run again. Each run takes one core: start this as many time
 """
 
 import argparse
-import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing below needs the Hub
 
-from filelock import FileLock, Timeout
+from cells import finish
 from packaged import MODEL, read_split
 from run import OUTPUT, write_splits
 
 from itra_hf.comparison.plan import ComparisonArguments, Run, make_plan
-from itra_hf.comparison.run import ERROR, RESULT, execute, write_atomically
-from itra_hf.comparison.schedule import process_context
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "mechanism"
@@ -187,47 +183,6 @@ def runs_of(name: str, seeds: list[int]) -> Iterator[Run]:
     return (run for run in plan.runs() if run.variant in variants)
 
 
-def path_of(name: str, run: Run) -> Path:
-    """Where a run's figures are kept."""
-    return RESULTS / name / f"{run.variant}-{run.seed}.json"
-
-
-def finish(name: str, run: Run) -> str:
-    """Runs what has no figures yet and is not being run; what went wrong is said, and the next run goes on."""
-    path, folder = path_of(name, run), OUTPUT / "mechanism" / name / f"{run.variant}-{run.seed}"
-    if path.is_file():
-        return "is there"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            if path.is_file():  # since
-                return "is there"
-            process = process_context().Process(target=execute, args=(run, folder, 1))
-            process.start()
-            process.join()
-            result = folder / RESULT
-            if not result.is_file():
-                error = folder / ERROR
-                return f"failed: {error.read_text(encoding='utf-8').strip()}" if error.is_file() else "was killed"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, small(json.loads(result.read_text(encoding="utf-8"))))
-            shutil.rmtree(folder)
-            return "done"
-    except Timeout:
-        return "is being run"
-
-
-def small(result: Mapping[str, Any]) -> str:
-    """A run's figures to five digits, and the matching weight over training, in one short file."""
-    weights = [float(f"{entry['matching_weight']:.3g}") for entry in result["log"] if "matching_weight" in entry]
-    kept = {name: result[name] for name in ("variant", "seed", "steps", "trained", "tested")}
-    for name in ("cosine_then", "cosine_now"):
-        if found := [float(f"{entry[name]:.4g}") for entry in result["log"] if name in entry]:
-            kept[name] = found
-    figures = {name: float(f"{value:.5g}") for name, value in result["metrics"].items() if value is not None}
-    return json.dumps({**kept, "figures": figures, "matching_weights": weights}) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="CONDITION", help=f"of: {', '.join(CONDITIONS)}")
@@ -236,7 +191,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.names or CONDITIONS:
         for run in (each for each in runs_of(name, SEEDS[: options.seeds]) if each.variant in options.cells):
-            print(name, run.variant, run.seed, finish(name, run), flush=True)
+            finish(run, RESULTS / name, OUTPUT / "mechanism" / name)
 
 
 if __name__ == "__main__":

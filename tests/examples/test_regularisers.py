@@ -6,7 +6,7 @@ import pytest
 import torch
 from places import load
 from torch import nn
-from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LabelSmoother
 
 regularisers = load("regularisers.py")
@@ -160,3 +160,25 @@ def test_training_honours_label_smoothing_as_the_plain_trainer_does(trainer_clas
         trainer.model.train()
         losses.append(trainer.compute_loss(trainer.model, batch()).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+# ---- Averaged weights ----
+
+
+def test_averaged_weights_are_the_average_over_the_steps(model_folder, tmp_path):
+    class Noting(TrainerCallback):
+        def __init__(self):
+            self.weights = []
+
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            self.weights.append([weight.detach().clone() for weight in model.parameters()])
+
+    trainer = build(regularisers.AveragedTrainer, model_folder, tmp_path, decay=0.6)
+    noting = Noting()
+    trainer.add_callback(noting)
+    trainer.train()
+    first, second, third = noting.weights
+    for found, *steps in zip(trainer.model.parameters(), first, second, third, strict=True):
+        wanted = 0.36 * steps[0] + 0.24 * steps[1] + 0.4 * steps[2]
+        torch.testing.assert_close(found.detach(), wanted)
+    assert not torch.equal(next(trainer.model.parameters()), third[0])

@@ -1,0 +1,87 @@
+"""Runs of a study whose figures are kept in one small file each, so that it goes on anywhere where it stopped."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from itra_hf.comparison.measures import Measure, PairedDifference, paired_difference, show
+from itra_hf.comparison.plan import Run
+from itra_hf.comparison.run import ERROR, RESULT, execute, write_atomically
+from itra_hf.comparison.schedule import process_context
+
+PLAIN = "plain"
+TITLES = {"accuracy": "accuracy, points", "calibration_error": "calibration error, points"}
+
+Figures = dict[str, dict[str, dict[int, float]]]  # by variant, measure and seed
+
+
+def finish(run: Run, kept: Path, scratch: Path) -> None:
+    """Runs what has no figures yet and is not being run, on one thread; what went wrong is printed.
+
+    Args:
+        run: what to do.
+        kept: the folder of the condition's figures, a file a run.
+        scratch: the folder of what is only there while it runs.
+    """
+    name = f"{run.variant}-{run.seed}"
+    path, folder = kept / f"{name}.json", scratch / name
+    if path.is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            if not path.is_file():  # since
+                print(kept.name, name, _run(run, path, folder), flush=True)
+    except Timeout:
+        print(kept.name, name, "is being run", flush=True)
+
+
+def _run(run: Run, path: Path, folder: Path) -> str:
+    process = process_context().Process(target=execute, args=(run, folder, 1))
+    process.start()
+    process.join()
+    result, error = folder / RESULT, folder / ERROR
+    if not result.is_file():
+        return f"failed: {error.read_text(encoding='utf-8').strip()}" if error.is_file() else "was killed"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, small(json.loads(result.read_text(encoding="utf-8"))))
+    shutil.rmtree(folder)
+    return "done"
+
+
+def small(result: Mapping[str, Any]) -> str:
+    """A run's figures to five digits, and the matching weight over training, in one short file."""
+    weights = [float(f"{entry['matching_weight']:.3g}") for entry in result["log"] if "matching_weight" in entry]
+    kept = {name: result[name] for name in ("variant", "seed", "steps", "trained", "tested")}
+    for name in ("cosine_then", "cosine_now"):
+        if found := [float(f"{entry[name]:.4g}") for entry in result["log"] if name in entry]:
+            kept[name] = found
+    figures = {name: float(f"{value:.5g}") for name, value in result["metrics"].items() if value is not None}
+    return json.dumps({**kept, "figures": figures, "matching_weights": weights}) + "\n"
+
+
+def read_figures(folder: Path) -> Figures:
+    """The figures of a condition's runs."""
+    found: Figures = {}
+    for path in sorted(folder.glob("*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in run["figures"].items():
+            found.setdefault(run["variant"], {}).setdefault(name, {})[run["seed"]] = value
+    return found
+
+
+def difference(figures: Figures, variant: str, measure: Measure, baseline: str = PLAIN) -> PairedDifference:
+    """A variant minus another, paired by seed."""
+    return paired_difference(figures[variant][measure.name], figures[baseline][measure.name], measure.better)
+
+
+def cell(found: PairedDifference, measure: Measure) -> str:
+    """A difference with half its interval; bold where the interval leaves 0 out."""
+    text = show(measure, found.mean, signed=True)
+    if found.seeds > 1:
+        text += f" ± {show(measure, (found.high - found.low) / 2, signed=True)[1:]}"
+    return f"**{text}**" if found.verdict in ("better", "worse") else text

@@ -1,0 +1,144 @@
+"""Does alignment help, against what costs nothing? The runs that `protocol.md` plans, kept one small file each.
+
+    python -m examples.study protocol [CONDITION ...] [--seeds N] [--variants NAME ...]
+
+What is there is not run again. Each run takes one core: start this as many times as there are cores.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing below needs the Hub
+
+import pandas as pd
+from cells import finish
+from packaged import MODEL, read_split, read_tweets
+from run import OUTPUT, REGULARISERS, write_splits
+
+from itra_hf.comparison.plan import ComparisonArguments, Run, make_plan
+
+RESULTS = Path(__file__).resolve().parent / "protocol"
+SEEDS = list(range(501, 521))  # no other study's
+TUNING_SEEDS = [401, 402, 403]
+TESTED = 1000
+COMMON = {
+    "model_name_or_path": MODEL,
+    "max_predict_samples": TESTED,
+    "per_device_train_batch_size": 16,
+    "per_device_eval_batch_size": 64,
+    "warmup_steps": 0.1,
+    "use_cpu": True,
+}
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "plain": {"trainer": "Trainer"},
+    "averaged": {"trainer": f"{REGULARISERS}:AveragedTrainer"},
+    "smoothing": {"trainer": "Trainer", "label_smoothing_factor": 0.1},
+    "second-batch": {},
+    "memory": {"companion": "memory"},
+}
+FURTHER: Mapping[str, Mapping[str, Any]] = {
+    "second-batch-smoothing": {"label_smoothing_factor": 0.1},
+    "rdrop": {"trainer": f"{REGULARISERS}:RDropTrainer", "twice_compute": True},
+    "supcon": {"trainer": f"{REGULARISERS}:SupConTrainer"},
+}
+FREQUENT = 40  # training documents, of R52's classes where some are left out
+
+
+class Condition(NamedTuple):
+    """What to train on, and for how long.
+
+    Attributes:
+        corpus: see `read_corpus`.
+        size: training documents.
+        epochs: of training.
+        learning_rate: its highest.
+        seeds: how many.
+        harder: more of `ComparisonArguments`.
+        tokens: the length that texts are cut to.
+        further: whether the further variants run too.
+    """
+
+    corpus: str
+    size: int
+    epochs: float
+    learning_rate: float
+    seeds: int = 20
+    harder: Mapping[str, Any] = {}
+    tokens: int = 32
+    further: bool = False
+
+
+NOISE, UNKNOWN = {"label_noise": 0.2}, {"unknown_classes": 5}
+TWEETS_RATE = 2e-4
+# In the order in which they are run.
+CONDITIONS = {
+    "few-20newsgroups": Condition("20newsgroups", 200, 12.0, 3e-4, harder=UNKNOWN, further=True),
+    "few-r52": Condition("r52-frequent", 200, 12.0, 2e-4, harder=UNKNOWN),
+    "few-tweets": Condition("tweets", 200, 12.0, TWEETS_RATE),
+    "noise-20newsgroups": Condition("20newsgroups", 200, 12.0, 3e-4, harder=NOISE),
+    "noise-r52": Condition("r52", 200, 12.0, 2e-4, harder=NOISE),
+    "noise-tweets": Condition("tweets", 200, 12.0, TWEETS_RATE, harder=NOISE, further=True),
+    "short-20newsgroups": Condition("20newsgroups", 4000, 2.0, 1e-4, 10, UNKNOWN),
+    "short-r52": Condition("r52", 4000, 2.0, 1e-4, 10),
+    "short-tweets": Condition("tweets", 4000, 2.0, 1e-4, 10),
+    "settled-20newsgroups": Condition("20newsgroups", 1000, 8.0, 3e-4, 10),
+    "settled-r52": Condition("r52", 1000, 8.0, 2e-4, 10),
+    "settled-tweets": Condition("tweets", 1000, 8.0, TWEETS_RATE, 10),
+    "few-r8": Condition("r8", 200, 12.0, 2e-4),
+    "few-20newsgroups-64": Condition("20newsgroups", 200, 12.0, 3e-4, 10, UNKNOWN, 64),
+    "few-20newsgroups-128": Condition("20newsgroups", 200, 12.0, 3e-4, 10, UNKNOWN, 128),
+}
+
+
+def read_corpus(corpus: str) -> dict[str, pd.DataFrame]:
+    """The training and test documents of a corpus."""
+    if corpus == "tweets":
+        return read_tweets()
+    name = corpus if corpus == "20newsgroups" else f"reuters-{corpus.removesuffix('-frequent')}"
+    splits = {split: read_split(name, split) for split in ("train", "test")}
+    if corpus.endswith("-frequent"):
+        counts = splits["train"].Category.value_counts()
+        kept = counts.index[counts >= FREQUENT]
+        splits = {split: rows[rows.Category.isin(kept)] for split, rows in splits.items()}
+    return splits
+
+
+def runs_of(name: str, seeds: list[int], variants: list[str]) -> Iterator[Run]:
+    """The runs of a condition, seed by seed."""
+    condition = CONDITIONS[name]
+    known = {**VARIANTS, **(FURTHER if condition.further else {})}
+    asked = ComparisonArguments(
+        seeds=seeds,
+        max_train_samples=[condition.size],
+        equal_compute="none",
+        temperature_share=0.1,
+        **condition.harder,
+    )
+    common = COMMON | {
+        "learning_rate": condition.learning_rate,
+        "num_train_epochs": condition.epochs,
+        "max_seq_length": condition.tokens,
+    }
+    common |= write_splits(condition.corpus, read_corpus(condition.corpus))
+    chosen = {each: settings for each, settings in known.items() if each in variants}
+    plan = make_plan(asked, common, chosen, str(OUTPUT / "protocol" / name))
+    return (run for run in plan.runs() if run.variant in chosen)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="CONDITION", help=f"of: {', '.join(CONDITIONS)}")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many, from the first")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help="the further ones are run where named")
+    options = parser.parse_args()
+    for name in options.names or CONDITIONS:
+        seeds = SEEDS[: min(options.seeds, CONDITIONS[name].seeds)]
+        for run in runs_of(name, seeds, options.variants):
+            finish(run, RESULTS / name, OUTPUT / "protocol" / name)
+
+
+if __name__ == "__main__":
+    main()
