@@ -47,19 +47,20 @@ BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
 def show(measure: Measure, value: float, signed: bool = False) -> str:
-    """A value of the measure as reports print it; shares in percent, differences of them in points.
+    """A value of the measure as reports print it; shares in percent, differences of them in points, NaN as a dash.
 
     Example:
         >>> show(BY_NAME["accuracy"], 0.9132), show(BY_NAME["accuracy"], 0.0046, signed=True)
         ('91.32 %', '+0.46')
     """
     sign = "+" if signed else ""
+    if math.isnan(value):
+        return DASH
     if measure.unit == "points":
         return f"{100 * value:{sign}.2f}" + ("" if signed else " %")
     if measure.unit == "plain":
         return f"{value:{sign}.4f}"
-    digits = 1 if measure.unit == "s" else 0
-    return f"{value:{sign},.{digits}f} {measure.unit}"
+    return f"{value:{sign},.{1 if measure.unit == 's' else 0}f} {measure.unit}"
 
 
 class PairedDifference(NamedTuple):
@@ -120,19 +121,39 @@ def paired_difference(
     values = np.array(list(each.values()))
     gains = values if better == "higher" else -values
     low, high = t_interval(values)
-    verdict: Verdict = "no difference shown"
-    if len(values) < 2:
+    by_chance = len(values) == 2 and np.allclose(values, values[0])  # two coarse figures often agree, and say nothing
+    verdict: Verdict = "better" if gains.mean() > 0 else "worse"
+    if low <= 0 <= high or by_chance:
+        verdict = "no difference shown"
+    elif len(values) < 2:
         verdict = "one seed only"
-    elif len(values) == 2 and np.allclose(values, values[0]):
-        pass  # two coarse figures often agree by chance, and then say nothing about the noise
-    elif low > 0 or high < 0:
-        verdict = "better" if gains.mean() > 0 else "worse"
     wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
     return PairedDifference(len(values), float(values.mean()), low, high, wins, losses, verdict, each)
+
+
+def mean(values: Mapping[int, float]) -> float:
+    """The mean over seeds; NaN over none."""
+    return float(np.mean(list(values.values()))) if values else math.nan
 
 
 def show_difference(measure: Measure, found: PairedDifference) -> tuple[str, str]:
     """A difference of the measure with its unit, and its interval: a dash with one seed."""
     difference, low, high = (show(measure, value, signed=True) for value in (found.mean, found.low, found.high))
     unit = " points" if measure.unit == "points" else ""
-    return difference + unit, f"{low} to {high}" if math.isfinite(found.low) else DASH
+    return difference + unit, f"{low} to {high}" if found.seeds > 1 else DASH
+
+
+def show_half(measure: Measure, found: PairedDifference) -> str:
+    """A difference of the measure, with half of its interval if it has one."""
+    half = "" if found.seeds < 2 else f" ±{show(measure, (found.high - found.low) / 2, signed=True)[1:]}"
+    return show(measure, found.mean, signed=True) + half
+
+
+def describe(measure: Measure, found: PairedDifference, baseline: str) -> str:
+    """What a difference to a baseline tells, as a part of a sentence about the variant."""
+    difference, interval = show_difference(measure, found)
+    if found.verdict == "one seed only":
+        return f"{measure.title} {difference} against {baseline} with one seed, which tells nothing about chance"
+    words = f"{found.verdict} {'to' if found.verdict == 'no difference shown' else 'than'} {baseline}"
+    score = f"{found.wins} wins and {found.losses} losses in {found.seeds} seeds"
+    return f"{words} ({measure.title} {difference}, 95 % interval {interval}, {score})"

@@ -11,28 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import psutil
 import torch
 from threadpoolctl import threadpool_limits
 from transformers import Trainer, set_seed
 
 from ..features.item_counts import computes_with_item_count, takes_item_count
-from ..text.data import DataArguments, Task, subset, tokenize
+from ..text.data import Task, tokenize
 from ..text.metrics import compute_metrics_for
 from ..text.models import fitting_length, load_model
-from ..text.train import check_alignment_fits, read_data
-from ..trainer import ITRAMixin
+from ..text.train import read_data
 from .assessment import assess
 from .measures import BY_NAME
 from .plan import Run
-from .spoiling import UNKNOWN, flip_labels, leave_out_classes, relabelled, thin_classes
+from .spoiling import UNKNOWN, spoil
 from .variants import load_trainer
 
 RESULT, ERROR, LOG = "result.json", "error.txt", "log.txt"
 
 
-def execute(run: Run, folder: Path, threads: int, device: int | None = None) -> None:
+def execute(run: Run, folder: Path, threads: int, device: str | None = None) -> None:
     """Runs, and writes `result.json` at once and whole, or `error.txt`; what is printed goes to `log.txt`.
 
     Args:
@@ -47,7 +45,7 @@ def execute(run: Run, folder: Path, threads: int, device: int | None = None) -> 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
     if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     with open(folder / LOG, "w", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -74,7 +72,7 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
     """Trains and tests; the folder keeps the features of the tested examples, and not the trainer's own files.
 
     Returns:
-        The figures of `MEASURES` that apply, the training's log and what was run.
+        The figures of `MEASURES` that apply, `None` where one is not finite, the training's log and what was run.
 
     Raises:
         FloatingPointError: the run diverged.
@@ -113,13 +111,11 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task, data
     Raises:
         ValueError: settings, data and trainer that don't go together, or files that have changed.
     """
-    model_args, data_args, args = run.arguments(str(folder / "trainer"))
+    model_args, data_args, args = run.arguments(folder / "trainer")
     run.check_sources()
     trainer_class = load_trainer(run.trainer)
     set_seed(run.seed)  # the new head starts from it, whatever the trainer's file did to the generators
     splits, task, tested = spoil(run, *read_data(data_args, args, model_args), data_args)
-    if issubclass(trainer_class, ITRAMixin):
-        check_alignment_fits(args, task)
     model, tokenizer = load_model(model_args, task)
     longest = fitting_length(data_args.max_seq_length, model, tokenizer)
     for name, data in splits.items():
@@ -144,37 +140,6 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task, data
         # Else the stock Trainer skips the division by the accumulation steps for most heads, and ITRATrainer does not.
         trainer.model_accepts_loss_kwargs = False
     return trainer, splits[tested], task, splits.get(UNKNOWN)
-
-
-def spoil(
-    run: Run, splits: datasets.DatasetDict, task: Task, data_args: DataArguments
-) -> tuple[datasets.DatasetDict, Task, str]:
-    """Cuts the splits to size, leaves classes out and thins them, and flips labels, as the run says.
-
-    Returns:
-        The splits, the task of the classes that are left, and the name of the split to test on.
-
-    Raises:
-        ValueError: data that the run's settings don't go with.
-    """
-    for name, most in (("validation", data_args.max_eval_samples), ("test", data_args.max_predict_samples)):
-        if name in splits:
-            splits[name] = subset(splits[name], most, 0)  # the same for all seeds
-    labelled_test = "test" in splits and "labels" in splits["test"].column_names
-    tested = "test" if labelled_test else "validation"
-    if run.unknown_classes:
-        splits, task = leave_out_classes(splits, task, tested, run.unknown_classes, run.seed)
-    single, train = task.problem_type == "single_label_classification", splits["train"]
-    if not single and (run.label_noise or run.class_imbalance > 1):
-        raise ValueError(f"label_noise and class_imbalance need one class an example; this is {task.problem_type}.")
-    if run.class_imbalance > 1:
-        train = train.select(thin_classes(np.asarray(train["labels"][:]), run.class_imbalance, run.seed))
-    train = subset(train, run.train_samples, run.seed)
-    if run.label_noise:
-        labels = np.asarray(train["labels"][:])
-        train = relabelled(train, flip_labels(labels, run.label_noise, len(task.label_names), run.seed))
-    splits["train"] = train
-    return splits, task, tested
 
 
 def count_steps(examples: int, args: Any) -> int:

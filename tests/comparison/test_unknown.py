@@ -10,7 +10,7 @@ from itra_hf.cli import parse_comparison
 from itra_hf.comparison import assessment, schedule
 from itra_hf.comparison import run as running
 from itra_hf.comparison.run import build, measure
-from itra_hf.comparison.spoiling import choose_unknown, leave_out_classes
+from itra_hf.comparison.spoiling import leave_out_classes
 from itra_hf.comparison.unknown import (
     energy_scores,
     mahalanobis_scores,
@@ -30,10 +30,17 @@ def task_of(classes, kind="single_label_classification"):
 def splits_of(**labels):
     return datasets.DatasetDict(
         {
-            name: datasets.Dataset.from_dict({"text": [str(each) for each in values], "labels": values})
+            name: datasets.Dataset.from_dict({"text": [str(each) for each in values], "labels": list(values)})
             for name, values in labels.items()
         }
     )
+
+
+def choose_unknown(classes, count, seed):
+    """The ids of the classes that are left out where all splits have all of them."""
+    splits = splits_of(train=range(classes), test=range(classes))
+    _, task = leave_out_classes(splits, task_of(classes), "test", count, seed)
+    return np.array([each for each in range(classes) if f"class {each}" not in task.label_names])
 
 
 # ---- Scores ----
