@@ -64,36 +64,22 @@ def show(measure: Measure, value: float, signed: bool = False) -> str:
 
 
 class PairedDifference(NamedTuple):
-    """How one variant differs from another over the seeds that both have.
-
-    Attributes:
-        seeds: how many there are.
-        mean: of variant minus baseline.
-        low, high: the ends of the 95 % interval of the mean; NaN with one seed.
-        wins, losses: seeds in which the variant is better, and worse; the rest are ties.
-        verdict: `"better"` or `"worse"` where the interval lies on that side of 0.
-        each: the difference of each seed, by seed.
-    """
+    """How one variant differs from another over the seeds that both have."""
 
     seeds: int
-    mean: float
-    low: float
+    mean: float  # of variant minus baseline
+    low: float  # the lower end of the 95 % interval of the mean; NaN with one seed
     high: float
-    wins: int
-    losses: int
-    verdict: Verdict
-    each: dict[int, float]
+    wins: int  # seeds in which the variant is better
+    losses: int  # and worse; the rest are ties
+    verdict: Verdict  # "better" or "worse" where the interval lies on that side of 0
+    each: dict[int, float]  # the difference of each seed
 
 
 def t_interval(values: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of the mean of `[n]` values by Student's t; NaN for fewer than two.
 
     A percentile bootstrap of five values would cover the truth in about 84 % of studies only, so it is not offered.
-
-    Example:
-        >>> low, high = t_interval(np.array([0.01, 0.02, 0.03]))
-        >>> round(low, 4), round(high, 4)
-        (-0.0048, 0.0448)
     """
     if len(values) < 2:
         return math.nan, math.nan

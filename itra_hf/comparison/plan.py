@@ -91,28 +91,18 @@ class ComparisonArguments:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run, complete and as plain values, so that it can be hashed and sent to a process.
+    """One training run, complete and as plain values, so that it can be hashed and sent to a process."""
 
-    Attributes:
-        variant: the variant's name.
-        seed: of the data, the head and the order.
-        train_samples: the size of the training set; `None` for all.
-        fields: of `ModelArguments`, `DataArguments` and `ITRAConfig`.
-        trainer, trainer_arguments, extra_compute: see `Variant`.
-        label_noise, class_imbalance, unknown_classes: see `ComparisonArguments`.
-        sources: a hash of each file that the run reads, by name; of a local model's, their sizes and times.
-    """
-
-    variant: str
-    seed: int
-    train_samples: int | None
-    fields: dict[str, Any]
-    trainer: str
+    variant: str  # its name
+    seed: int  # of the data, the head and the order
+    train_samples: int | None  # the size of the training set; `None` for all
+    fields: dict[str, Any]  # of `ModelArguments`, `DataArguments` and `ITRAConfig`
+    trainer: str  # this and the two below: see `Variant`
     trainer_arguments: dict[str, Any]
     extra_compute: str
-    label_noise: float
+    label_noise: float  # this, the next and the last: see `ComparisonArguments`
     class_imbalance: float
-    sources: dict[str, str]
+    sources: dict[str, str]  # a hash of each file that the run reads, by name; of a local model's, sizes and times
     unknown_classes: int = 0
 
     @property
@@ -147,19 +137,12 @@ class Run:
 
 
 class Plan(NamedTuple):
-    """What to run and how.
-
-    Attributes:
-        args: how to compare.
-        common: the fields that all runs share.
-        variants: the plain Trainer first, then its runs of equal compute, then the others.
-        output_dir: where runs and reports go.
-    """
+    """What to run and how."""
 
     args: ComparisonArguments
-    common: dict[str, Any]
-    variants: list[Variant]
-    output_dir: Path
+    common: dict[str, Any]  # the fields that all runs share
+    variants: list[Variant]  # the plain Trainer first, then its runs of equal compute, then the others
+    output_dir: Path  # where runs and reports go
 
     @property
     def sizes(self) -> list[int | None]:

@@ -37,45 +37,43 @@ def write_reports(comparison: Comparison, title: str) -> None:
         from . import pictures
     except ImportError as error:
         logger.warning(f"The page has no pictures: {error}")
-    plan, told = comparison.plan, {"comparison": comparison, "title": title, "pictures": pictures}
+    plan = comparison.plan
+    arguments, common = asdict(plan.args), without_secrets(plan.common)
     variants = {variant.name: describe_variant(variant) for variant in plan.variants}
-    shared, common = asdict(plan.args), without_secrets(plan.common)
-    values = as_plain_values(comparison) | {"arguments": shared, "common": common, "variants": variants}
-    told |= {"shared": _listed(common | shared), "variants": variants, "notes": notes(comparison)}
-    functions = {"figure_rows": figure_rows, "difference_rows": difference_rows, "table": markdown_table}
-    told |= {**functions, "cell": _cell, "png": _png}
+    values = as_plain_values(comparison) | {"arguments": arguments, "common": common, "variants": variants}
+    shown = {
+        "title": title,
+        "comparison": comparison,
+        "variants": variants,
+        "shared": _listed(common | arguments),
+        "notes": notes(comparison),
+        "pictures": pictures,
+        "png": _png,
+        "figure_rows": figure_rows,
+        "difference_rows": difference_rows,
+        "table": markdown_table,
+        "cell": _cell,
+    }
     write_atomically(plan.output_dir / JSON, json.dumps(values, indent=1, default=str) + "\n")
-    write_atomically(plan.output_dir / MARKDOWN, TEMPLATES.get_template("page.md").render(told))
-    write_atomically(plan.output_dir / PAGE, TEMPLATES.get_template("page.html").render(told))
+    for name in (MARKDOWN, PAGE):
+        write_atomically(plan.output_dir / name, TEMPLATES.get_template(name).render(shown))
 
 
 def as_plain_values(comparison: Comparison) -> dict[str, Any]:
     """For JSON: figures by size, variant, measure and seed, with the differences and verdicts."""
-    sizes = [
-        {
-            "train_samples": size.train_samples,
-            "trained": size.trained,
-            "figures": size.figures,
-            "differences": [
-                {"variant": variant, "baseline": baseline, "measure": name}
-                | found._asdict()
-                | ({} if found.seeds > 1 else {"low": None, "high": None})  # JSON has no NaN
-                for (variant, baseline, name), found in size.differences.items()
-            ],
-            "verdicts": size.verdicts,
-        }
-        for size in comparison.sizes
-    ]
-    return {
-        "metric": comparison.metric.name,
-        "tested": comparison.results[0]["tested"],
-        "tested_on": comparison.results[0]["tested_on"],
-        "steps": comparison.sizes[0].steps,
-        "versions": comparison.versions,
-        "failed": comparison.failed,
-        "missing": comparison.missing,
-        "sizes": sizes,
-    }
+    sizes = []
+    for size in comparison.sizes:
+        differences = [
+            {"variant": variant, "baseline": baseline, "measure": name}
+            | found._asdict()
+            | ({} if found.seeds > 1 else {"low": None, "high": None})  # JSON has no NaN
+            for (variant, baseline, name), found in size.differences.items()
+        ]
+        values = {name: getattr(size, name) for name in ("train_samples", "trained", "figures", "verdicts")}
+        sizes.append(values | {"differences": differences})
+    tested = {name: comparison.results[0][name] for name in ("tested", "tested_on")}
+    values = {name: getattr(comparison, name) for name in ("versions", "failed", "missing")}
+    return {"metric": comparison.metric.name, **tested, "steps": comparison.sizes[0].steps, **values, "sizes": sizes}
 
 
 def _png(figure: Any) -> str:

@@ -6,28 +6,35 @@ import os
 import shutil
 import sys
 import traceback
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import psutil
 import torch
+from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 from transformers import Trainer, set_seed
+from transformers.trainer_utils import PredictionOutput
 
+from ..features.extract import collected_features, extract_features
 from ..features.item_counts import computes_with_item_count, takes_item_count
+from ..reports.compactness import compactness
 from ..text.data import Task, tokenize
-from ..text.metrics import compute_metrics_for
+from ..text.metrics import ProblemType, compute_metrics_for
 from ..text.models import fitting_length, load_model
 from ..text.train import read_data
-from .assessment import assess
 from .measures import BY_NAME
 from .plan import Run
-from .spoiling import UNKNOWN, spoil
+from .spoiling import UNKNOWN, relabelled, spoil
+from .unknown import unknown_auroc
 from .variants import load_trainer
 
-RESULT, ERROR, LOG = "result.json", "error.txt", "log.txt"
+RESULT, ERROR, LOG, FEATURES = "result.json", "error.txt", "log.txt", "features.npz"
+MOST_FEATURES = 2000  # examples whose features are kept for the maps
 
 
 def execute(run: Run, folder: Path, threads: int, device: str | None = None) -> None:
@@ -140,6 +147,78 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task, data
         # Else the stock Trainer skips the division by the accumulation steps for most heads, and ITRATrainer does not.
         trainer.model_accepts_loss_kwargs = False
     return trainer, splits[tested], task, splits.get(UNKNOWN)
+
+
+def assess(
+    trainer: Trainer, tested: datasets.Dataset, task: Task, unknown: datasets.Dataset | None, folder: Path
+) -> dict[str, Any]:
+    """The figures of a trained model on tested examples, and how well it tells unknown classes' examples from them.
+
+    Writes the features of the tested examples to the run's folder, for the maps.
+
+    Raises:
+        FloatingPointError: the logits are not finite.
+    """
+    single = task.problem_type == "single_label_classification"
+    prediction, logits, features = _predict(trainer, tested, collects=single)
+    labels = np.asarray(prediction.label_ids)
+    metrics: dict[str, Any] = {name.removeprefix("test_"): value for name, value in (prediction.metrics or {}).items()}
+    metrics["nll"] = negative_log_likelihood(logits, labels, task.problem_type)
+    if not single:
+        return metrics
+    metrics["scatter_ratio"] = compactness(features, labels)["scatter_ratio"]
+    # float16 is plenty for a picture
+    sample = features[:MOST_FEATURES].astype(np.float16)
+    names = np.array(task.label_names)
+    np.savez_compressed(folder / FEATURES, features=sample, labels=labels[:MOST_FEATURES], names=names)
+    if unknown is not None:
+        # The head has no outputs for these labels; another stands in, for some models can't do without.
+        _, *others = _predict(trainer, relabelled(unknown, np.zeros(len(unknown), int)), collects=True)
+        assert trainer.model is not None
+        train = extract_features(trainer.model, trainer.get_test_dataloader(trainer.train_dataset))  # type: ignore[arg-type]
+        metrics |= unknown_auroc(logits, others[0], features, others[1], *train)
+    return metrics
+
+
+def _predict(trainer: Trainer, data: datasets.Dataset, collects: bool) -> tuple[PredictionOutput, np.ndarray, Any]:
+    """A Trainer's prediction, its logits, and if asked the features, `[n, dim]` float32, in one pass over the examples.
+
+    Raises:
+        FloatingPointError: the logits are not finite.
+    """
+    assert trainer.model is not None
+    inputs = next(iter(trainer.get_test_dataloader(data)))
+    inputs = trainer._prepare_inputs({name: value for name, value in inputs.items() if name != "labels"})
+    collecting: Any = collected_features(trainer.model, inputs) if collects else nullcontext([])
+    try:
+        with collecting as features:
+            prediction = trainer.predict(data)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"the run diverged: {error}") from error
+    logits = prediction.predictions
+    logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits, dtype=np.float64)
+    if not np.isfinite(logits).all():
+        raise FloatingPointError("the run diverged: the model's logits are not finite")
+    return prediction, logits, np.concatenate(features) if collects else None
+
+
+def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, problem_type: ProblemType) -> float | None:
+    """The mean negative log-likelihood of the labels, without label smoothing or class weights.
+
+    Args:
+        logits: `[n, classes]`.
+        labels: `[n]` class ids, of which negative ones are left out, or `[n, classes]` of 0 and 1.
+        problem_type: as in a model's config.
+
+    Returns:
+        Nats an example (multi-label: an example and label); `None` for regression.
+    """
+    if problem_type == "regression":
+        return None
+    if problem_type == "multi_label_classification":
+        return float(np.mean(np.logaddexp(0, logits) - labels * logits))
+    kept = labels >= 0
+    return float(-np.mean(log_softmax(logits[kept], axis=-1)[np.arange(kept.sum()), labels[kept]]))
 
 
 def count_steps(examples: int, args: Any) -> int:

@@ -19,11 +19,11 @@ Results = Sequence[Mapping[str, Any]]  # from `read_results`
 
 @dataclass(frozen=True)
 class Size:
-    """The results of one size of training set: of all examples where `train_samples` is `None`."""
+    """The results of one size of training set."""
 
     plan: Plan
-    metric: Measure
-    train_samples: int | None
+    metric: Measure  # what the verdicts go by
+    train_samples: int | None  # the size that was asked for; `None` for all examples
     results: Results
 
     @property
@@ -43,10 +43,7 @@ class Size:
     @property
     def steps(self) -> dict[str, int]:
         """By variant, the optimizer steps of its first run."""
-        steps: dict[str, int] = {}
-        for result in self.results:
-            steps.setdefault(result["variant"], result["steps"])
-        return steps
+        return {result["variant"]: result["steps"] for result in reversed(self.results)}
 
     @cached_property
     def figures(self) -> dict[str, Figures]:
@@ -87,17 +84,11 @@ class Size:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a study found.
-
-    Attributes:
-        plan: what was to be run.
-        results: of the runs that have one, which is one or more.
-        failed: what went wrong, by the keys of runs.
-    """
+    """What a study found."""
 
     plan: Plan
-    results: Results
-    failed: Mapping[str, str]
+    results: Results  # of the runs that have one, which is one or more
+    failed: Mapping[str, str]  # what went wrong, by the keys of runs
 
     @cached_property
     def metric(self) -> Measure:

@@ -27,25 +27,15 @@ FIXED = ("seed", "data_seed", "output_dir", "push_to_hub", "resume_from_checkpoi
 
 
 class Variant(NamedTuple):
-    """One way to train.
+    """One way to train."""
 
-    Attributes:
-        name: what reports call it.
-        trainer: `"Trainer"`, `"ITRATrainer"`, or `"file.py:Class"` or `"module:Class"`.
-        settings: fields of `ITRAConfig` that differ from the common ones.
-        trainer_arguments: keyword arguments of the trainer's constructor.
-        aligns: whether its trainer has the method's settings.
-        sees_twice: whether its steps take two batches' worth of compute, so that a plain run of as much is fair.
-        extra_compute: for a plain run, how it gets that.
-    """
-
-    name: str
-    trainer: str = PLAIN
-    settings: Mapping[str, Any] = {}
-    trainer_arguments: Mapping[str, Any] = {}
-    aligns: bool = False
-    sees_twice: bool = False
-    extra_compute: ExtraCompute = ""
+    name: str  # what reports call it
+    trainer: str = PLAIN  # or "ITRATrainer", "file.py:Class" or "module:Class"
+    settings: Mapping[str, Any] = {}  # fields of `ITRAConfig` that differ from the common ones
+    trainer_arguments: Mapping[str, Any] = {}  # of the trainer's constructor
+    aligns: bool = False  # whether its trainer has the method's settings
+    sees_twice: bool = False  # whether its steps take two batches' compute, so that a plain run of as much is fair
+    extra_compute: ExtraCompute = ""  # for a plain run, how it gets that
 
 
 def load_trainer(name: str) -> type[Trainer]:
