@@ -97,10 +97,10 @@ class Run:
     seed: int  # of the data, the head and the order
     train_samples: int | None  # the size of the training set; `None` for all
     fields: dict[str, Any]  # of `ModelArguments`, `DataArguments` and `ITRAConfig`
-    trainer: str  # this and the two below: see `Variant`
+    trainer: str  # like the next two, see `Variant`
     trainer_arguments: dict[str, Any]
     extra_compute: str
-    label_noise: float  # this, the next and the last: see `ComparisonArguments`
+    label_noise: float  # like the next and the last, see `ComparisonArguments`
     class_imbalance: float
     sources: dict[str, str]  # a hash of each file that the run reads, by name; of a local model's, sizes and times
     unknown_classes: int = 0
