@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from itra_hf.comparison.measures import BY_NAME, Measure, PairedDifference, paired_difference, show
-from itra_hf.comparison.tables import Rows, markdown_table
+from itra_hf.comparison.report import Rows, markdown_table
 from itra_hf.reports import drawing
 
 FOLDER = Path(__file__).resolve().parent
