@@ -10,9 +10,8 @@ from typing import Any
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import HfArgumentParser
 
-from .comparison import tables
 from .comparison.plan import ComparisonArguments, Plan, make_plan
-from .comparison.report import REPORTS
+from .comparison.report import REPORTS, terminal
 from .comparison.study import compare
 from .config import ITRAConfig
 from .presets import preset_settings, refuse_gone
@@ -98,7 +97,7 @@ def _compare(arguments: Sequence[str]) -> None:
         _fail(f"error: {error}")
     except KeyboardInterrupt:
         _fail("interrupted; what is finished stays, and the same command goes on from there")
-    print(tables.terminal(comparison))
+    print(terminal(comparison))
     print(f"\nThe reports are in {plan.output_dir}: {', '.join(REPORTS)}.")
     if comparison.failed:
         raise SystemExit(1)

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
-from .alignment.aligner import Aligner
-from .alignment.checkpoint import RunState, saved_companion
+from .alignment.aligner import Aligned, Aligner
+from .alignment.checkpoint import RunState, save_alignment, saved_companion
 from .alignment.log import COMPANION_LOST, FROZEN, NOTHING_TAPPED, OWN_LOSS, TrainingWatch
-from .alignment.recording import RecordingMixin
+from .alignment.recording import RunRecord
 from .alignment.steps import StepFacts, StepsMixin
 from .alignment.weight import MatchingWeight
 from .batches import CollatedApart, FeatureBatch, LabelKind, count_rows, kind_of_batch, labels_for, split_pair
@@ -28,7 +28,7 @@ from .processes import agree, average
 logger = logging.get_logger(__name__)
 
 
-class ITRAMixin(PairedLoadingMixin, StepsMixin, RecordingMixin, ReportingMixin):
+class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
     """Adds in-training representation alignment to a `Trainer` subclass; goes first among the bases.
 
     The subclass's own `compute_loss` gives the task loss: it is called with the primary batch and a model
@@ -50,9 +50,8 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, RecordingMixin, ReportingMixin):
             # What a constructor below may already need: for logs, loaders and losses of its own.
             self._itra_watch, self._itra_companion_epoch = TrainingWatch(torch.device("cpu")), CompanionEpoch()
             self._itra_step, self._itra_normalised, self._itra_settled = StepFacts(), False, False
-            self._itra_companion = self._itra_memory_because = self._itra_average = None
+            self._itra_companion = self._itra_memory_because = self._itra_average = self._itra_record = None
             self._itra_running = self._itra_in_step = self._itra_ran_aligned = False
-            self._itra_means, self._itra_checkpoint = {}, None
             super().__init__(*args, **kwargs)
             # Else the Trainer skips the division by the accumulation steps, and counts what nobody divides by.
             trusted = getattr(self, "loss_is_scaled_for_ga", None) is True or computes_with_item_count(type(self))
@@ -192,6 +191,32 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, RecordingMixin, ReportingMixin):
         if self._itra_memory_because is not None and self.alignment_args.matching_weight > 0:
             self._itra_warn_once(f"companion='auto' is 'memory' in this run: {self._itra_memory_because}.")
 
+    # ---- What is logged and kept ----
+
+    def _itra_observe(self, task_loss: Tensor, aligned: Aligned | None, weight: Tensor | None) -> None:
+        """Takes a micro-batch into the running figures."""
+        matching_loss, features = (None, None) if aligned is None else (aligned.matching_loss, aligned.features)
+        self._itra_watch.add(task_loss, matching_loss, weight, features, 1 / self._itra_accumulation_steps())
+        if features is not None and features.device.type == "cpu":  # free here; elsewhere it would wait for the device
+            self._itra_watch.check_finite(self.state.global_step, self.state.epoch or 0)
+
+    def _itra_callbacks_of_run(self) -> list[TrainerCallback]:
+        callbacks = super()._itra_callbacks_of_run()
+        return callbacks if self._itra_record is None else [*callbacks, self._itra_record]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Logs, with `task_loss`, `matching_loss` and `matching_weight` beside `loss`."""
+        if "loss" in logs and self._itra_record is not None:
+            logs.update(self._itra_record.means)
+            self._itra_record.means = {}
+        super().log(logs, *args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        # No callback comes between this and the push of a checkpoint, and none knows its folder.
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.alignment_args.matching_weight > 0:
+            save_alignment(output_dir, self._itra_run_state(), self.args.should_save)
+
     # ---- A training run ----
 
     def _itra_start_run(self) -> None:
@@ -212,14 +237,15 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, RecordingMixin, ReportingMixin):
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         # A search sets its trial's settings inside `train()`, and every callback comes after the loader.
         self._itra_start_run()
-        self._itra_checkpoint = checkpoint = kwargs.get("resume_from_checkpoint")
+        checkpoint = kwargs.get("resume_from_checkpoint")
+        self._itra_record = RunRecord(self, checkpoint) if self.alignment_args.matching_weight > 0 else None
         if not (checkpoint is not None and saved_companion(checkpoint) == "memory" and self._itra_falls_back(RESUMED)):
             self._itra_tell_companion()
         self._itra_running = True
         try:
             output = super()._inner_training_loop(*args, **kwargs)
         finally:
-            self._itra_running = False
+            self._itra_running, self._itra_record = False, None  # it holds the trainer
             if self._itra_average is not None:
                 self._itra_average.weights = {}  # a copy of the model's
         if self._itra_step.batches and self.alignment_args.matching_weight > 0 and not self._itra_ran_aligned:

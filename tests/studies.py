@@ -1,7 +1,7 @@
 """Plans and made-up results of comparisons."""
 
 from itra_hf.comparison.plan import ComparisonArguments, make_plan
-from itra_hf.comparison.summary import summarize
+from itra_hf.comparison.summary import Comparison
 from itra_hf.comparison.variants import PLAIN
 
 CUSTOM = "from transformers import Trainer\n\n\nclass Own(Trainer):\n    pass\n"
@@ -34,4 +34,4 @@ def study(plan, gain=0.02, failed=None):
         )
         for run in plan.runs()
     ]
-    return summarize(plan, results, failed or {}), results
+    return Comparison(plan, results, failed or {}), results

@@ -32,6 +32,11 @@ def run(site, folder, *arguments):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+def test_the_wheel_holds_all_files_of_the_package(site):
+    files = subprocess.run(["git", "ls-files", "itra_hf"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [name for name in files.splitlines() if not (site / name).is_file()] == []
+
+
 def test_the_wheel_trains_and_inspects(site, model_folder, tmp_path):
     write(tmp_path, "train.csv", rows(24))
     told = run(site, tmp_path, "train", "--help")

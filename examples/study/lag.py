@@ -7,7 +7,7 @@ import numpy as np
 from cells import PLAIN, TITLES, Figures, cell, difference, read_figures
 
 from itra_hf.comparison.measures import BY_NAME, Measure, PairedDifference, show
-from itra_hf.comparison.tables import Rows, markdown_table
+from itra_hf.comparison.report import Rows, markdown_table
 from itra_hf.reports import drawing
 
 FOLDER = Path(__file__).resolve().parent

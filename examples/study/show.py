@@ -16,7 +16,7 @@ import lag
 import numpy as np
 
 from itra_hf.comparison.measures import BY_NAME, PairedDifference, paired_difference, show
-from itra_hf.comparison.tables import Rows, markdown_table
+from itra_hf.comparison.report import Rows, markdown_table
 from itra_hf.comparison.variants import PLAIN
 from itra_hf.reports import drawing
 

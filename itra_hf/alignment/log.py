@@ -47,36 +47,32 @@ class TrainingWatch:
         self.spread = torch.zeros(3, device=device)
         self.warned = False
 
-    def add_step(self, task_loss: Tensor, share: float = 1.0) -> None:
-        """Counts one micro-batch.
+    def add(
+        self,
+        task_loss: Tensor,
+        matching_loss: Tensor | None = None,
+        weight: Tensor | None = None,
+        features: Tensor | None = None,
+        share: float = 1.0,
+    ) -> None:
+        """Takes one micro-batch in.
 
         Args:
             task_loss: a scalar.
-            share: its part of an optimizer step.
+            matching_loss: a scalar; `None` where nothing was aligned.
+            weight: a scalar, of the matching loss.
+            features: `[n, dim]`, whose spread is followed; `None` where there are none.
+            share: the micro-batch's part of an optimizer step.
         """
         zero, one = self.sums.new_zeros(()), self.sums.new_ones(())
-        self.sums += share * torch.stack([task_loss.detach().float(), zero, zero, one, zero])
+        aligned = (zero, zero) if matching_loss is None or weight is None else (matching_loss, weight)
+        losses = [each.detach().float() for each in (task_loss, *aligned)]
+        self.sums += share * torch.stack([*losses, one, one if matching_loss is not None else zero])
+        if features is not None:
+            self._follow_spread(feature_spread(features.detach()), share)
 
-    def add_alignment(self, matching_loss: Tensor, weight: Tensor, share: float = 1.0) -> None:
-        """Adds what aligned a micro-batch that `add_step` counted.
-
-        Args:
-            matching_loss: a scalar.
-            weight: a scalar.
-            share: as there.
-        """
-        zero, one = self.sums.new_zeros(()), self.sums.new_ones(())
-        self.sums += share * torch.stack([zero, matching_loss.detach().float(), weight.detach().float(), zero, one])
-
-    def add_features(self, features: Tensor, share: float = 1.0) -> None:
-        """Follows the spread of the features.
-
-        Args:
-            features: `[n, dim]`.
-            share: the part of an optimizer step that they are.
-        """
+    def _follow_spread(self, current: Tensor, share: float) -> None:
         start, running, steps = self.spread
-        current = feature_spread(features.detach())
         starting = steps < START_STEPS
         start = torch.where(starting, (start * steps + current * share) / (steps + share), start)
         kept = SPREAD_DECAY**share

@@ -47,64 +47,41 @@ BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
 def show(measure: Measure, value: float, signed: bool = False) -> str:
-    """A value of the measure as reports print it; shares in percent, differences of them in points.
+    """A value of the measure as reports print it; shares in percent, differences of them in points, NaN as a dash.
 
     Example:
         >>> show(BY_NAME["accuracy"], 0.9132), show(BY_NAME["accuracy"], 0.0046, signed=True)
         ('91.32 %', '+0.46')
     """
     sign = "+" if signed else ""
+    if math.isnan(value):
+        return DASH
     if measure.unit == "points":
         return f"{100 * value:{sign}.2f}" + ("" if signed else " %")
     if measure.unit == "plain":
         return f"{value:{sign}.4f}"
-    digits = 1 if measure.unit == "s" else 0
-    return f"{value:{sign},.{digits}f} {measure.unit}"
+    return f"{value:{sign},.{1 if measure.unit == 's' else 0}f} {measure.unit}"
 
 
 class PairedDifference(NamedTuple):
-    """How one variant differs from another over the seeds that both have.
-
-    Attributes:
-        seeds: how many there are.
-        mean: of variant minus baseline.
-        low, high: the ends of the 95 % interval of the mean; NaN with one seed.
-        wins, losses: seeds in which the variant is better, and worse; the rest are ties.
-        verdict: `"better"` or `"worse"` where the interval lies on that side of 0.
-        each: the difference of each seed, by seed.
-    """
+    """How one variant differs from another over the seeds that both have."""
 
     seeds: int
-    mean: float
-    low: float
+    mean: float  # of variant minus baseline
+    low: float  # the lower end of the 95 % interval of the mean; NaN with one seed
     high: float
-    wins: int
-    losses: int
-    verdict: Verdict
-    each: dict[int, float]
-
-
-def t_interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the mean of `[n]` values by Student's t; NaN for fewer than two.
-
-    A percentile bootstrap of five values would cover the truth in about 84 % of studies only, so it is not offered.
-
-    Example:
-        >>> low, high = t_interval(np.array([0.01, 0.02, 0.03]))
-        >>> round(low, 4), round(high, 4)
-        (-0.0048, 0.0448)
-    """
-    if len(values) < 2:
-        return math.nan, math.nan
-    # stats.t.interval is NaN where all values agree.
-    half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
+    wins: int  # seeds in which the variant is better
+    losses: int  # and worse; the rest are ties
+    verdict: Verdict  # "better" or "worse" where the interval lies on that side of 0
+    each: dict[int, float]  # the difference of each seed
 
 
 def paired_difference(
     variant: Mapping[int, float], baseline: Mapping[int, float], better: Direction
 ) -> PairedDifference:
     """Compares finite figures of two variants seed by seed; seeds that only one of them has are left out.
+
+    The interval is Student's t: a percentile bootstrap of five values would cover the truth in about 84 % of studies.
 
     Raises:
         ValueError: they share no seed.
@@ -119,20 +96,43 @@ def paired_difference(
         raise ValueError(f"The variants share no seed: {sorted(variant)} and {sorted(baseline)}.")
     values = np.array(list(each.values()))
     gains = values if better == "higher" else -values
-    low, high = t_interval(values)
-    verdict: Verdict = "no difference shown"
-    if len(values) < 2:
+    middle, half = float(values.mean()), math.nan
+    if len(values) > 1:  # stats.t.interval is NaN where all values agree
+        half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    low, high = middle - half, middle + half
+    by_chance = len(values) == 2 and np.allclose(values, values[0])  # two coarse figures often agree, and say nothing
+    verdict: Verdict = "better" if gains.mean() > 0 else "worse"
+    if low <= 0 <= high or by_chance:
+        verdict = "no difference shown"
+    elif len(values) < 2:
         verdict = "one seed only"
-    elif len(values) == 2 and np.allclose(values, values[0]):
-        pass  # two coarse figures often agree by chance, and then say nothing about the noise
-    elif low > 0 or high < 0:
-        verdict = "better" if gains.mean() > 0 else "worse"
     wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
-    return PairedDifference(len(values), float(values.mean()), low, high, wins, losses, verdict, each)
+    return PairedDifference(len(values), middle, low, high, wins, losses, verdict, each)
+
+
+def mean(values: Mapping[int, float]) -> float:
+    """The mean over seeds; NaN over none."""
+    return float(np.mean(list(values.values()))) if values else math.nan
 
 
 def show_difference(measure: Measure, found: PairedDifference) -> tuple[str, str]:
     """A difference of the measure with its unit, and its interval: a dash with one seed."""
     difference, low, high = (show(measure, value, signed=True) for value in (found.mean, found.low, found.high))
     unit = " points" if measure.unit == "points" else ""
-    return difference + unit, f"{low} to {high}" if math.isfinite(found.low) else DASH
+    return difference + unit, f"{low} to {high}" if found.seeds > 1 else DASH
+
+
+def show_half(measure: Measure, found: PairedDifference) -> str:
+    """A difference of the measure, with half of its interval if it has one."""
+    half = "" if found.seeds < 2 else f" ±{show(measure, (found.high - found.low) / 2, signed=True)[1:]}"
+    return show(measure, found.mean, signed=True) + half
+
+
+def describe(measure: Measure, found: PairedDifference, baseline: str) -> str:
+    """What a difference to a baseline tells, as a part of a sentence about the variant."""
+    difference, interval = show_difference(measure, found)
+    if found.verdict == "one seed only":
+        return f"{measure.title} {difference} against {baseline} with one seed, which tells nothing about chance"
+    words = f"{found.verdict} {'to' if found.verdict == 'no difference shown' else 'than'} {baseline}"
+    score = f"{found.wins} wins and {found.losses} losses in {found.seeds} seeds"
+    return f"{words} ({measure.title} {difference}, 95 % interval {interval}, {score})"

@@ -1,17 +1,18 @@
 """Pictures of a comparison, as matplotlib figures: differences, learning curves, feature maps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ..reports import drawing, plots
-from .assessment import FEATURES
-from .measures import Measure
-from .summary import Comparison, Results, Size, mean
+from .measures import Measure, mean
+from .run import FEATURES
+from .summary import Comparison, Size
 from .variants import PLAIN
 
 ROW, MARGIN = 0.34, 1.3  # inches
@@ -23,10 +24,8 @@ def differences(size: Size, measures: Sequence[Measure]) -> Figure | None:
 
     `None` where there are no differences.
     """
-    pairs = {
-        (variant, name): found for (variant, baseline, name), found in size.differences.items() if baseline == PLAIN
-    }
-    variants = [name for name in size.figures if any(name == variant for variant, _ in pairs)]
+    pairs = {(variant, name): found for (variant, base, name), found in size.differences.items() if base == PLAIN}
+    variants = list(dict.fromkeys(variant for variant, _ in pairs))
     measures = [each for each in measures if any(each.name == name for _, name in pairs)]
     if not measures:
         return None
@@ -40,11 +39,10 @@ def differences(size: Size, measures: Sequence[Measure]) -> Figure | None:
             if (found := pairs.get((variant, measure.name))) is None:
                 continue
             each = scale * np.array(list(found.each.values()))
-            colour = drawing.COLOURS[(height + 1) % len(drawing.COLOURS)]
-            axis.plot(each, np.full(len(each), height), "|", color=colour, markersize=9, alpha=0.7)
-            if math.isfinite(found.low):
-                axis.plot([scale * found.low, scale * found.high], [height, height], color=colour, linewidth=2)
-            axis.plot(scale * found.mean, height, "o", color=colour, markersize=6)
+            style: dict[str, Any] = {"color": drawing.COLOURS[(height + 1) % len(drawing.COLOURS)]}
+            axis.plot(each, np.full(len(each), height), "|", **style, markersize=9, alpha=0.7)
+            half = np.nan_to_num(scale * (found.high - found.low) / 2)
+            axis.errorbar(scale * found.mean, height, xerr=half, fmt="o", **style, markersize=6, elinewidth=2)
         axis.axvline(0, color="black", linewidth=0.8)
         unit = {"points": " (points)", "plain": ""}.get(measure.unit, f" ({measure.unit})")
         drawing.decorate(axis, measure.title, f"difference to {PLAIN}{unit}\n{measure.better} is better")
@@ -80,9 +78,10 @@ def learning_curves(size: Size) -> Figure | None:
 
     `None` where no run has logged a loss.
     """
+    logs = {name: [each["log"] for each in size.results if each["variant"] == name] for name in size.figures}
     panels = {}
     for title, keys in LOSSES.items():
-        curves = {name: _mean_curve(size.results, name, keys) for name in size.figures}
+        curves = {name: _mean_curve(own, keys) for name, own in logs.items()}
         if any(map(len, curves.values())):
             panels[title] = curves
     if not panels:
@@ -98,26 +97,21 @@ def learning_curves(size: Size) -> Figure | None:
     return figure
 
 
-def _mean_curve(results: Results, variant: str, keys: Sequence[str]) -> pd.Series:
+def _mean_curve(logs: Iterable[Sequence[Mapping[str, Any]]], keys: Sequence[str]) -> pd.Series:
     """Means over seeds by step, where all seeds have a value: of the last of the keys that an entry has."""
-    logs = [result["log"] for result in results if result["variant"] == variant]
     curves = [{entry["step"]: entry[key] for entry in log for key in keys if key in entry} for log in logs]
     return pd.DataFrame(curves).dropna(axis=1).mean().sort_index()
 
 
 def feature_maps(size: Size, folder: Path) -> Figure | None:
     """The tested examples' features, a panel a variant, of the first seed that all of them have; `None` without."""
-    saved: dict[str, dict[int, Path]] = {name: {} for name in size.figures}
-    for result in size.results:
-        if (path := folder / result["key"] / FEATURES).is_file():
-            saved[result["variant"]][result["seed"]] = path
-    saved = {name: paths for name, paths in saved.items() if paths}
-    seeds = set.intersection(*map(set, saved.values())) if saved else set()
-    if not seeds:
-        return None
+    paths = {(each["variant"], each["seed"]): folder / each["key"] / FEATURES for each in size.results}
+    paths = {place: path for place, path in paths.items() if path.is_file()}
+    names = [name for name in size.figures if any(name == each for each, _ in paths)]
+    seeds = [seed for _, seed in paths if all((name, seed) in paths for name in names)]
     sets, ratios, labels = {}, {}, []
-    for name, paths in saved.items():
-        with np.load(paths[min(seeds)]) as arrays:
+    for name in names if seeds else ():
+        with np.load(paths[name, min(seeds)]) as arrays:
             features, ids, labels = arrays["features"].astype(np.float32), arrays["labels"], arrays["names"].tolist()
         if np.isfinite(features).all():
             sets[name] = (features, ids)

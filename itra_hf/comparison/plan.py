@@ -1,6 +1,7 @@
 """What a comparison runs: every variant with every seed and size of training set, each run known by a key."""
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -18,11 +19,10 @@ from ..text.data import DataArguments
 from ..text.models import ModelArguments
 from ..written_yaml import meaning
 from .measures import BY_NAME
-from .variants import DEFAULTS, FIXED, ITRA, PLAIN, TWICE, ExtraCompute, Variant, naming, read_variant
+from .variants import BASELINES, DEFAULTS, FIXED, ITRA, PLAIN, TWICE, Variant, naming, read_variant
 
 EqualCompute = Literal["batch", "steps", "both", "none"]
 QUIET = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 0.05}
-WAYS: dict[str, list[ExtraCompute]] = {"batch": ["batch"], "steps": ["steps"], "both": ["batch", "steps"], "none": []}
 
 
 @dataclass
@@ -70,51 +70,39 @@ class ComparisonArguments:
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        seeds, sizes, unknown = self.seeds, self.max_train_samples, self.unknown_classes
+        seeds, sizes, unknown, metric = self.seeds, self.max_train_samples, self.unknown_classes, self.metric
         different = len(set(seeds)) == len(seeds) > 0 and all(0 <= seed < 2**32 for seed in seeds)
+        ways, counted = (*TWICE, "both", "none"), not (metric or "").startswith("unknown_") or unknown
         for name, fits, needed in (
-            ("seeds", different, "different integers >= 0 and below 2**32, one or more"),
-            ("max_train_samples", all(size >= 1 for size in sizes), "integers >= 1"),
-            ("max_train_samples", len(set(sizes)) == len(sizes), "different sizes"),
-            ("label_noise", 0 <= self.label_noise < 1, "from 0 to below 1"),
-            ("class_imbalance", 1 <= self.class_imbalance < math.inf, "a number >= 1"),
-            ("unknown_classes", type(unknown) is int and unknown >= 0, "an integer >= 0"),
-            ("processes", self.processes >= 1, "an integer >= 1"),
+            ("seeds", different, "must be different integers >= 0 and below 2**32, one or more"),
+            ("max_train_samples", all(size >= 1 for size in sizes), "must be integers >= 1"),
+            ("max_train_samples", len(set(sizes)) == len(sizes), "must be different sizes"),
+            ("label_noise", 0 <= self.label_noise < 1, "must be from 0 to below 1"),
+            ("class_imbalance", 1 <= self.class_imbalance < math.inf, "must be a number >= 1"),
+            ("unknown_classes", type(unknown) is int and unknown >= 0, "must be an integer >= 0"),
+            ("processes", self.processes >= 1, "must be an integer >= 1"),
+            ("equal_compute", self.equal_compute in ways, f"is not one of {', '.join(map(repr, ways))}"),
+            ("metric", metric in (None, *BY_NAME), f"is not one of {', '.join(map(repr, BY_NAME))}"),
+            ("metric", counted, "needs unknown_classes >= 1"),
         ):
             if not fits:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be {needed}.")
-        if self.equal_compute not in WAYS:
-            raise ValueError(f"equal_compute={self.equal_compute!r} is not one of {', '.join(map(repr, WAYS))}.")
-        if self.metric is not None and self.metric not in BY_NAME:
-            raise ValueError(f"metric={self.metric!r} is not one of {', '.join(map(repr, BY_NAME))}.")
-        if (self.metric or "").startswith("unknown_") and not unknown:
-            raise ValueError(f"metric={self.metric!r} needs unknown_classes >= 1.")
+                raise ValueError(f"{name}={getattr(self, name)!r} {needed}.")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run, complete and as plain values, so that it can be hashed and sent to a process.
+    """One training run, complete and as plain values, so that it can be hashed and sent to a process."""
 
-    Attributes:
-        variant: the variant's name.
-        seed: of the data, the head and the order.
-        train_samples: the size of the training set; `None` for all.
-        fields: of `ModelArguments`, `DataArguments` and `ITRAConfig`.
-        trainer, trainer_arguments, extra_compute: see `Variant`.
-        label_noise, class_imbalance, unknown_classes: see `ComparisonArguments`.
-        sources: a hash of each file that the run reads, by name; of a local model's, their sizes and times.
-    """
-
-    variant: str
-    seed: int
-    train_samples: int | None
-    fields: dict[str, Any]
-    trainer: str
+    variant: str  # its name
+    seed: int  # of the data, the head and the order
+    train_samples: int | None  # the size of the training set; `None` for all
+    fields: dict[str, Any]  # of `ModelArguments`, `DataArguments` and `ITRAConfig`
+    trainer: str  # like the next two, see `Variant`
     trainer_arguments: dict[str, Any]
     extra_compute: str
-    label_noise: float
+    label_noise: float  # like the next and the last, see `ComparisonArguments`
     class_imbalance: float
-    sources: dict[str, str]
+    sources: dict[str, str]  # a hash of each file that the run reads, by name; of a local model's, sizes and times
     unknown_classes: int = 0
 
     @property
@@ -128,14 +116,14 @@ class Run:
         name = re.sub(r"[^a-zA-Z0-9]+", "-", self.variant).strip("-").lower()[:40] or "variant"
         return f"{name}-{self.train_samples or 'all'}-seed{self.seed}-{digest}"
 
-    def arguments(self, output_dir: str) -> tuple[ModelArguments, DataArguments, ITRAConfig]:
+    def arguments(self, output_dir: str | Path) -> tuple[ModelArguments, DataArguments, ITRAConfig]:
         """The arguments to train with.
 
         Raises:
             ValueError: a wrong value; see `ITRAConfig`.
         """
         parser = HfArgumentParser((ModelArguments, DataArguments, ITRAConfig))  # type: ignore[arg-type]
-        return parser.parse_dict({**self.fields, "output_dir": output_dir})  # type: ignore[return-value]
+        return parser.parse_dict({**self.fields, "output_dir": str(output_dir)})  # type: ignore[return-value]
 
     def check_sources(self) -> None:
         """Checks that the data and trainer files are those that the run was planned with.
@@ -144,72 +132,61 @@ class Run:
             ValueError: one has changed.
         """
         for name, digest in self.sources.items():
-            if "-" not in digest and _digest(name) != digest:
+            if "-" not in digest and _hashes(name) != {name: digest}:
                 raise ValueError(f"{name} has changed since the comparison began; start the command again.")
 
 
 class Plan(NamedTuple):
-    """What to run and how.
-
-    Attributes:
-        args: how to compare.
-        common: the fields that all runs share.
-        variants: the plain Trainer first, then its runs of equal compute, then the others.
-        output_dir: where runs and reports go.
-    """
+    """What to run and how."""
 
     args: ComparisonArguments
-    common: dict[str, Any]
-    variants: list[Variant]
-    output_dir: Path
+    common: dict[str, Any]  # the fields that all runs share
+    variants: list[Variant]  # the plain Trainer first, then its runs of equal compute, then the others
+    output_dir: Path  # where runs and reports go
 
     @property
     def sizes(self) -> list[int | None]:
         """The sizes of the training set; `None` for all examples."""
         return [*self.args.max_train_samples] or [None]
 
+    def baselines(self, variant: Variant) -> list[str]:
+        """The plain runs that are fair to compare a variant with."""
+        return [each.name for each in self.variants if each.name in BASELINES][: None if variant.sees_twice else 1]
+
     def runs(self) -> Iterator[Run]:
-        """All runs, seed by seed, so that a study that is cut short has whole seeds."""
-        sources = _sources(self.common)
-        for seed in self.args.seeds:
-            for size in self.sizes:
-                for variant in self.variants:
-                    yield self.run(variant, seed, size, sources)
+        """All runs, seed by seed, so that a study that is cut short has whole seeds; first one of each variant."""
+        args, sources = self.args, _sources(self.common)
+        for seed, size, variant in itertools.product(args.seeds, self.sizes, self.variants):
+            yield Run(
+                variant=variant.name,
+                seed=seed,
+                train_samples=size,
+                fields={**self._given(variant), "seed": seed},
+                trainer=variant.trainer,
+                trainer_arguments=dict(variant.trainer_arguments),
+                extra_compute=variant.extra_compute,
+                label_noise=args.label_noise,
+                class_imbalance=args.class_imbalance,
+                sources=sources | _hashes(variant.trainer.rpartition(":")[0]),
+                unknown_classes=args.unknown_classes,
+            )
 
-    def run(self, variant: Variant, seed: int, size: int | None, sources: Mapping[str, str]) -> Run:
-        """The run of a variant, where the files of the data and the model have these hashes."""
-        given = {**QUIET, **self._common_of(variant), **variant.settings, "seed": seed}
-        if variant.trainer == PLAIN:  # its runs stay the same when the method's settings change
-            given = {name: value for name, value in given.items() if name not in DEFAULTS}
-        elif variant.aligns:  # so that other defaults are another run
-            given = {**DEFAULTS, **given}
-        file, args = variant.trainer.rpartition(":")[0], self.args
-        return Run(
-            variant=variant.name,
-            seed=seed,
-            train_samples=size,
-            fields=given,
-            trainer=variant.trainer,
-            trainer_arguments=dict(variant.trainer_arguments),
-            extra_compute=variant.extra_compute,
-            label_noise=args.label_noise,
-            class_imbalance=args.class_imbalance,
-            sources={**sources, file: _digest(file)} if file.endswith(".py") else dict(sources),
-            unknown_classes=args.unknown_classes,
-        )
-
-    def _common_of(self, variant: Variant) -> dict[str, Any]:
-        """The common fields without those that act in other variants only; those that act in none are refused later."""
+    def _given(self, variant: Variant) -> dict[str, Any]:
+        """What a variant's runs are given: of the common fields not those that act in other variants only."""
 
         def acts(name: str, other: Variant) -> bool:
             return can_act(name, {**DEFAULTS, **self.common, **other.settings})
 
         aligned = [each for each in self.variants if each.aligns]
-        return {
+        common = {  # those that act in none are refused later
             name: value
             for name, value in self.common.items()
             if acts(name, variant) or not any(acts(name, each) for each in aligned)
         }
+        given = {**QUIET, **common, **variant.settings}
+        if variant.trainer == PLAIN:  # its runs stay the same when the method's settings change
+            return {name: value for name, value in given.items() if name not in DEFAULTS}
+        return {**DEFAULTS, **given} if variant.aligns else given  # so that other defaults are another run
 
 
 def make_plan(
@@ -232,19 +209,18 @@ def make_plan(
         raise ValueError(f"variants must map names to settings, like `ITRA: {{matching_weight: 0.2}}`, not {named!r}.")
     common = {name: value for name, value in common.items() if name not in FIXED}
     own = [read_variant(str(name), settings, common, preset) for name, settings in named.items()]
-    taken = {PLAIN, *TWICE.values()}
+    taken = {*BASELINES}
     for variant in own:
         if variant.name in taken:
             raise ValueError(f"The variant's name {variant.name!r} is taken; call it something else.")
         taken.add(variant.name)
-    plain = [Variant(PLAIN, PLAIN)]
-    if any(variant.sees_twice(common) for variant in own):
-        plain += [Variant(TWICE[way], PLAIN, extra_compute=way) for way in WAYS[args.equal_compute]]
+    plain = [Variant(PLAIN)]
+    if any(variant.sees_twice for variant in own):
+        plain += [Variant(TWICE[way], extra_compute=way) for way in TWICE if args.equal_compute in (way, "both")]
     plan = Plan(args, common, plain + own, Path(output_dir))
-    for variant in plan.variants:
-        with naming(variant.name):
-            _, _, training_args = plan.run(variant, args.seeds[0], None, {}).arguments(output_dir)
-            if training_args.prediction_loss_only:
+    for run in itertools.islice(plan.runs(), len(plan.variants)):
+        with naming(run.variant):
+            if run.arguments(plan.output_dir)[2].prediction_loss_only:
                 raise ValueError("prediction_loss_only=True leaves no predictions to measure; leave it out.")
     return plan
 
@@ -256,16 +232,15 @@ def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sources(common: Mapping[str, Any]) -> dict[str, str]:
     """Hashes of the data files, and sizes and times of a local model's, which are too large to be read each time."""
-    names = [common[each] for each in ("train_file", "validation_file", "test_file") if common.get(each) is not None]
+    files = [common.get(name) for name in ("train_file", "validation_file", "test_file")]
     if (folder := common.get("dataset_name")) is not None:
-        names += [path for path in Path(folder).rglob("*") if path.suffix != ".py"]  # code there is not run
-    found = {str(name): _digest(name) for name in names if os.path.isfile(name)}
-    for model in (common.get("model_name_or_path"), common.get("tokenizer_name")):
-        if model is not None and os.path.isdir(model):
-            for path in (each for each in Path(model).iterdir() if each.is_file()):
-                found[str(path)] = f"{path.stat().st_size}-{path.stat().st_mtime_ns}"
-    return found
+        files += [path for path in Path(folder).rglob("*") if path.suffix != ".py"]  # code there is not run
+    models = [common[name] for name in ("model_name_or_path", "tokenizer_name") if common.get(name) is not None]
+    stats = {str(path): path.stat() for model in models for path in Path(model).glob("*") if path.is_file()}
+    return _hashes(*files) | {name: f"{stat.st_size}-{stat.st_mtime_ns}" for name, stat in stats.items()}
 
 
-def _digest(name: str | Path) -> str:
-    return hashlib.sha256(Path(name).read_bytes()).hexdigest()[:12]
+def _hashes(*names: str | Path | None) -> dict[str, str]:
+    """By name, of those that are files."""
+    files = [str(name) for name in names if name is not None and os.path.isfile(name)]
+    return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] for file in files}

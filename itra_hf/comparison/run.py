@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import traceback
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,25 +15,29 @@ import datasets
 import numpy as np
 import psutil
 import torch
+from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 from transformers import Trainer, set_seed
+from transformers.trainer_utils import PredictionOutput
 
+from ..features.extract import collected_features, extract_features
 from ..features.item_counts import computes_with_item_count, takes_item_count
-from ..text.data import DataArguments, Task, subset, tokenize
-from ..text.metrics import compute_metrics_for
+from ..reports.compactness import compactness
+from ..text.data import Task, tokenize
+from ..text.metrics import ProblemType, compute_metrics_for
 from ..text.models import fitting_length, load_model
-from ..text.train import check_alignment_fits, read_data
-from ..trainer import ITRAMixin
-from .assessment import assess
+from ..text.train import read_data
 from .measures import BY_NAME
 from .plan import Run
-from .spoiling import UNKNOWN, flip_labels, leave_out_classes, relabelled, thin_classes
+from .spoiling import UNKNOWN, relabelled, spoil
+from .unknown import unknown_auroc
 from .variants import load_trainer
 
-RESULT, ERROR, LOG = "result.json", "error.txt", "log.txt"
+RESULT, ERROR, LOG, FEATURES = "result.json", "error.txt", "log.txt", "features.npz"
+MOST_FEATURES = 2000  # examples whose features are kept for the maps
 
 
-def execute(run: Run, folder: Path, threads: int, device: int | None = None) -> None:
+def execute(run: Run, folder: Path, threads: int, device: str | None = None) -> None:
     """Runs, and writes `result.json` at once and whole, or `error.txt`; what is printed goes to `log.txt`.
 
     Args:
@@ -47,7 +52,7 @@ def execute(run: Run, folder: Path, threads: int, device: int | None = None) -> 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
     if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     with open(folder / LOG, "w", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -74,7 +79,7 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
     """Trains and tests; the folder keeps the features of the tested examples, and not the trainer's own files.
 
     Returns:
-        The figures of `MEASURES` that apply, the training's log and what was run.
+        The figures of `MEASURES` that apply, `None` where one is not finite, the training's log and what was run.
 
     Raises:
         FloatingPointError: the run diverged.
@@ -113,13 +118,11 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task, data
     Raises:
         ValueError: settings, data and trainer that don't go together, or files that have changed.
     """
-    model_args, data_args, args = run.arguments(str(folder / "trainer"))
+    model_args, data_args, args = run.arguments(folder / "trainer")
     run.check_sources()
     trainer_class = load_trainer(run.trainer)
     set_seed(run.seed)  # the new head starts from it, whatever the trainer's file did to the generators
     splits, task, tested = spoil(run, *read_data(data_args, args, model_args), data_args)
-    if issubclass(trainer_class, ITRAMixin):
-        check_alignment_fits(args, task)
     model, tokenizer = load_model(model_args, task)
     longest = fitting_length(data_args.max_seq_length, model, tokenizer)
     for name, data in splits.items():
@@ -146,35 +149,76 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task, data
     return trainer, splits[tested], task, splits.get(UNKNOWN)
 
 
-def spoil(
-    run: Run, splits: datasets.DatasetDict, task: Task, data_args: DataArguments
-) -> tuple[datasets.DatasetDict, Task, str]:
-    """Cuts the splits to size, leaves classes out and thins them, and flips labels, as the run says.
+def assess(
+    trainer: Trainer, tested: datasets.Dataset, task: Task, unknown: datasets.Dataset | None, folder: Path
+) -> dict[str, Any]:
+    """The figures of a trained model on tested examples, and how well it tells unknown classes' examples from them.
 
-    Returns:
-        The splits, the task of the classes that are left, and the name of the split to test on.
+    Writes the features of the tested examples to the run's folder, for the maps.
 
     Raises:
-        ValueError: data that the run's settings don't go with.
+        FloatingPointError: the logits are not finite.
     """
-    for name, most in (("validation", data_args.max_eval_samples), ("test", data_args.max_predict_samples)):
-        if name in splits:
-            splits[name] = subset(splits[name], most, 0)  # the same for all seeds
-    labelled_test = "test" in splits and "labels" in splits["test"].column_names
-    tested = "test" if labelled_test else "validation"
-    if run.unknown_classes:
-        splits, task = leave_out_classes(splits, task, tested, run.unknown_classes, run.seed)
-    single, train = task.problem_type == "single_label_classification", splits["train"]
-    if not single and (run.label_noise or run.class_imbalance > 1):
-        raise ValueError(f"label_noise and class_imbalance need one class an example; this is {task.problem_type}.")
-    if run.class_imbalance > 1:
-        train = train.select(thin_classes(np.asarray(train["labels"][:]), run.class_imbalance, run.seed))
-    train = subset(train, run.train_samples, run.seed)
-    if run.label_noise:
-        labels = np.asarray(train["labels"][:])
-        train = relabelled(train, flip_labels(labels, run.label_noise, len(task.label_names), run.seed))
-    splits["train"] = train
-    return splits, task, tested
+    single = task.problem_type == "single_label_classification"
+    prediction, logits, features = _predict(trainer, tested, collects=single)
+    labels = np.asarray(prediction.label_ids)
+    metrics: dict[str, Any] = {name.removeprefix("test_"): value for name, value in (prediction.metrics or {}).items()}
+    metrics["nll"] = negative_log_likelihood(logits, labels, task.problem_type)
+    if not single:
+        return metrics
+    metrics["scatter_ratio"] = compactness(features, labels)["scatter_ratio"]
+    # float16 is plenty for a picture
+    sample = features[:MOST_FEATURES].astype(np.float16)
+    names = np.array(task.label_names)
+    np.savez_compressed(folder / FEATURES, features=sample, labels=labels[:MOST_FEATURES], names=names)
+    if unknown is not None:
+        # The head has no outputs for these labels; another stands in, for some models can't do without.
+        _, *others = _predict(trainer, relabelled(unknown, np.zeros(len(unknown), int)), collects=True)
+        assert trainer.model is not None
+        train = extract_features(trainer.model, trainer.get_test_dataloader(trainer.train_dataset))  # type: ignore[arg-type]
+        metrics |= unknown_auroc(logits, others[0], features, others[1], *train)
+    return metrics
+
+
+def _predict(trainer: Trainer, data: datasets.Dataset, collects: bool) -> tuple[PredictionOutput, np.ndarray, Any]:
+    """A Trainer's prediction, its logits, and if asked the features, `[n, dim]` float32, in one pass over the examples.
+
+    Raises:
+        FloatingPointError: the logits are not finite.
+    """
+    assert trainer.model is not None
+    inputs = next(iter(trainer.get_test_dataloader(data)))
+    inputs = trainer._prepare_inputs({name: value for name, value in inputs.items() if name != "labels"})
+    collecting: Any = collected_features(trainer.model, inputs) if collects else nullcontext([])
+    try:
+        with collecting as features:
+            prediction = trainer.predict(data)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"the run diverged: {error}") from error
+    logits = prediction.predictions
+    logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits, dtype=np.float64)
+    if not np.isfinite(logits).all():
+        raise FloatingPointError("the run diverged: the model's logits are not finite")
+    return prediction, logits, np.concatenate(features) if collects else None
+
+
+def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, problem_type: ProblemType) -> float | None:
+    """The mean negative log-likelihood of the labels, without label smoothing or class weights.
+
+    Args:
+        logits: `[n, classes]`.
+        labels: `[n]` class ids, of which negative ones are left out, or `[n, classes]` of 0 and 1.
+        problem_type: as in a model's config.
+
+    Returns:
+        Nats an example (multi-label: an example and label); `None` for regression.
+    """
+    if problem_type == "regression":
+        return None
+    if problem_type == "multi_label_classification":
+        return float(np.mean(np.logaddexp(0, logits) - labels * logits))
+    kept = labels >= 0
+    return float(-np.mean(log_softmax(logits[kept], axis=-1)[np.arange(kept.sum()), labels[kept]]))
 
 
 def count_steps(examples: int, args: Any) -> int:

@@ -53,24 +53,17 @@ def run_missing(runs: Sequence[Run], folder: Path, processes: int) -> dict[str, 
                     bar.set_postfix_str(", ".join(_title(each) for each, _ in started.values()))
                     continue
                 time.sleep(POLL)
-                failed |= _collect(started, folder, bar)
+                for slot in [slot for slot, (_, process) in started.items() if not process.is_alive()]:
+                    run, process = started.pop(slot)
+                    if (error := problem(folder / run.key, process.exitcode)) is not None:
+                        failed[run.key] = error
+                        bar.write(f"{_title(run)} failed: {error}")
+                    bar.update()
     finally:
         for _, process in started.values():
             process.terminate()
         for _, process in started.values():
             process.join()
-    return failed
-
-
-def _collect(started: dict[int, tuple[Run, BaseProcess]], folder: Path, bar: tqdm) -> dict[str, str]:
-    """Takes the runs out that have ended; what went wrong, by key."""
-    failed = {}
-    for slot in [slot for slot, (_, process) in started.items() if not process.is_alive()]:
-        run, process = started.pop(slot)
-        if (error := problem(folder / run.key, process.exitcode)) is not None:
-            failed[run.key] = error
-            bar.write(f"{_title(run)} failed: {error}")
-        bar.update()
     return failed
 
 
@@ -81,8 +74,8 @@ def problem(folder: Path, exit_code: int | None) -> str | None:
     error = folder / ERROR
     if error.is_file():
         return " ".join(error.read_text(encoding="utf-8").split())
-    killed = exit_code is not None and exit_code < 0
-    ended = f"was killed by signal {-(exit_code or 0)}" if killed else f"ended with {exit_code}"
+    code = exit_code or 0
+    ended = f"was killed by signal {-code}" if code < 0 else f"ended with {exit_code}"
     return f"the process {ended}, perhaps for want of memory; see {folder / LOG}"
 
 
@@ -108,13 +101,10 @@ def _memory(process: BaseProcess) -> int:
         return 0
 
 
-def _device(slot: int) -> int | None:
+def _device(slot: int) -> str | None:
     gpus = torch.cuda.device_count()
-    if gpus < 2:
-        return None
-    visible = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
-    numbers = [int(each) for each in visible if each.isdecimal()]
-    return (numbers if len(numbers) == gpus else list(range(gpus)))[slot % gpus]
+    visible = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return None if gpus < 2 else (visible if len(visible) == gpus else [*map(str, range(gpus))])[slot % gpus]
 
 
 def _title(run: Run) -> str:

@@ -5,19 +5,45 @@ from dataclasses import replace
 import datasets
 import numpy as np
 
-from ..text.data import Task
+from ..text.data import DataArguments, Task, subset
+from .plan import Run
 
+SINGLE = "single_label_classification"
 UNKNOWN = "unknown"  # the split of the tested examples whose classes are left out
 UNKNOWN_STREAM = 1  # so that the choice of classes is no other draw's
 
 
-def flip_labels(labels: np.ndarray, share: float, classes: int, seed: int) -> np.ndarray:
-    """Gives `round(share * n)` of the `[n]` class ids another one, drawn uniformly from the others.
+def spoil(
+    run: Run, splits: datasets.DatasetDict, task: Task, data_args: DataArguments
+) -> tuple[datasets.DatasetDict, Task, str]:
+    """Cuts the splits to size, leaves classes out and thins them, and flips labels, as the run says.
 
-    Example:
-        >>> int((flip_labels(np.zeros(10, dtype=int), 0.2, classes=3, seed=0) != 0).sum())
-        2
+    Returns:
+        The splits, the task of the classes that are left, and the name of the split to test on.
+
+    Raises:
+        ValueError: data that the run's settings don't go with.
     """
+    for name in splits.keys() - {"train"}:
+        splits[name] = subset(splits[name], data_args.most_samples[name], 0)  # the same for all seeds
+    tested = "test" if "test" in splits and "labels" in splits["test"].column_names else "validation"
+    if run.unknown_classes:
+        splits, task = leave_out_classes(splits, task, tested, run.unknown_classes, run.seed)
+    if task.problem_type != SINGLE and (run.label_noise or run.class_imbalance > 1):
+        raise ValueError(f"label_noise and class_imbalance need one class an example; this is {task.problem_type}.")
+    train = splits["train"]
+    if run.class_imbalance > 1:
+        train = train.select(thin_classes(np.asarray(train["labels"][:]), run.class_imbalance, run.seed))
+    train = subset(train, run.train_samples, run.seed)
+    if run.label_noise:
+        labels = np.asarray(train["labels"][:])
+        train = relabelled(train, flip_labels(labels, run.label_noise, len(task.label_names), run.seed))
+    splits["train"] = train
+    return splits, task, tested
+
+
+def flip_labels(labels: np.ndarray, share: float, classes: int, seed: int) -> np.ndarray:
+    """Gives `round(share * n)` of the `[n]` class ids another one, drawn uniformly from the others."""
     random = np.random.default_rng(seed)
     rows = random.choice(len(labels), round(share * len(labels)), replace=False)
     flipped = labels.copy()
@@ -29,11 +55,6 @@ def thin_classes(labels: np.ndarray, ratio: float, seed: int) -> np.ndarray:
     """The rows, ascending, of `[n]` class ids to keep so that classes' sizes fall geometrically, in a random order.
 
     The class that comes first keeps all of its examples, the last `1 / ratio` of them, at least one.
-
-    Example:
-        >>> labels = np.repeat([0, 1, 2], 100)
-        >>> sorted(np.bincount(labels[thin_classes(labels, 25, seed=0)]).tolist())
-        [4, 20, 100]
     """
     random = np.random.default_rng(seed)
     present = random.permutation(np.unique(labels))
@@ -45,26 +66,16 @@ def thin_classes(labels: np.ndarray, ratio: float, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(kept))
 
 
-def choose_unknown(classes: int, count: int, seed: int) -> np.ndarray:
-    """The ids of `count` of the classes, ascending; the same for all variants of a seed.
-
-    Example:
-        >>> len(choose_unknown(20, 5, seed=0)), choose_unknown(3, 3, seed=0).tolist()
-        (5, [0, 1, 2])
-    """
-    return np.sort(np.random.default_rng([seed, UNKNOWN_STREAM]).choice(classes, count, replace=False))
-
-
 def check_unknown_classes(count: int, task: Task) -> None:
     """Checks that so many classes can be left out.
 
     Raises:
         ValueError: they can't, for there is not one class an example, or fewer than two would be left.
     """
-    if count and task.problem_type != "single_label_classification":
-        raise ValueError(f"unknown_classes={count} needs one class an example; this is {task.problem_type}.")
     classes = len(task.label_names)
-    if count and classes - count < 2:
+    if count and task.problem_type != SINGLE:
+        raise ValueError(f"unknown_classes={count} needs one class an example; this is {task.problem_type}.")
+    if count and classes < count + 2:
         raise ValueError(
             f"unknown_classes={count} leaves fewer than two of the {classes} classes to train on; at most "
             f"{max(0, classes - 2)} can be left out."
@@ -75,6 +86,8 @@ def leave_out_classes(
     splits: datasets.DatasetDict, task: Task, tested: str, count: int, seed: int
 ) -> tuple[datasets.DatasetDict, Task]:
     """Leaves classes out of all splits that have `labels`, class ids, and numbers the others anew from 0, in order.
+
+    Which ones is the same for all variants of a seed.
 
     Returns:
         The splits, with the examples of those classes that were to be tested as one more, `UNKNOWN`, with the ids of
@@ -92,7 +105,7 @@ def leave_out_classes(
             f"unknown_classes={count} leaves fewer than two of the {len(present)} classes that both the training and "
             f"the {tested} split have."
         )
-    unknown = present[choose_unknown(len(present), count, seed)]
+    unknown = np.random.default_rng([seed, UNKNOWN_STREAM]).choice(present, count, replace=False)
     known = np.setdiff1d(np.arange(len(task.label_names)), unknown)
     parts = datasets.DatasetDict(splits)
     for name, ids in labels.items():

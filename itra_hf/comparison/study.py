@@ -8,8 +8,11 @@ from .plan import Plan
 from .report import write_reports
 from .schedule import run_missing
 from .spoiling import check_unknown_classes
-from .summary import Comparison, read_results, summarize
+from .summary import Comparison, read_results
 from .variants import naming
+
+NUMBERS = ("mse", "mae", "r2")  # measures of regression alone
+CLASSES = ("accuracy", "f1_macro", "nll", "calibration_error", "brier_score")
 
 
 def compare(plan: Plan) -> Comparison:
@@ -36,7 +39,7 @@ def compare(plan: Plan) -> Comparison:
     results = read_results(runs, folder)
     if not results:
         raise RuntimeError(f"No run has a result. The first error: {next(iter(failed.values()), 'none')}")
-    comparison = summarize(plan, results, failed)
+    comparison = Comparison(plan, results, failed)
     write_reports(comparison, f"{plan.output_dir.name}: does alignment help?")
     return comparison
 
@@ -47,18 +50,16 @@ def check_labels(plan: Plan) -> None:
     Raises:
         ValueError: they don't.
     """
-    runs = list(zip(plan.runs(), plan.variants, strict=False))  # the first seed's
-    model_args, data_args, _ = runs[0][0].arguments(str(plan.output_dir))
+    runs = list(zip(plan.variants, plan.runs(), strict=False))  # the first seed's
+    model_args, data_args, _ = runs[0][1].arguments(plan.output_dir)
     task = infer_task(data_args, load_splits(data_args, model_args.cache_dir, model_args.token)["train"])
     check_unknown_classes(plan.args.unknown_classes, task)
-    for run, variant in runs:
+    for variant, run in runs:
         if variant.aligns:
             with naming(variant.name):
-                check_alignment_fits(run.arguments(str(plan.output_dir))[2], task)
+                check_alignment_fits(run.arguments(plan.output_dir)[2], task)
     kind = task.problem_type
-    other = {
-        "regression": ("accuracy", "f1_macro", "nll", "calibration_error", "brier_score", "scatter_ratio"),
-        "multi_label_classification": ("mse", "mae", "r2", "scatter_ratio"),
-    }.get(kind, ("mse", "mae", "r2"))
-    if plan.args.metric in other:
+    other = CLASSES if kind == "regression" else NUMBERS
+    scatter = () if kind == "single_label_classification" else ("scatter_ratio",)
+    if plan.args.metric in (*other, *scatter):
         raise ValueError(f"metric={plan.args.metric!r} does not go with these labels, which are {kind}.")

@@ -2,41 +2,29 @@
 
 import itertools
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from .measures import BY_NAME, MEASURES, Measure, PairedDifference, paired_difference, show_difference
+from .measures import BY_NAME, MEASURES, Measure, PairedDifference, describe, paired_difference
 from .plan import Plan, Run
 from .run import RESULT
-from .variants import PLAIN, TWICE
+from .variants import BASELINES, Variant
 
 Figures = dict[str, dict[int, float]]  # by measure, then by seed
-Differences = dict[tuple[str, str, str], PairedDifference]  # by variant, baseline and measure
 Results = Sequence[Mapping[str, Any]]  # from `read_results`
 
 
-class Size(NamedTuple):
-    """The results of one size of training set.
+@dataclass(frozen=True)
+class Size:
+    """The results of one size of training set."""
 
-    Attributes:
-        train_samples: the size, `None` for all examples.
-        results: of its runs.
-        figures: by variant, the figures that its runs have.
-        steps: by variant, the optimizer steps of its first run.
-        differences: from the plain Trainer, and from runs of equal compute where that is fair.
-        verdicts: by variant, a sentence.
-    """
-
-    train_samples: int | None
+    plan: Plan
+    metric: Measure  # what the verdicts go by
+    train_samples: int | None  # the size that was asked for; `None` for all examples
     results: Results
-    figures: dict[str, Figures]
-    steps: dict[str, int]
-    differences: Differences
-    verdicts: dict[str, str]
 
     @property
     def trained(self) -> int | None:
@@ -46,29 +34,80 @@ class Size(NamedTuple):
     @property
     def title(self) -> str:
         """What reports call it."""
-        if self.train_samples is None:
-            return "all training examples" if self.trained is None else f"all {self.trained:,} training examples"
-        if self.trained is not None and self.trained < self.train_samples:
-            return f"{self.trained:,} training examples ({self.train_samples:,} were asked for)"
-        return f"{self.train_samples:,} training examples"
+        asked, trained = self.train_samples, self.trained
+        if asked is None:
+            return "all training examples" if trained is None else f"all {trained:,} training examples"
+        less = trained is not None and trained < asked
+        return f"{trained:,} training examples ({asked:,} were asked for)" if less else f"{asked:,} training examples"
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """By variant, the optimizer steps of its first run."""
+        return {result["variant"]: result["steps"] for result in reversed(self.results)}
+
+    @cached_property
+    def figures(self) -> dict[str, Figures]:
+        """By variant, the figures that its runs have; those that are not finite are left out."""
+        found: dict[str, Figures] = {variant.name: {} for variant in self.plan.variants}
+        for result in self.results:
+            for name, value in result["metrics"].items():
+                if value is not None:
+                    found[result["variant"]].setdefault(name, {})[result["seed"]] = value
+        return found
+
+    @cached_property
+    def differences(self) -> dict[tuple[str, str, str], PairedDifference]:
+        """Those of every variant to the plain runs that it compares with, by variant, baseline and measure."""
+        found = {}
+        for variant in self.plan.variants[1:]:
+            for baseline, measure in itertools.product(self.plan.baselines(variant), MEASURES):
+                own, other = (self.figures[name].get(measure.name, {}) for name in (variant.name, baseline))
+                if own.keys() & other.keys():
+                    found[variant.name, baseline, measure.name] = paired_difference(own, other, measure.better)
+        return found
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """A sentence a variant on the differences in what the verdict goes by, and on the runs that it lacks."""
+        return {each.name: self._verdict(each) for each in self.plan.variants if each.name not in BASELINES}
+
+    def _verdict(self, variant: Variant) -> str:
+        baselines, planned = self.plan.baselines(variant), len(self.plan.args.seeds)
+        found = {each: self.differences.get((variant.name, each, self.metric.name)) for each in baselines}
+        parts = [describe(self.metric, each, baseline) for baseline, each in found.items() if each is not None]
+        text = f"{variant.name}: {'; '.join(parts) or 'nothing to compare yet'}."
+        for name in (variant.name, *baselines):
+            if (made := len(self.figures[name].get(self.metric.name, {}))) < planned:
+                text += f" Runs are missing, failed or not finite: {name} has {made} of {planned}."
+        return text
 
 
-class Comparison(NamedTuple):
-    """What a study found.
-
-    Attributes:
-        plan: what was to be run.
-        results: of the runs that have one.
-        failed: what went wrong, by run.
-        metric: what the verdicts go by.
-        sizes: one entry a size of training set.
-    """
+@dataclass(frozen=True)
+class Comparison:
+    """What a study found."""
 
     plan: Plan
-    results: Results
-    failed: Mapping[str, str]
-    metric: Measure
-    sizes: list[Size]
+    results: Results  # of the runs that have one, which is one or more
+    failed: Mapping[str, str]  # what went wrong, by the keys of runs
+
+    @cached_property
+    def metric(self) -> Measure:
+        """What the verdicts go by: the measure asked for, or accuracy, or the mean squared error.
+
+        Raises:
+            ValueError: no run has it.
+        """
+        names = {name for result in self.results for name in result["metrics"]}
+        metric = self.plan.args.metric or ("mse" if "mse" in names else "accuracy")
+        if metric not in names:
+            raise ValueError(f"metric={metric!r} was not measured; there are: {', '.join(sorted(names))}.")
+        return BY_NAME[metric]
+
+    @cached_property
+    def sizes(self) -> list[Size]:
+        """One entry a size of training set."""
+        parts = {size: [each for each in self.results if each["train_samples"] == size] for size in self.plan.sizes}
+        return [Size(self.plan, self.metric, size, results) for size, results in parts.items()]
 
     @property
     def measures(self) -> list[Measure]:
@@ -87,95 +126,9 @@ class Comparison(NamedTuple):
         return sorted({", ".join(f"{k} {v}" for k, v in result["versions"].items()) for result in self.results})
 
 
-def read_results(runs: Sequence[Run], folder: Path) -> list[dict[str, Any]]:
+def read_results(runs: Iterable[Run], folder: Path) -> list[dict[str, Any]]:
     """The results that there are, under the variants' names in this plan, with the run's `key`."""
-    results = []
-    for run in runs:
-        path = folder / run.key / RESULT
-        if path.is_file():
-            results.append(json.loads(path.read_text(encoding="utf-8")) | {"variant": run.variant, "key": run.key})
-    return results
-
-
-def summarize(plan: Plan, results: Results, failed: Mapping[str, str]) -> Comparison:
-    """Compares every variant with the plain Trainer, and those that see two batches a step with equal compute too.
-
-    Args:
-        plan: names the variants.
-        results: from `read_results`.
-        failed: what went wrong, by the keys of runs.
-
-    Raises:
-        ValueError: no run has the measure that the verdicts go by.
-    """
-    metric = choose_metric(plan.args.metric, results)
-    sizes = [
-        _summarize_size(plan, size, [result for result in results if result["train_samples"] == size], metric)
-        for size in plan.sizes
+    found = [(run, path) for run in runs if (path := folder / run.key / RESULT).is_file()]
+    return [
+        json.loads(path.read_text("utf-8")) | {"variant": run.variant, "key": path.parent.name} for run, path in found
     ]
-    return Comparison(plan, results, failed, metric, sizes)
-
-
-def choose_metric(asked: str | None, results: Results) -> Measure:
-    """The measure that verdicts go by: the one asked for, or accuracy, or the mean squared error.
-
-    Raises:
-        ValueError: no run has it.
-    """
-    names = {name for result in results for name in result["metrics"]}
-    metric = asked or ("mse" if "mse" in names else "accuracy")
-    if results and metric not in names:
-        raise ValueError(f"metric={metric!r} was not measured; there are: {', '.join(sorted(names))}.")
-    return BY_NAME[metric]
-
-
-def _summarize_size(plan: Plan, train_samples: int | None, results: Results, metric: Measure) -> Size:
-    figures: dict[str, Figures] = {variant.name: {} for variant in plan.variants}
-    steps: dict[str, int] = {}
-    for result in results:
-        steps.setdefault(result["variant"], result["steps"])
-        for name, value in result["metrics"].items():
-            if value is not None:
-                figures[result["variant"]].setdefault(name, {})[result["seed"]] = value
-    plain = [name for name in figures if name in (PLAIN, *TWICE.values())]
-    differences: Differences = {}
-    verdicts: dict[str, str] = {}
-    for variant in plan.variants[1:]:
-        against = plain if variant.sees_twice(plan.common) else [PLAIN]
-        for baseline, measure in itertools.product(against, MEASURES):
-            own, other = (figures[name].get(measure.name, {}) for name in (variant.name, baseline))
-            if own.keys() & other.keys():
-                differences[variant.name, baseline, measure.name] = paired_difference(own, other, measure.better)
-        if variant.name not in plain:
-            found = {baseline: differences.get((variant.name, baseline, metric.name)) for baseline in against}
-            verdicts[variant.name] = describe(variant.name, found, metric)
-            for name in (variant.name, *against):
-                made, planned = len(figures[name].get(metric.name, {})), len(plan.args.seeds)
-                if made < planned:
-                    verdicts[variant.name] += (
-                        f" Runs are missing, failed or not finite: {name} has {made} of {planned}."
-                    )
-    return Size(train_samples, results, figures, steps, differences, verdicts)
-
-
-def describe(variant: str, differences: Mapping[str, PairedDifference | None], metric: Measure) -> str:
-    """The verdict on a variant: one plain sentence about its differences, by baseline, in what the verdict goes by."""
-    words = {"better": "better than", "worse": "worse than", "no difference shown": "no difference shown to"}
-    parts = []
-    for baseline, found in differences.items():
-        if found is None:
-            continue
-        difference, interval = show_difference(metric, found)
-        if found.verdict == "one seed only":
-            text = f"{metric.title} {difference} against {baseline} with one seed, which tells nothing about chance"
-        else:
-            score = f"{found.wins} wins and {found.losses} losses in {found.seeds} seeds"
-            numbers = f"{metric.title} {difference}, 95 % interval {interval}, {score}"
-            text = f"{words[found.verdict]} {baseline} ({numbers})"
-        parts.append(text)
-    return f"{variant}: {'; '.join(parts) or 'nothing to compare yet'}."
-
-
-def mean(values: Mapping[int, float]) -> float:
-    """The mean over seeds; NaN over none."""
-    return float(np.mean(list(values.values()))) if values else math.nan

@@ -19,43 +19,23 @@ from ..written_yaml import meaning
 ExtraCompute = Literal["", "batch", "steps"]
 
 PLAIN, ITRA = "Trainer", "ITRATrainer"
-TWICE = {"batch": "Trainer, twice the batch", "steps": "Trainer, twice the steps"}
+TWICE: dict[ExtraCompute, str] = {"batch": "Trainer, twice the batch", "steps": "Trainer, twice the steps"}
+BASELINES = (PLAIN, *TWICE.values())
 DEFAULTS = asdict(AlignmentArguments())
 VARIANT_KEYS = ("trainer", "trainer_arguments", "twice_compute", "preset")
 FIXED = ("seed", "data_seed", "output_dir", "push_to_hub", "resume_from_checkpoint", "hub_model_id")
 
 
 class Variant(NamedTuple):
-    """One way to train.
+    """One way to train."""
 
-    Attributes:
-        name: what reports call it.
-        trainer: `"Trainer"`, `"ITRATrainer"`, or `"file.py:Class"` or `"module:Class"`.
-        settings: fields of `ITRAConfig` that differ from the common ones.
-        trainer_arguments: keyword arguments of the trainer's constructor.
-        extra_compute: for a plain run, how it gets twice the compute.
-        twice_compute: whether its steps take two batches' worth of compute; `None`: as its settings tell.
-    """
-
-    name: str
-    trainer: str = ITRA
-    settings: Mapping[str, Any] = {}
-    trainer_arguments: Mapping[str, Any] = {}
-    extra_compute: ExtraCompute = ""
-    twice_compute: bool | None = None
-
-    @property
-    def aligns(self) -> bool:
-        """Whether its trainer has the method's settings."""
-        return issubclass(load_trainer(self.trainer), ITRAMixin)
-
-    def sees_twice(self, common: Mapping[str, Any]) -> bool:
-        """Whether its steps take about two batches' worth of compute, so that a plain run of as much is fair."""
-        if self.twice_compute is not None or not self.aligns:
-            return bool(self.twice_compute)
-        asked = {**DEFAULTS, **common, **self.settings}
-        pairs = asked["companion"] in ("auto", *PAIRED_COMPANIONS) and asked["companion_decay"] == 0
-        return pairs and asked["matching_weight"] != 0
+    name: str  # what reports call it
+    trainer: str = PLAIN  # or "ITRATrainer", "file.py:Class" or "module:Class"
+    settings: Mapping[str, Any] = {}  # fields of `ITRAConfig` that differ from the common ones
+    trainer_arguments: Mapping[str, Any] = {}  # of the trainer's constructor
+    aligns: bool = False  # whether its trainer has the method's settings
+    sees_twice: bool = False  # whether its steps take two batches' compute, so that a plain run of as much is fair
+    extra_compute: ExtraCompute = ""  # for a plain run, how it gets that
 
 
 def load_trainer(name: str) -> type[Trainer]:
@@ -64,9 +44,8 @@ def load_trainer(name: str) -> type[Trainer]:
     Raises:
         ValueError: there is no such class.
     """
-    known: dict[str, type[Trainer]] = {PLAIN: Trainer, ITRA: ITRATrainer}
-    if name in known:
-        return known[name]
+    if name in (PLAIN, ITRA):
+        return Trainer if name == PLAIN else ITRATrainer
     if ":" not in name:
         raise ValueError(f"trainer={name!r} must be 'Trainer', 'ITRATrainer', 'file.py:Class' or 'module:Class'.")
     found = load_named(name, "trainer")
@@ -90,27 +69,31 @@ def read_variant(name: str, settings: Any, common: Mapping[str, Any], preset: st
     Raises:
         ValueError: an unknown field, trainer or preset, or a wrong value.
     """
-    if meaning(settings) is None:
-        settings = {}
+    settings = {} if meaning(settings) is None else settings
     if not isinstance(settings, Mapping):
         raise ValueError(f"Variant {name!r} must be a mapping from fields to values, not {settings!r}.")
     own = {key: meaning(settings[key]) for key in VARIANT_KEYS if key in settings}
     typed = _typed_settings(name, {key: value for key, value in settings.items() if key not in VARIANT_KEYS})
-    trainer, arguments = str(own.get("trainer", ITRA)), own.get("trainer_arguments") or {}
+    trainer, arguments, twice = str(own.get("trainer", ITRA)), own.get("trainer_arguments"), own.get("twice_compute")
     with naming(name):
-        if not isinstance(arguments, Mapping):
+        if not isinstance(arguments or {}, Mapping):
             raise ValueError(f"trainer_arguments={arguments!r} must be a mapping.")
-        if (twice := own.get("twice_compute")) not in (None, True, False):
+        if twice not in (None, True, False):
             raise ValueError(f"twice_compute={twice!r} must be true or false.")
         trainer_class = load_trainer(trainer)
-        _check_arguments(trainer_class, arguments)
+        aligns = issubclass(trainer_class, ITRAMixin)
+        _check_arguments(trainer_class, arguments or {})
         if own.get("preset") is not None:
             if trainer == PLAIN:
                 raise ValueError(f"preset={own['preset']!r} is of trainers with the method, not of {PLAIN!r}.")
             typed |= preset_settings(own["preset"], typed, beneath=common)
-        elif preset is not None and "preset" not in own and issubclass(trainer_class, ITRAMixin):
+        elif preset is not None and "preset" not in own and aligns:
             typed |= preset_settings(preset, {**common, **typed})
-    return Variant(name, trainer, typed, dict(arguments), twice_compute=twice)
+    if twice is None and aligns:  # then its settings tell
+        asked = {**DEFAULTS, **common, **typed}
+        pairs = asked["companion"] in ("auto", *PAIRED_COMPANIONS) and asked["companion_decay"] == 0
+        twice = pairs and asked["matching_weight"] != 0
+    return Variant(name, trainer, typed, dict(arguments or {}), aligns, bool(twice))
 
 
 def _check_arguments(trainer: type[Trainer], given: Mapping[str, Any]) -> None:

@@ -1,14 +1,15 @@
 """The pictures of a comparison."""
 
 import builtins
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from studies import build_plan, study
 
 from itra_hf.comparison import pictures
-from itra_hf.comparison.assessment import FEATURES
 from itra_hf.comparison.report import write_reports
+from itra_hf.comparison.run import FEATURES
 from itra_hf.comparison.variants import TWICE
 
 
@@ -41,7 +42,7 @@ def test_learning_curves_are_means_over_seeds(tmp_path):
     figure = pictures.learning_curves(size)
     assert [axis.get_ylabel() for axis in figure.axes] == ["training loss", "evaluation loss"]
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.8, 0.5])
-    assert pictures.learning_curves(size._replace(results=[])) is None
+    assert pictures.learning_curves(replace(size, results=[])) is None
 
 
 def test_size_curves_need_two_sizes(tmp_path):
@@ -61,4 +62,4 @@ def test_feature_maps_leave_out_what_is_not_finite(tmp_path):
         )
     figure = pictures.feature_maps(comparison.sizes[0], tmp_path)
     assert len([axis for axis in figure.axes if axis.lines]) == 2
-    assert pictures.feature_maps(comparison.sizes[0]._replace(results=[]), tmp_path) is None
+    assert pictures.feature_maps(replace(comparison.sizes[0], results=[]), tmp_path) is None

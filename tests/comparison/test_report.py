@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from studies import build_plan, result, study
 
-from itra_hf.comparison import tables
-from itra_hf.comparison.assessment import FEATURES
+from itra_hf.comparison import report
 from itra_hf.comparison.plan import ComparisonArguments, make_plan
 from itra_hf.comparison.report import write_reports
-from itra_hf.comparison.summary import choose_metric, describe, read_results, summarize
+from itra_hf.comparison.run import FEATURES
+from itra_hf.comparison.summary import Comparison, read_results
 from itra_hf.comparison.variants import PLAIN, TWICE
 
 SPLIT = {"companion": "split", "companion_decay": 0.97}  # with the default again
@@ -104,7 +104,7 @@ def test_dollars_are_no_formulas_in_markdown(reports):
 
 def test_tildes_strike_nothing_out_in_markdown():
     """GitHub does that to what stands between two of them."""
-    assert "~~s~~" not in tables.markdown_table([["~~s~~"]])
+    assert "~~s~~" not in report.markdown_table([["~~s~~"]])
 
 
 def test_no_report_holds_a_secret(reports):
@@ -128,7 +128,7 @@ def test_the_verdict_is_one_sentence_with_difference_interval_and_wins(tmp_path)
     plan = build_plan(tmp_path, {"new": {}})
     gains = {PLAIN: (0, 0, 0), TWICE["batch"]: (0.011, -0.01, 0.01), "new": (0.02, 0.03, 0.025)}
     results = [result(name, seed, accuracy=0.8 + gains[name][seed - 1]) for name in gains for seed in (1, 2, 3)]
-    (size,) = summarize(plan, results, {}).sizes
+    (size,) = Comparison(plan, results, {}).sizes
     assert size.verdicts == {
         "new": "new: better than Trainer (accuracy +2.50 points, 95 % interval +1.26 to +3.74, 3 wins and 0 losses in "
         "3 seeds); no difference shown to Trainer, twice the batch (accuracy +2.13 points, 95 % interval -1.95 to "
@@ -139,10 +139,11 @@ def test_the_verdict_is_one_sentence_with_difference_interval_and_wins(tmp_path)
 def test_the_verdict_knows_worse_one_seed_and_nothing(tmp_path):
     plan = build_plan(tmp_path, {"new": SPLIT})
     results = [result(name, 1, accuracy=value) for name, value in ((PLAIN, 0.8), ("new", 0.7))]
-    assert "one seed, which tells nothing" in summarize(plan, results, {}).sizes[0].verdicts["new"]
+    assert "one seed, which tells nothing" in Comparison(plan, results, {}).sizes[0].verdicts["new"]
     results += [result(name, 2, accuracy=value) for name, value in ((PLAIN, 0.81), ("new", 0.712))]
-    assert "new: worse than Trainer" in summarize(plan, results, {}).sizes[0].verdicts["new"]
-    assert describe("new", {}, choose_metric("nll", [])) == "new: nothing to compare yet."
+    assert "new: worse than Trainer" in Comparison(plan, results, {}).sizes[0].verdicts["new"]
+    told = Comparison(plan, results[:1], {}).sizes[0].verdicts["new"]
+    assert told.startswith("new: nothing to compare yet. Runs are missing")
 
 
 def test_a_gain_in_a_measure_that_falls_is_better(tmp_path):
@@ -150,14 +151,14 @@ def test_a_gain_in_a_measure_that_falls_is_better(tmp_path):
     values = {PLAIN: (0.5, 0.52, 0.51), "new": (0.4, 0.41, 0.42)}
     results = [result(name, seed, nll=each) for name in values for seed, each in enumerate(values[name])]
     assert (
-        "better than Trainer (negative log-likelihood -0.1000" in summarize(plan, results, {}).sizes[0].verdicts["new"]
+        "better than Trainer (negative log-likelihood -0.1000" in Comparison(plan, results, {}).sizes[0].verdicts["new"]
     )
 
 
 def test_figures_that_are_not_finite_count_as_missing(tmp_path):
     plan = build_plan(tmp_path, {"new": SPLIT})
     results = [result(name, seed, accuracy=0.8, nll=None) for name in (PLAIN, "new") for seed in (1, 2, 3)]
-    comparison = summarize(plan, results, {})
+    comparison = Comparison(plan, results, {})
     assert [measure.name for measure in comparison.measures] == ["accuracy"]
     assert comparison.sizes[0].differences["new", PLAIN, "accuracy"].verdict == "no difference shown"
 
@@ -169,23 +170,24 @@ def test_a_run_that_diverges_is_missing_from_the_verdict_and_the_verdict_says_so
         for name in (PLAIN, "new")
         for seed in (1, 2, 3)
     ]
-    verdict = summarize(plan, results, {}).sizes[0].verdicts["new"]
+    verdict = Comparison(plan, results, {}).sizes[0].verdicts["new"]
     assert "0 wins and 0 losses in 2 seeds" in verdict
     assert "not finite: new has 2 of 3." in verdict
 
 
 def test_a_measure_that_no_run_has_is_refused(tmp_path):
+    plan = build_plan(tmp_path, {"new": {}})._replace(args=ComparisonArguments(metric="mse"))
     with pytest.raises(ValueError, match="metric='mse' was not measured; there are: accuracy, nll"):
-        choose_metric("mse", study(build_plan(tmp_path, {"new": {}}))[1])
+        Comparison(plan, study(plan)[1], {}).metric  # noqa: B018
 
 
 def test_the_means_table_counts_seeds_and_steps_of_its_own_size(tmp_path):
     plan = build_plan(tmp_path, {"new": SPLIT}, sizes=(100, 300))
     results = [result(run.variant, run.seed, run.train_samples, run.train_samples // 10, nll=1) for run in plan.runs()]
-    comparison = summarize(
+    comparison = Comparison(
         plan._replace(args=ComparisonArguments(metric="nll", max_train_samples=[100, 300])), results, {}
     )
-    small, large = (tables.figure_rows(comparison, size)[1] for size in comparison.sizes)
+    small, large = (report.figure_rows(comparison, size)[1] for size in comparison.sizes)
     assert small == [PLAIN, "3", "10", "1.0000"]
     assert large == [PLAIN, "3", "30", "1.0000"]
 
@@ -193,7 +195,7 @@ def test_the_means_table_counts_seeds_and_steps_of_its_own_size(tmp_path):
 def test_a_study_cut_short_says_what_is_missing_and_what_failed(tmp_path):
     plan = build_plan(tmp_path, {"new": {}})
     results = [each for each in study(plan)[1] if each["seed"] == 1]
-    notes = tables.notes(summarize(plan, results, {"new-2": "RuntimeError: no"}))
+    notes = report.notes(Comparison(plan, results, {"new-2": "RuntimeError: no"}))
     assert "Failed: new-2: RuntimeError: no" in notes
     assert "6 of the planned runs have no result; the same command runs those alone." in notes
 
@@ -203,7 +205,7 @@ def test_the_verdict_says_where_runs_failed(tmp_path):
     plan = build_plan(tmp_path, {"new": SPLIT})
     results = [each for each in study(plan)[1] if (each["variant"], each["seed"]) != ("new", 3)]
     verdict = (
-        summarize(plan, results, {"new-all-seed3": "FloatingPointError: the loss is NaN"}).sizes[0].verdicts["new"]
+        Comparison(plan, results, {"new-all-seed3": "FloatingPointError: the loss is NaN"}).sizes[0].verdicts["new"]
     )
     assert "failed" in verdict or "missing" in verdict or "of 3" in verdict
 
@@ -216,7 +218,7 @@ def test_a_variant_may_not_pass_for_a_baseline(tmp_path):
 
 def test_the_terminal_shows_half_widths_and_a_header_for_each_size(tmp_path):
     plan = build_plan(tmp_path, {"new": SPLIT}, sizes=(100, 300))
-    text = tables.terminal(study(plan)[0])
+    text = report.terminal(study(plan)[0])
     assert "100 training examples, differences to Trainer" in text
     assert "+2.00 ±0.00" in text
     assert text.count("new: better than Trainer") == 2
@@ -240,8 +242,8 @@ def test_a_size_that_the_data_do_not_reach_is_named_by_what_there_was(tmp_path):
 def test_a_verdict_by_the_validation_split_says_so(tmp_path):
     plan = build_plan(tmp_path, None)
     _, results = study(plan)
-    assert "flatter" not in " ".join(tables.notes(summarize(plan, results, {})))
-    told = " ".join(tables.notes(summarize(plan, [each | {"tested_on": "validation"} for each in results], {})))
+    assert "flatter" not in " ".join(report.notes(Comparison(plan, results, {})))
+    told = " ".join(report.notes(Comparison(plan, [each | {"tested_on": "validation"} for each in results], {})))
     assert "1,200 examples of the validation split" in told
     assert "flatter" in told
 
@@ -266,11 +268,11 @@ def test_classes_left_out_are_told_in_every_report_with_their_measures(count, to
         result(run.variant, run.seed, accuracy=0.8, unknown_energy=0.7 + run.seed / 100 + 0.1 * (run.trainer != PLAIN))
         for run in plan.runs()
     ]
-    comparison = summarize(plan, results, {})
+    comparison = Comparison(plan, results, {})
     write_reports(comparison, "title")
     for name in ("comparison.md", "comparison.html"):
         text = (tmp_path / name).read_text(encoding="utf-8").replace("\\", "")
         assert told in text
         assert "better than Trainer (unknown classes by energy, AUROC +10.00 points" in text
-    assert told in tables.terminal(comparison)
-    assert "left out" not in " ".join(tables.notes(study(build_plan(tmp_path, None))[0]))
+    assert told in report.terminal(comparison)
+    assert "left out" not in " ".join(report.notes(study(build_plan(tmp_path, None))[0]))

@@ -37,11 +37,8 @@ def test_other_kinds_of_labels_are_measured_in_their_way(label, alignment, prese
             assert not absent & measured
 
 
-def test_noise_without_classes_and_alignment_that_does_not_fit_are_refused(model_folder, tmp_path):
+def test_noise_without_classes_is_refused(model_folder, tmp_path):
     data = examples(30, 0, lambda name, i: i / 7)
-    plain, *_, itra = plan_of(tmp_path, model_folder, data, seeds="[1]", alignment="conditional").runs()
-    with pytest.raises(ValueError, match="alignment='conditional' needs one class a text"):
-        build(itra, tmp_path)
     plain, *_ = plan_of(tmp_path, model_folder, data, label_noise=0.1, alignment="marginal").runs()
     with pytest.raises(
         ValueError, match="label_noise and class_imbalance need one class an example; this is regression"

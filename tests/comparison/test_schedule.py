@@ -128,7 +128,7 @@ def test_the_next_waits_until_the_first_has_taken_what_it_needs(use, tmp_path):
 def test_runs_share_several_gpus_and_see_one_each(use, tmp_path):
     machine = use(Machine(memory=1000), gpus=2)
     run_missing(runs(6), tmp_path, 2)
-    assert {process.device for process in machine.started} == {0, 1}
+    assert {process.device for process in machine.started} == {"0", "1"}
     one = use(Machine(memory=1000), gpus=1)
     run_missing(runs(6), tmp_path / "other", 2)
     assert {process.device for process in one.started} == {None}
@@ -211,12 +211,13 @@ def test_a_result_is_there_whole_or_not_at_all(execute, tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_the_gpus_that_the_user_made_visible_are_those_that_are_used(execute, use, tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+@pytest.mark.parametrize("visible", ["5,7", "GPU-5a, GPU-7b"])
+def test_the_gpus_that_the_user_made_visible_are_those_that_are_used(visible, execute, use, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     machine = use(Machine(memory=1000), gpus=2)
     run_missing(runs(6), tmp_path / "runs", 2)
     seen = []
     for process in machine.started:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         execute(lambda run, folder: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]) or {}, process.device)
-    assert set(seen) == {"5", "7"}
+    assert set(seen) == set(visible.split(", " if " " in visible else ","))

@@ -7,10 +7,10 @@ import torch
 from commands import examples, refused, write, write_config
 
 from itra_hf.cli import parse_comparison
-from itra_hf.comparison import assessment, schedule
 from itra_hf.comparison import run as running
+from itra_hf.comparison import schedule
 from itra_hf.comparison.run import build, measure
-from itra_hf.comparison.spoiling import choose_unknown, leave_out_classes
+from itra_hf.comparison.spoiling import leave_out_classes
 from itra_hf.comparison.unknown import (
     energy_scores,
     mahalanobis_scores,
@@ -30,10 +30,17 @@ def task_of(classes, kind="single_label_classification"):
 def splits_of(**labels):
     return datasets.DatasetDict(
         {
-            name: datasets.Dataset.from_dict({"text": [str(each) for each in values], "labels": values})
+            name: datasets.Dataset.from_dict({"text": [str(each) for each in values], "labels": list(values)})
             for name, values in labels.items()
         }
     )
+
+
+def choose_unknown(classes, count, seed):
+    """The ids of the classes that are left out where all splits have all of them."""
+    splits = splits_of(train=range(classes), test=range(classes))
+    _, task = leave_out_classes(splits, task_of(classes), "test", count, seed)
+    return np.array([each for each in range(classes) if f"class {each}" not in task.label_names])
 
 
 # ---- Scores ----
@@ -187,7 +194,7 @@ def test_the_run_is_one_on_the_known_classes_alone_with_the_new_measures_beside(
 
 def test_the_scores_get_logits_and_features_of_the_right_rows(model_folder, tmp_path, monkeypatch):
     got, made = [], []
-    monkeypatch.setattr(assessment, "unknown_auroc", lambda *arrays: got.append(arrays) or {})
+    monkeypatch.setattr(running, "unknown_auroc", lambda *arrays: got.append(arrays) or {})
     monkeypatch.setattr(running, "build", lambda *args: made.append(build(*args)) or made[-1])
     measure(next(plan_of(tmp_path, model_folder, unknown_classes=1, max_train_samples="[21]").runs()), tmp_path)
     ((known, unknown, known_features, unknown_features, train_features, labels),) = got
