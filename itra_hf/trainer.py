@@ -51,7 +51,7 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, RecordingMixin, ReportingMixin):
             self._itra_watch, self._itra_companion_epoch = TrainingWatch(torch.device("cpu")), CompanionEpoch()
             self._itra_step, self._itra_normalised, self._itra_settled = StepFacts(), False, False
             self._itra_companion = self._itra_memory_because = self._itra_average = None
-            self._itra_running = self._itra_in_step = self._itra_ran_aligned = self._itra_reports = False
+            self._itra_running = self._itra_in_step = self._itra_ran_aligned = False
             super().__init__(*args, **kwargs)
             # Else the Trainer skips the division by the accumulation steps, and counts what nobody divides by.
             trusted = getattr(self, "loss_is_scaled_for_ga", None) is True or computes_with_item_count(type(self))
@@ -209,7 +209,8 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, RecordingMixin, ReportingMixin):
         self._itra_warned = set()
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        self._itra_start_run()  # here, because a search sets its trial's settings inside `train()`
+        # Nothing public comes between a search's setting of its trial's settings, in `train()`, and the loader.
+        self._itra_start_run()
         checkpoint = kwargs.get("resume_from_checkpoint")
         if not (checkpoint is not None and saved_companion(checkpoint) == "memory" and self._itra_falls_back(RESUMED)):
             self._itra_tell_companion()

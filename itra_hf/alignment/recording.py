@@ -15,7 +15,7 @@ class RecordingMixin(TrainerBase):
     """The part of `ITRAMixin` that logs, stops a run whose matching loss is not finite, and keeps checkpoints."""
 
     _itra_watch: TrainingWatch
-    _itra_reports: bool
+    _itra_running: bool
     _itra_run_state: Callable[[], RunState]
 
     def _itra_observe(self, task_loss: Tensor, aligned: Aligned | None, weight: Tensor | None) -> None:
@@ -33,16 +33,11 @@ class RecordingMixin(TrainerBase):
     def _itra_check_finite(self) -> None:
         self._itra_watch.check_finite(self.state.global_step, self.state.epoch or 0)
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        # Only the line that all processes log together may average over them; a callback's may come from one alone.
-        due = self.control.should_log and self.state.global_step > self._globalstep_last_logged
-        self._itra_reports = due and self.alignment_args.matching_weight > 0
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs, with `task_loss`, `matching_loss` and `matching_weight` beside `loss`."""
-        if "loss" in logs and self._itra_reports:
-            self._itra_reports = False
+        # Only the line that all processes log together may average over them; a callback's may come from one alone.
+        aligns = self._itra_running and self.alignment_args.matching_weight > 0 and self.control.should_log
+        if "loss" in logs and aligns and self.state.global_step == self._globalstep_last_logged:
             self._itra_check_finite()
             series = self._itra_watch.drain(self.accelerator.reduce(self._itra_watch.sums.clone(), reduction="sum"))
             if series.get("matching_loss") == 0:
@@ -53,16 +48,17 @@ class RecordingMixin(TrainerBase):
             self._itra_warn_once(warning)
         super().log(logs, *args, **kwargs)
 
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self._itra_check_finite()
-        super()._save_checkpoint(*args, **kwargs)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.alignment_args.matching_weight > 0:
-            save_alignment(output_dir, self._itra_run_state(), self.args.should_save)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The stock saving; into a checkpoint goes what resuming needs, and no weights of a run that has diverged."""
+        checkpoint = output_dir if _internal_call else None
+        if checkpoint is not None:
+            self._itra_check_finite()
+        super().save_model(output_dir, _internal_call)
+        if checkpoint is not None and not self.args.save_only_model and self.alignment_args.matching_weight > 0:
+            save_alignment(checkpoint, self._itra_run_state(), self.args.should_save)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # Nothing public knows the checkpoint once the model is prepared.
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.alignment_args.matching_weight > 0:
             load_alignment(checkpoint, self._itra_run_state())

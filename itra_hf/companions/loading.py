@@ -70,8 +70,7 @@ class PairedLoadingMixin(TrainerBase):
     _itra_companion_epoch: CompanionEpoch
 
     def _itra_callbacks_of_run(self) -> list[TrainerCallback]:
-        callbacks = super()._itra_callbacks_of_run()
-        return [*callbacks, self._itra_companion_epoch] if self._itra_pairs_examples() else callbacks
+        return [*super()._itra_callbacks_of_run(), self._itra_companion_epoch]
 
     def _get_dataloader(  # type: ignore[override]
         self,
@@ -82,6 +81,7 @@ class PairedLoadingMixin(TrainerBase):
         is_training: bool = False,
         **kwargs: Any,
     ) -> DataLoader:
+        # The public get_train_dataloader takes no data set, and a subclass may have one of its own.
         if is_training:
             self._itra_companion_epoch.paired = None
         if is_training and self._itra_pairs_examples():
@@ -92,6 +92,7 @@ class PairedLoadingMixin(TrainerBase):
         return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
 
     def _get_collator_with_removed_columns(self, data_collator: Callable, description: str | None = None) -> Callable:
+        # What drops columns from examples has to be wrapped for pairs of them, and is made nowhere else.
         paired = self._itra_companion_epoch.paired
         if description != "Training" or paired is None:
             return super()._get_collator_with_removed_columns(data_collator, description=description)
