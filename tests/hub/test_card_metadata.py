@@ -195,9 +195,10 @@ Mine
 """
 
 
-def test_the_marks_of_the_first_version_s_cards_hold(tmp_path):
+def test_the_marks_of_the_first_version_s_cards_hold(tmp_path, caplog):
     block, text = write_all(tmp_path, EARLIER, f"{EARLIER}\nFrom the web.\n".replace("version: 1.1", "version: 1.10"))
     assert "From the web." in text
     assert "\nversion: 1.10\nsmall: 1.0e-05\n" in block
     assert "base_model" not in block
+    assert "The one there counts" in caplog.text  # for the one here may have been edited too
     assert "\nown: 1.0e-05\n" in write_all(tmp_path, EARLIER.replace("small", "own"))[0]
