@@ -6,6 +6,8 @@ from typing import Any, get_args
 
 from .metrics import ProblemType
 
+USUAL_TEXTS, USUAL_LABELS = ("text", "sentence"), ("label", "labels")
+
 
 def setting(text: str, default: Any = None) -> Any:
     """A field of a configuration, with its help."""
@@ -121,6 +123,16 @@ class DataArguments:
     def text_columns(self) -> list[str]:
         """The text columns that were named."""
         return [] if self.text_column_names is None else [n.strip() for n in self.text_column_names.split(",")]
+
+    @property
+    def text_choices(self) -> list[tuple[str, ...]]:
+        """For each text of an example, the columns of which the first that is there holds it."""
+        return [(name,) for name in self.text_columns] or [USUAL_TEXTS]
+
+    @property
+    def label_choices(self) -> tuple[str, ...]:
+        """The columns of which the first that is there holds the labels."""
+        return USUAL_LABELS if self.label_column_name is None else (self.label_column_name,)
 
     @property
     def most_samples(self) -> dict[str, int | None]:
