@@ -35,8 +35,7 @@ class DelimitedFile:
     Attributes:
         path: the file.
         names: of the columns; a repeated one gets a number, `a.1`, and one without a name is `Unnamed: 2`.
-        warnings: what is odd about the rows that were read so far, by the first such row, as sentences that begin with
-            it and leave the path to the reader.
+        warnings: what is odd about the rows that were read so far: what to say after the path.
     """
 
     def __init__(self, path: str, delimiter: str, encoding: str) -> None:
@@ -133,6 +132,8 @@ class DelimitedFile:
                         yield row
                         done += 1
                 except csv.Error:
+                    if not strict:
+                        raise
                     self._odd_row = done
 
     def _check_end(self, row: list[str], number: int) -> None:

@@ -99,20 +99,15 @@ def check_alignment_fits(args: ITRAConfig, task: Task) -> None:
     """
     if task.problem_type == "single_label_classification":
         return
-    if args.eval_compactness:
-        raise ValueError(f"eval_compactness=True needs one class a text, and this is {task.problem_type}.")
-    if args.matching_weight == 0:
-        return
-    if args.alignment == "conditional":
-        raise ValueError(
-            f"alignment='conditional' needs one class a text, and this is {task.problem_type}; 'auto' and 'marginal' "
-            "work, and with matching_loss='mmd' 'joint'."
-        )
-    if args.companion == "class_matched":
-        raise ValueError(
-            f"companion='class_matched' needs one class a text, and this is {task.problem_type}; companion='sample' "
-            "works."
-        )
+    aligned = args.matching_weight != 0
+    alignments = "; 'auto' and 'marginal' work, and with matching_loss='mmd' 'joint'."
+    for refused, setting, advice in (
+        (args.eval_compactness, "eval_compactness=True", "."),
+        (aligned and args.alignment == "conditional", "alignment='conditional'", alignments),
+        (aligned and args.companion == "class_matched", "companion='class_matched'", "; companion='sample' works."),
+    ):
+        if refused:
+            raise ValueError(f"{setting} needs one class a text, and this is {task.problem_type}{advice}")
 
 
 def card_details(data_args: DataArguments, model_args: ModelArguments) -> dict[str, Any]:
