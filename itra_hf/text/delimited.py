@@ -10,7 +10,6 @@ from itertools import chain, islice
 from typing import TextIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .decoding import BYTE_ORDER_MARK, check_beginning, undecodable
 from .plain_csv import is_plain, plain_tables
@@ -180,8 +179,9 @@ class DelimitedFile:
         columns = cache(lambda position: table.column(position).to_pylist())
         known = cache(lambda position: {*columns(position)} - {""})
         for position, name in enumerate(self.names):
-            if not pc.any(pc.match_substring(table.column(position), "\n")).as_py():
-                continue
+            characters = table.column(position).combine_chunks().buffers()[2]
+            if characters is None or b"\n" not in characters.to_pybytes():
+                continue  # without a look at each cell
             for number, cell in enumerate(columns(position), self._done + 1):
                 breaks = cell.count("\n")
                 if breaks >= MANY_LINES or (breaks and self._looks_like_rows(cell, position, known)):
