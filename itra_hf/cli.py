@@ -4,7 +4,8 @@ import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError
@@ -15,8 +16,10 @@ from .comparison.report import REPORTS, terminal
 from .comparison.study import compare
 from .config import ITRAConfig
 from .presets import preset_settings, refuse_gone
-from .text.config_files import read_config, set_defaults, suppress_defaults
+from .text.config_files import given_fields, read_config
 from .text.data import DataArguments
+from .text.data_arguments import setting
+from .text.files import check_exists
 from .text.inspect import InspectionArguments, inspect_model
 from .text.models import ModelArguments
 from .text.train import build_trainer, card_details, finetune, publish
@@ -28,6 +31,7 @@ USAGE = {
 }
 FILES = ("train_file", "validation_file", "test_file")
 PATHS = (*FILES, "dataset_name", "model_name_or_path", "tokenizer_name", "cache_dir", "output_dir")
+UNFIT = (ValueError, OSError, RuntimeError)  # such as files that are not there, and heads that don't fit
 HELP = """usage: {train}
        {compare}
        {inspect}
@@ -43,13 +47,10 @@ inspect  measures and draws how compact the features of a fine-tuned one are
 class PresetArguments:
     """The choice of a preset, on the command line and in config files."""
 
-    preset: str | None = dataclasses.field(
-        default=None,
-        metadata={
-            "help": "Settings to start from, which any other setting overrides: 'paper' is the plain published method "
-            "(an independent second batch with gradient through both, weight_mode 'constant', classes alike); "
-            "matching_weight has to be given with it."
-        },
+    preset: str | None = setting(
+        "Settings to start from, which any other setting overrides: 'paper' is the plain published method (an "
+        "independent second batch with gradient through both, weight_mode 'constant', classes alike); matching_weight "
+        "has to be given with it."
     )
 
 
@@ -72,29 +73,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _train(arguments: Sequence[str]) -> None:
-    try:
+    with _telling(*UNFIT):
         model_args, data_args, training_args = parse(arguments)
         card = card_details(data_args, model_args)
         trainer, splits, task = build_trainer(data_args, model_args, training_args)
-    except (ValueError, OSError, RuntimeError) as error:  # files that are not there, heads that don't fit
-        _fail(f"error: {error}")
-    try:
+    with _telling(FloatingPointError, status=1):
         finetune(trainer, splits, task, card)
-    except FloatingPointError as error:
-        _fail(f"error: {error}", status=1)
-    try:
+    with _telling(HfHubHTTPError, ConnectionError):
         publish(trainer, card)
-    except (HfHubHTTPError, ConnectionError) as error:
-        _fail(f"error: {error}")
 
 
 def _compare(arguments: Sequence[str]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs in progress as Ctrl+C does
     try:
-        plan = parse_comparison(arguments)
-        comparison = compare(plan)
-    except (ValueError, OSError, RuntimeError) as error:
-        _fail(f"error: {error}")
+        with _telling(*UNFIT):
+            plan = parse_comparison(arguments)
+            comparison = compare(plan)
     except KeyboardInterrupt:
         _fail("interrupted; what is finished stays, and the same command goes on from there")
     print(terminal(comparison))
@@ -104,13 +98,20 @@ def _compare(arguments: Sequence[str]) -> None:
 
 
 def _inspect(arguments: Sequence[str]) -> None:
-    try:
+    with _telling(*UNFIT, ImportError):
         args, data_args = parse_inspection(arguments)
         table = inspect_model(args, data_args)
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        _fail(f"error: {error}")
     print(table.to_string(float_format="{:.4g}".format))
     print(f"The table and the pictures are in {args.output_dir}.")
+
+
+@contextmanager
+def _telling(*errors: type[Exception], status: int = 2) -> Iterator[None]:
+    """Ends the program with a message where one of these errors is raised."""
+    try:
+        yield
+    except errors as error:
+        _fail(f"error: {error}", status)
 
 
 def parse(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, ITRAConfig]:
@@ -121,14 +122,11 @@ def parse(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, ITRA
         ValueError: the file is no mapping or has an unknown field, or a field has a wrong value; there is no such
             preset, or no weight beside it.
     """
-    classes = (ModelArguments, DataArguments, ITRAConfig, PresetArguments)
-    parser = _parser("train", *classes)
-    config, options = _read(arguments)
-    set_defaults(parser, config)
-    if (preset := parser.parse_known_args(options)[0].preset) is not None:
-        given = _given(_parser("train", *classes), config, options)
-        parser.set_defaults(**preset_settings(preset, given))
-    model_args, data_args, training_args, _ = parser.parse_args_into_dataclasses(options)
+    parser = _parser("train", ModelArguments, DataArguments, ITRAConfig, PresetArguments)
+    given = given_fields(parser, *_read(arguments))
+    if (preset := given.get("preset")) is not None:
+        given |= preset_settings(preset, given)
+    model_args, data_args, training_args, _ = parser.parse_dict(given)
     return model_args, data_args, training_args
 
 
@@ -139,22 +137,20 @@ def parse_comparison(arguments: Sequence[str]) -> Plan:
         FileNotFoundError: there is no such file.
         ValueError: an unknown field or variant, or a wrong value.
     """
-    classes = (ModelArguments, DataArguments, ITRAConfig, PresetArguments, ComparisonArguments)
     # The sizes to train on take the place of the one size of a training run.
+    classes = (ModelArguments, DataArguments, ITRAConfig, PresetArguments, ComparisonArguments)
     parser = _parser("compare", *classes, conflict_handler="resolve")
     config, options = _read(arguments)
     variants = config.pop("variants", None)
-    common = _given(parser, config, options)
+    common = given_fields(parser, config, options)
     preset = common.pop("preset", None)
-    names = [field.name for field in dataclasses.fields(ComparisonArguments)]
-    own = {name: common.pop(name) for name in names if name in common}
-    for name in PATHS:
-        if isinstance(common.get(name), str):
-            common[name] = os.path.expanduser(common[name])  # runs are known by it
+    own = {field.name for field in dataclasses.fields(ComparisonArguments)} & set(common)
+    args = ComparisonArguments(**{name: common.pop(name) for name in own})
+    common |= {name: os.path.expanduser(common[name]) for name in PATHS if common.get(name)}  # runs are known by it
     for name in FILES:
-        if common.get(name) is not None and not os.path.isfile(common[name]):
-            raise FileNotFoundError(f"There is no file {common[name]!r} (looked in {os.getcwd()}).")
-    return make_plan(ComparisonArguments(**own), common, variants, common.get("output_dir") or "comparison", preset)
+        if common.get(name) is not None:
+            check_exists(common[name])
+    return make_plan(args, common, variants, common.get("output_dir") or "comparison", preset)
 
 
 def parse_inspection(arguments: Sequence[str]) -> tuple[InspectionArguments, DataArguments]:
@@ -180,22 +176,8 @@ def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return {}, options
 
 
-def _given(parser: HfArgumentParser, config: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
-    """What stands in a config file or the options, which override it; the parser has no defaults any more then."""
-    set_defaults(parser, config)
-    given = {name: parser.get_default(name) for name in config}
-    suppress_defaults(parser)
-    return given | vars(parser.parse_args(options))
-
-
-def _parser(command: str, *classes: type, **options: Any) -> HfArgumentParser:
-    return HfArgumentParser(
-        classes,  # type: ignore[arg-type]
-        prog=f"itra-hf {command}",
-        usage=USAGE[command],
-        allow_abbrev=False,
-        **options,
-    )
+def _parser(command: str, *classes: Any, **options: Any) -> HfArgumentParser:
+    return HfArgumentParser(classes, prog=f"itra-hf {command}", usage=USAGE[command], allow_abbrev=False, **options)
 
 
 def _fail(message: str, status: int = 2) -> Any:

@@ -25,23 +25,6 @@ if TYPE_CHECKING:
 else:
     TrainerBase = object
 
-OVERRIDDEN = (
-    "__init__",
-    "compute_loss",
-    "create_model_card",
-    "evaluate",
-    "evaluation_loop",
-    "get_batch_samples",
-    "hyperparameter_search",
-    "log",
-    "predict",
-    "prediction_step",
-    "push_to_hub",
-    "save_model",
-    "train",
-    "training_step",
-)
-
 
 def show_base_signatures(cls: type, package: str) -> None:
     """Gives `cls` copies of the mixins' methods that show the signature of the method that they override.
@@ -52,12 +35,14 @@ def show_base_signatures(cls: type, package: str) -> None:
         cls: a subclass of mixins and a Trainer.
         package: where the mixins are defined; methods of other classes stay as they are.
     """
-    for name in OVERRIDDEN:
+    ours = {name for base in cls.__mro__ if base.__module__.startswith(package) for name in vars(base)}
+    for name in ours:
         owners = [base for base in cls.__mro__ if name in vars(base)]
         below = next((base for base in owners if not base.__module__.startswith(package)), None)
-        if below in (None, object) or owners[0] in (below, cls):
-            continue
         method = vars(owners[0])[name]
+        public = isinstance(method, FunctionType) and (name == "__init__" or not name.startswith("_"))
+        if not public or below in (None, object) or owners[0] in (below, cls):
+            continue
         copy = FunctionType(method.__code__, method.__globals__, name, method.__defaults__, method.__closure__)
         copy.__kwdefaults__ = method.__kwdefaults__
         update_wrapper(copy, method)

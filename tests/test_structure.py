@@ -2,10 +2,13 @@
 
 import ast
 import importlib
+import re
 
 import pytest
 from places import ROOT
+from transformers import Trainer
 
+from itra_hf import ITRAMixin
 from itra_hf.moved import MOVED
 
 # Each knows those before it alone.
@@ -53,6 +56,12 @@ def test_files_and_functions_stay_short(path):
             documented = ast.get_docstring(node) is not None
             start = node.body[0].end_lineno if documented else node.lineno
             assert node.end_lineno - start <= 45, f"{node.name} is long"
+
+
+def test_few_private_methods_of_the_trainer_are_overridden():
+    ours = [base for base in ITRAMixin.__mro__ if base.__module__.startswith("itra_hf")]
+    private = {name for base in ours for name in vars(base) if re.match("_[^_]", name) and hasattr(Trainer, name)}
+    assert len(private) <= 5, sorted(private)
 
 
 @pytest.mark.parametrize("old", MOVED)

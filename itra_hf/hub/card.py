@@ -9,7 +9,6 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment
 
 from .facts import KINDS, CardFacts
-from .provenance import HubSource
 from .readme import (
     BEGIN,
     END,
@@ -28,7 +27,6 @@ from .readme import (
 TEMPLATE = Path(__file__).with_name("card_template.md")
 TAG, METHOD = "itra", "arxiv:2211.13332"
 REFUSED_KEYS = ("self", "eval_results", "ignore_metadata_errors")  # with which the Hub's client would not read the card
-UNKNOWN = HubSource("unknown")  # what model-index has for data that are not on the Hub
 MOST_LABELS = 50
 METRICS = {  # the Hub's metric type, and the name to show
     "loss": ("loss", "Loss"),
@@ -72,7 +70,7 @@ def write_card(path: Path, facts: CardFacts, remote: str | None = None) -> None:
         label_arguments=_label_arguments(facts),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(stamp(content, kept.history), encoding="utf-8", newline="")
+    path.write_text(stamp(content, kept.seen), encoding="utf-8", newline="")
 
 
 def metadata(facts: CardFacts, kept: KeptParts) -> tuple[str, list[str]]:
@@ -106,27 +104,22 @@ def metadata(facts: CardFacts, kept: KeptParts) -> tuple[str, list[str]]:
 
 def eval_results(facts: CardFacts, task: Any) -> list[EvalResult]:
     """The evaluations as the Hub's `model-index` wants them: none without a task, and no values that are not finite."""
-    results: list[EvalResult] = []
-    for prefix, evaluation in facts.evaluations.items() if isinstance(task, str) else ():
-        data = evaluation.data or UNKNOWN
-        for key, value in evaluation.results.items():
-            if not math.isfinite(value):
-                continue
-            kind, name = METRICS.get(key, (key, key))
-            results.append(
-                EvalResult(
-                    task_type=task,
-                    dataset_type=data.name,
-                    dataset_name=data.name,
-                    dataset_config=data.config or None,
-                    dataset_revision=data.revision or None,
-                    dataset_split=data.split or prefix,
-                    metric_type=kind,
-                    metric_name=name,
-                    metric_value=value,
-                )
-            )
-    return results
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=each.data.name,
+            dataset_name=each.data.name,
+            dataset_config=each.data.config or None,
+            dataset_revision=each.data.revision or None,
+            dataset_split=each.data.split or prefix,
+            metric_type=METRICS.get(key, (key, key))[0],
+            metric_name=METRICS.get(key, (key, key))[1],
+            metric_value=value,
+        )
+        for prefix, each in facts.evaluations.items()
+        for key, value in each.results.items()
+        if isinstance(task, str) and math.isfinite(value)
+    ]
 
 
 def _label_arguments(facts: CardFacts) -> str:

@@ -1,4 +1,4 @@
-"""What a model card says of a training run: the facts and pictures, from its Trainer."""
+"""What a model card says of a training run: the facts and pictures, as far as its Trainer's objects know."""
 
 import dataclasses
 import math
@@ -9,14 +9,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+import datasets
+from huggingface_hub import HfApi, is_offline_mode
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.file_download import repo_folder_name
 from transformers.modelcard import TASK_MAPPING, extract_hyperparameters_from_trainer
+from transformers.utils import logging
 
 from ..config import AlignmentArguments
 from ..config_checks import can_act
 from ..features.models import unwrap, unwrap_adapter
+from ..reports.compactness import ClassStatistics
 from ..reports.evaluation import PREFIX
-from .provenance import HubSource, base_model_of, dataset_of, license_of
+
+logger = logging.get_logger(__name__)
 
 KINDS = {
     "text-classification": "A text classifier",
@@ -27,13 +33,29 @@ LIBRARIES = ("itra_hf", "transformers", "torch", "datasets", "tokenizers", "acce
 REPORTS = ("eval_compactness", "gradient_noise_steps")  # settings that change nothing in training
 SPEED = re.compile(r"_(runtime|samples_per_second|steps_per_second|model_preparation_time|jit_compilation_time)$")
 
+HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+HUB_DATA = re.compile(r"^hf://datasets/([^@]+)@([0-9a-f]{40})/")
+PATIENCE = 5.0  # seconds for a question to the Hub that a card can do without
+
+
+class HubSource(NamedTuple):
+    """A model or data set on the Hub; what is not known of it is empty."""
+
+    name: str  # such as `distilbert/distilbert-base-uncased`
+    revision: str = ""  # the commit
+    config: str = ""  # of a data set
+    split: str = ""  # of a data set
+
+
+UNKNOWN = HubSource("unknown")  # what model-index has for data that are not on the Hub
+
 
 class Evaluation(NamedTuple):
     """One pass over an evaluation set."""
 
     metrics: dict[str, float]  # by name, without the prefix
     step: int | None  # the optimizer steps done by then
-    data: HubSource | None = None  # the set, if it came from the Hub
+    data: HubSource = UNKNOWN  # the set, if it came from the Hub
 
     @property
     def results(self) -> dict[str, float]:
@@ -76,27 +98,28 @@ def collect_facts(trainer: Any, said: dict[str, Any], name: str | None, tags: li
         tags: the user's.
     """
     args, state, model = trainer.args, trainer.state, unwrap(trainer.model)
-    config = getattr(unwrap_adapter(model), "config", None)
+    bare = unwrap_adapter(model)
+    config, peft_config = getattr(bare, "config", None), getattr(model, "active_peft_config", None)
     names, problem_type = getattr(config, "id2label", None) or {}, getattr(config, "problem_type", None)
     labels = [] if problem_type == "regression" else [str(names[index]) for index in sorted(names)]
-    peft_config = getattr(model, "active_peft_config", None)
-    libraries = (*LIBRARIES, "peft") if peft_config else LIBRARIES
     folder = os.path.basename(os.path.abspath(args.output_dir))
     repo = trainer.hub_model_id or args.hub_model_id
-    base, data = _sources(trainer, model, said)
-    best = state.best_global_step if args.load_best_model_at_end else None
-    found = evaluations([*state.log_history, *trainer._itra_predictions], best)
-    other = data[0] if said["datasets"] else None  # what sets of unknown origin are taken for
-    found = {key: each._replace(data=trainer._itra_evaluated_data.get(key) or other) for key, each in found.items()}
+    base, data = base_model_of(model), dataset_of(trainer.train_dataset)
+    if said["base_model"]:
+        base = _source(said["base_model"], base)
+    found = evaluations([*state.log_history, *trainer._itra_predictions], _best_step(args, state))
+    other = _source(said["datasets"][0], data) if said["datasets"] else UNKNOWN  # of sets of unknown origin
+    sets = trainer._itra_evaluated_sets
+    found = {prefix: each._replace(data=dataset_of(sets.get(prefix)) or other) for prefix, each in found.items()}
     return CardFacts(
-        name=name or (repo.split("/")[-1] if repo else folder),
-        task=said["pipeline_tag"] or _task_of(unwrap_adapter(model)),
+        name=name or (repo or folder).split("/")[-1],
+        task=said["pipeline_tag"] or _task_of(bare),
         problem_type=problem_type,
         labels=labels,
         location=repo or (folder if os.path.isabs(args.output_dir) else args.output_dir),
         adapter=str(getattr(peft_config.peft_type, "value", peft_config.peft_type)).lower() if peft_config else None,
         base_model=base,
-        datasets=data,
+        datasets=[_source(each, data) for each in said["datasets"]] or ([data] if data else []),
         base_license=license_of(base.name, args.hub_token) if base and not said["license"] else None,
         said=said,
         tags=[*tags, *(getattr(model, "model_tags", None) or []), "generated_from_trainer"],
@@ -107,22 +130,60 @@ def collect_facts(trainer: Any, said: dict[str, Any], name: str | None, tags: li
         settings=_settings(trainer),
         hyperparameters=_hyperparameters(trainer),
         pictures=_draw_pictures(trainer, found, labels),
-        versions={library: version(library) for library in libraries},
+        versions={library: version(library) for library in (*LIBRARIES, *(["peft"] if peft_config else []))},
     )
 
 
-def _sources(trainer: Any, model: Any, said: Mapping[str, Any]) -> tuple[HubSource | None, list[HubSource]]:
-    """The base model and the data sets: those the user said, with what else is known of them, or those found."""
-    base, data = base_model_of(model), dataset_of(trainer.train_dataset)
-    if said["base_model"] and (base is None or base.name != said["base_model"]):
-        base = HubSource(said["base_model"])
-    found = [] if data is None else [data]
-    return base, [data if data and data.name == name else HubSource(name) for name in said["datasets"]] or found
+def base_model_of(model: Any) -> HubSource | None:
+    """The Hub model that this one was loaded from; `None` for a local folder or one built from a config.
+
+    A config's name alone may be a path that is gone, or that of a config without weights, so weights in the Hub's
+    cache have to confirm it; the commit is told only where the cache holds those of one alone.
+    """
+    name = getattr(getattr(unwrap_adapter(model), "config", None), "_name_or_path", None)
+    if not name or os.path.exists(name) or not HUB_NAME.match(name):
+        return None
+    snapshots = Path(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "snapshots")
+    commits = {path.parent.name for kind in ("safetensors", "bin") for path in snapshots.glob(f"*/*.{kind}")}
+    return HubSource(name, commits.pop() if len(commits) == 1 else "") if commits else None
+
+
+def dataset_of(data: Any) -> HubSource | None:
+    """The Hub data set that a split was loaded from, whatever was mapped or filtered since; `None` otherwise."""
+    if not isinstance(data, (datasets.Dataset, datasets.IterableDataset)):
+        return None
+    found = {match.groups() for path in data.info.download_checksums or {} if (match := HUB_DATA.match(str(path)))}
+    if len(found) != 1:
+        return None
+    (name, revision), config = found.pop(), data.info.config_name
+    return HubSource(name, revision, "" if config in (None, "default") else config, str(data.split or ""))
+
+
+def license_of(model_name: str, token: str | None) -> str | None:
+    """The licence of a model on the Hub; `None` where it names none, or the Hub can't be asked."""
+    if is_offline_mode():
+        return None
+    try:
+        tags = HfApi(token=token).model_info(model_name, timeout=PATIENCE).tags or []
+    except Exception as error:  # whatever the reason, the card is worth more than its licence line
+        logger.warning(f"The licence of {model_name} is not in the card, for the Hub did not tell it: {error}")
+        return None
+    return next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), None)
+
+
+def _source(name: str, found: HubSource | None) -> HubSource:
+    """What the user named, with what else is known of it."""
+    return found if found and found.name == name else HubSource(name)
 
 
 def _task_of(model: Any) -> str | None:
     tasks: Mapping[str, Any] = TASK_MAPPING
     return next((task for task in KINDS if type(model).__name__ in tasks[task].values()), None)
+
+
+def _best_step(args: Any, state: Any) -> int | None:
+    """The optimizer steps behind the weights, where those of the best checkpoint were loaded at the end."""
+    return state.best_global_step if args.load_best_model_at_end else None
 
 
 def evaluations(log_history: Sequence[Mapping[str, Any]], best_step: int | None) -> dict[str, Evaluation]:
@@ -167,8 +228,8 @@ def _progress(args: Any, state: Any) -> str:
     if not state.global_step:
         return "It has not been trained in this run."
     done = f"{state.global_step} of {state.max_steps} optimizer steps, {state.epoch or 0:.4g} epochs"
-    if args.load_best_model_at_end and state.best_global_step:
-        done += f"; the weights are those after step {state.best_global_step}"
+    if best := _best_step(args, state):
+        done += f"; the weights are those after step {best}"
     return f"{done}."
 
 
@@ -176,15 +237,11 @@ def _settings(trainer: Any) -> dict[str, Any]:
     args = trainer.alignment_args
     if not hasattr(trainer, "_itra_aligner") or args.matching_weight == 0 or not trainer.state.global_step:
         return {}
+    told = {"companion": trainer._itra_companion, "alignment": trainer._itra_aligner.matching_loss.alignment}
     names = [field.name for field in dataclasses.fields(AlignmentArguments) if field.name not in REPORTS]
     settings = {name: getattr(args, name) for name in names}
-    decided = settings | {"companion": trainer._itra_companion}
-    settings = {name: value for name, value in settings.items() if can_act(name, decided)}
-    if args.companion == "auto":
-        settings["companion"] = f"{trainer._itra_companion} (auto)"
-    if args.alignment == "auto":
-        settings["alignment"] = f"{trainer._itra_aligner.matching_loss.alignment} (auto)"
-    return settings
+    settings = {name: value for name, value in settings.items() if can_act(name, {**settings, **told})}
+    return settings | {name: f"{value} (auto)" for name, value in told.items() if settings.get(name) == "auto"}
 
 
 def _hyperparameters(trainer: Any) -> dict[str, Any]:
@@ -213,18 +270,14 @@ def _draw_pictures(trainer: Any, found: Mapping[str, Evaluation], labels: Sequen
         figures["learning_curves"] = plots.learning_curves(trainer.state.log_history)
     evaluated = trainer._itra_evaluated
     for prefix, latest in evaluated.latest.items():
-        if prefix not in found or found[prefix].step != evaluated.steps[prefix]:
-            continue
-        sets = {"before training": evaluated.before.get(prefix), "this model": latest}
-        sets = {name: each for name, each in sets.items() if each is not None and each.counts.sum()}
-        samples = {name: each.sample()[:2] for name, each in sets.items()}
-        if "this model" in sets and all(np.isfinite(points).all() for points, _ in samples.values()):
-            ratios = {name: each.compactness()["scatter_ratio"] for name, each in sets.items()}
+        sets = {"before training": evaluated.before.get(prefix, ClassStatistics()), "this model": latest}
+        ratios = {name: each.compactness()["scatter_ratio"] for name, each in sets.items()}
+        samples = {name: sets[name].sample()[:2] for name, ratio in ratios.items() if not math.isnan(ratio)}
+        if "this model" in samples and prefix in found and found[prefix].step == evaluated.steps[prefix]:
             figures["feature_map"] = plots.feature_map(samples, labels, ratios=ratios)
             break
-    paths = {name: f"figures/{name}.png" for name in figures}
+    folder = Path(trainer.args.output_dir, "figures")
     for name, figure in figures.items():
-        path = Path(trainer.args.output_dir, paths[name])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    return paths
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / f"{name}.png")
+    return {name: f"figures/{name}.png" for name in figures}

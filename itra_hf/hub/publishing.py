@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from torch import Tensor
-from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy, PredictionOutput
+from transformers.trainer_utils import HubStrategy, PredictionOutput
 
 from ..features.models import has_finite_weights, unwrap
 from ..reports.evaluation import EvaluationMixin
 from .card import write_card
 from .facts import collect_facts
-from .provenance import HubSource, dataset_of
 from .readme import CARD_NAME, listed, read_remote_card
 
 
@@ -47,32 +45,21 @@ class ReportingMixin(EvaluationMixin):
     """
 
     _itra_predictions: list[dict[str, Any]]  # what `predict` measured in this run, as log entries
-    _itra_evaluated_data: dict[str, HubSource | None]
-    _itra_remote_card: str | None
+    _itra_remote: tuple[str | None, str | None] | None  # revision and token of a push that is under way
 
     if not TYPE_CHECKING:  # so that editors show the constructor of the Trainer below
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._itra_remote_card, self._itra_is_saved = None, False
-            self._itra_predictions, self._itra_evaluated_data = [], {}
+            self._itra_remote, self._itra_is_saved, self._itra_predictions = None, False, []
             super().__init__(*args, **kwargs)
             self._itra_hide_token()
 
-    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The stock training; pushes that failed meanwhile are told at its end."""
         self._itra_predictions = []
-        return super()._inner_training_loop(*args, **kwargs)
-
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """The stock loop; the model card names the data."""
-        self._itra_evaluated_data[metric_key_prefix] = dataset_of(getattr(dataloader, "dataset", None))
-        return super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        output = super().train(*args, **kwargs)
+        self._itra_report_failed_pushes()
+        return output
 
     def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
         """The stock prediction; its metrics end in the model card."""
@@ -124,19 +111,20 @@ class ReportingMixin(EvaluationMixin):
             "pipeline_tag": next(iter(listed(tasks)), None),
             "datasets": listed(dataset_tags or dataset or dataset_name),
         }
+        remote = None
+        if self._itra_remote is not None and self.hub_model_id is not None:
+            remote = read_remote_card(self.hub_model_id, *self._itra_remote)
         facts = collect_facts(self, said, model_name, listed(tags))
-        write_card(Path(self.args.output_dir or ".", CARD_NAME), facts, self._itra_remote_card)
+        write_card(Path(self.args.output_dir or ".", CARD_NAME), facts, remote)
 
     @contextmanager
-    def _itra_merging_remote_card(self, token: str | None = None, revision: str | None = None) -> Iterator[None]:
+    def _itra_merging_cards(self, revision: str | None = None, token: str | None = None) -> Iterator[None]:
         """Has `create_model_card`, which the stock push calls, look at the repository's card too."""
-        if self.is_world_process_zero() and self.hub_model_id is not None:
-            revision, token = revision or self.args.hub_revision, token or self.args.hub_token
-            self._itra_remote_card = read_remote_card(self.hub_model_id, revision, token)
+        self._itra_remote = revision or self.args.hub_revision, token or self.args.hub_token
         try:
             yield
         finally:
-            self._itra_remote_card = None
+            self._itra_remote = None
 
     # ---- Pushes ----
 
@@ -156,67 +144,48 @@ class ReportingMixin(EvaluationMixin):
             ConnectionError: the Hub could not be reached.
         """
         self.save_model(_internal_call=True)  # before a Hub that refuses could end the script
-        with self._itra_explaining_push():
+        self._itra_is_saved, asked = True, self.args.hub_private_repo
+        try:
             if self.hub_model_id is None:
                 self.create_model_card(**kwargs)
-                self._itra_init_repo(token, private)
-            with self._itra_merging_remote_card(token, revision):
-                self._itra_is_saved = True
-                try:
-                    return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
-                finally:
-                    self._itra_is_saved = False
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The stock saving, which a push that has just saved leaves out."""
-        if not (self._itra_is_saved and _internal_call and output_dir is None):
-            super().save_model(output_dir, _internal_call)
-
-    def _itra_init_repo(self, token: str | None, private: bool | None) -> None:
-        asked = self.args.hub_private_repo
-        self.args.hub_private_repo = asked if private is None else private  # older Trainers take it from there only
-        try:
-            self.init_hf_repo(token=token)
-        finally:
-            self.args.hub_private_repo = asked
-
-    @contextmanager
-    def _itra_explaining_push(self) -> Iterator[None]:
-        """Tells with the error of a push what is whole and how to go on."""
-        try:
-            yield
+            if private is not None:
+                self.args.hub_private_repo = private  # older Trainers take it from there only
+            with self._itra_merging_cards(revision, token):
+                return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
         except (HTTPError, ConnectionError, TimeoutError) as error:
-            folder = self.args.output_dir or "."
-            repo = self.hub_model_id or self.args.hub_model_id or Path(folder).absolute().name
-            advice = (
-                f"The push to {repo} failed, perhaps in part. The model is whole in {folder}; push again with "
-                f"trainer.push_to_hub() or `hf upload {repo} {folder} . --exclude 'checkpoint-*'`."
-            )
+            advice = self._itra_advice()
             if isinstance(error, HfHubHTTPError):
                 error.append_to_message(f"\n{advice}")
                 raise
             raise ConnectionError(f"{error}\n{advice}") from error
+        finally:
+            self._itra_is_saved, self.args.hub_private_repo = False, asked
+            self._itra_report_failed_pushes()
+
+    def _itra_advice(self) -> str:
+        folder = self.args.output_dir or "."
+        repo = self.hub_model_id or self.args.hub_model_id or Path(folder).absolute().name
+        return (
+            f"The push to {repo} failed, perhaps in part. The model is whole in {folder}; push again with "
+            f"trainer.push_to_hub() or `hf upload {repo} {folder} . --exclude 'checkpoint-*'`."
+        )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # Nothing public is called between the saving of a checkpoint and its push.
         if self.args.hub_strategy == HubStrategy.END or not self.is_world_process_zero():
             return
-        self._itra_hide_token()
         if not has_finite_weights(unwrap(self.model)):
             self._itra_warn_once("The weights are not finite, so this checkpoint was not pushed: the run has diverged.")
             return
         push = self.push_in_progress
         if push is None or push.is_done() or self.args.hub_always_push:  # else the stock push is skipped
             try:
-                with self._itra_merging_remote_card():
+                with self._itra_merging_cards():
                     self.create_model_card()
             except Exception as error:  # whatever it is, a card must not end a training run
                 self._itra_warn_once(f"The model card was not renewed at this checkpoint: {error}")
         self._itra_report_failed_pushes()  # before the list of pushes starts anew
         super()._push_from_checkpoint(checkpoint_folder)
-
-    def _finish_current_push(self) -> None:
-        super()._finish_current_push()
-        self._itra_report_failed_pushes()
 
     def _itra_report_failed_pushes(self) -> None:
         push = getattr(self, "push_in_progress", None)
@@ -225,7 +194,13 @@ class ReportingMixin(EvaluationMixin):
 
     # ---- What is saved ----
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The stock saving, which a push that has just saved leaves out."""
+        if not (self._itra_is_saved and _internal_call and output_dir is None):
+            super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        # The public save_model pushes before it returns, which is too late to mend what has been written.
         self._itra_hide_token()
         card = Path(output_dir or self.args.output_dir or ".", CARD_NAME)
         # On other processes one may be writing the card by now.

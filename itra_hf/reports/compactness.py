@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 MAX_SAMPLES = 2000  # features kept for the figures that sums can't give, and for pictures
 CHUNK = 10_000_000  # distances held at one time
@@ -127,10 +128,7 @@ class ClassStatistics:
         """Keeps the examples of lowest priority of each class, so that what is kept never depends on the batches."""
         each = max(2, self.max_samples // int(np.count_nonzero(self.counts)))
         features, labels, priorities = self._join()
-        order = np.lexsort((priorities, labels))
-        _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
-        ranks = np.arange(len(order)) - np.repeat(starts, sizes)
-        kept = np.sort(order[ranks < each])
+        kept = (pd.Series(priorities).groupby(labels).rank() <= each).to_numpy()
         self._kept = [(features[kept], labels[kept], priorities[kept])]
 
     def _join(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

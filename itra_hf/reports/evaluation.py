@@ -72,8 +72,8 @@ class StartOfTraining(TrainerCallback):
         self.function()
 
 
-def objective_without_compactness(metrics: dict[str, float]) -> float:
-    """A search's default objective of the other metrics: their sum, or the loss where there is none."""
+def default_objective(metrics: dict[str, float]) -> float:
+    """The stock search's objective of all metrics but compactness: their sum, or the loss where there is none."""
     return default_compute_objective({name: value for name, value in metrics.items() if f"_{PREFIX}_" not in name})
 
 
@@ -83,6 +83,7 @@ class EvaluationMixin(TrainerBase):
     _itra_tap: ModelTap
     _itra_warned: set[str]
     _itra_evaluated: EvaluatedFeatures
+    _itra_evaluated_sets: dict[str, Any]  # by the metrics' prefix
     _itra_defaults: AlignmentArguments
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -94,7 +95,7 @@ class EvaluationMixin(TrainerBase):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             # Before the Trainer's own constructor, for those of subclasses may evaluate.
             self._itra_defaults, self._itra_warned = AlignmentArguments(), set()
-            self._itra_tap, self._itra_evaluated = ModelTap([]), EvaluatedFeatures()
+            self._itra_tap, self._itra_evaluated, self._itra_evaluated_sets = ModelTap([]), EvaluatedFeatures(), {}
             super().__init__(*args, **kwargs)
             self._itra_tap = ModelTap(self.label_names)
 
@@ -109,8 +110,8 @@ class EvaluationMixin(TrainerBase):
         return self.args if isinstance(self.args, AlignmentArguments) else self._itra_defaults
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        self._itra_evaluated = EvaluatedFeatures()
-        callbacks = self._itra_callbacks_of_run()
+        # Nothing public comes between a search's setting of its trial's settings, in `train()`, and the callbacks.
+        self._itra_evaluated, callbacks = EvaluatedFeatures(), self._itra_callbacks_of_run()
         for callback in callbacks:
             self.add_callback(callback)
         try:
@@ -122,13 +123,9 @@ class EvaluationMixin(TrainerBase):
 
     def _itra_callbacks_of_run(self) -> list[TrainerCallback]:
         """Those that a run with these settings needs; they are gone after it, for they hold the Trainer."""
-        args = self.alignment_args
-        callbacks: list[TrainerCallback] = []
-        if args.eval_compactness and self.eval_dataset is not None:
-            callbacks.append(StartOfTraining(self._itra_measure_start))
-        if args.gradient_noise_steps:
-            callbacks.append(GradientNoiseCallback(self, args.gradient_noise_steps))
-        return callbacks
+        every = self.alignment_args.gradient_noise_steps
+        noise = [GradientNoiseCallback(self, every)] if every else []
+        return [StartOfTraining(self._itra_measure_start), *noise]
 
     def evaluation_loop(
         self,
@@ -139,10 +136,11 @@ class EvaluationMixin(TrainerBase):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """The stock loop, with `<prefix>_compactness_*` among the metrics where `eval_compactness` asks for it."""
+        self._itra_evaluated_sets[metric_key_prefix] = getattr(dataloader, "dataset", None)
+        step = None if self.is_in_train and self.state.global_step == 0 else self.state.global_step
         run = partial(super().evaluation_loop, dataloader, description, prediction_loss_only, ignore_keys)
         if not self.alignment_args.eval_compactness:
             return run(metric_key_prefix)
-        step = None if self.is_in_train and self.state.global_step == 0 else self.state.global_step
         try:
             with self._itra_evaluated.measuring(metric_key_prefix, step) as figures:
                 output = run(metric_key_prefix)
@@ -168,19 +166,15 @@ class EvaluationMixin(TrainerBase):
         return result
 
     def hyperparameter_search(
-        self,
-        hp_space: Callable[[Any], dict[str, Any]] | None = None,
-        compute_objective: Callable[[dict[str, float]], float] | None = None,
-        *args: Any,
-        **kwargs: Any,
+        self, hp_space: Any = None, compute_objective: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         """The stock search; without `compute_objective`, compactness stays out of what it optimises."""
-        objective = compute_objective or objective_without_compactness
-        return super().hyperparameter_search(hp_space, objective, *args, **kwargs)
+        return super().hyperparameter_search(hp_space, compute_objective or default_objective, *args, **kwargs)
 
     def _itra_measure_start(self) -> None:
         """Logs the compactness of the features before the first step of a fresh run."""
-        if self.state.global_step or self.args.eval_on_start:  # a whole evaluation follows anyway
+        wanted = self.alignment_args.eval_compactness and self.eval_dataset is not None
+        if not wanted or self.state.global_step or self.args.eval_on_start:  # a whole evaluation follows anyway
             return
         sets = {f"eval_{name}": name for name in self.eval_dataset} if isinstance(self.eval_dataset, dict) else {}
         wrapped: Any = self.model

@@ -4,7 +4,7 @@ import argparse
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -46,21 +46,26 @@ def read_config(path: str) -> dict[str, Any]:
     return values
 
 
-def set_defaults(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> None:
-    """Makes the values of a config file the parser's defaults.
+def given_fields(parser: argparse.ArgumentParser, config: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
+    """What stands in a config file or the options, which override it; the parser has no defaults any more then.
 
     Raises:
         ValueError: a field that the parser does not have, or no longer has, or a value of the wrong type.
     """
     actions = named_actions(parser)
-    for name, value in values.items():
+    for name in config:
         if name not in actions:
             refuse_gone([name])
             raise ValueError(
                 f"The config file has an unknown field {name!r}.{suggest(name, actions, f'`{parser.prog} --help`')}"
             )
         actions[name].required = False
-        parser.set_defaults(**{name: as_typed(name, value, actions[name])})
+    given = {name: as_typed(name, value, actions[name]) for name, value in config.items()}
+    parser.parse_args(options)  # shows the help with its defaults, if that is asked for
+    parser._defaults.clear()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return given | vars(parser.parse_args(options))
 
 
 def named_actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -70,13 +75,6 @@ def named_actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]
         if action.dest != "help":
             actions.setdefault(action.dest, action)
     return actions
-
-
-def suppress_defaults(parser: argparse.ArgumentParser) -> None:
-    """Makes the parser return those fields alone that it is given."""
-    parser._defaults.clear()
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
 
 
 def suggest(name: object, known: Iterable[str], where: str) -> str:

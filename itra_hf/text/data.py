@@ -1,6 +1,7 @@
 """Data for `itra-hf train`: from files or the Hub to tokenised splits whose labels the model understands."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,6 @@ from .named_data import load_named
 
 logger = logging.get_logger(__name__)
 
-USUAL_TEXTS, USUAL_LABELS = ("text", "sentence"), ("label", "labels")
 ROW = "__row__"  # a column of the test split: the row of its file, from 0
 LONGEST = 2**31 - 1  # tokenizers count no further
 SPLIT_NAMES = {"train": "training"}  # in messages
@@ -50,7 +50,9 @@ def load_splits(args: DataArguments, cache_dir: str | None = None, token: str | 
         ValueError: a file of another kind or that can't be read, or a split that the data set doesn't have.
     """
     files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
-    reading = _reading(args)
+    used = (*args.text_choices, args.label_choices)
+    classes = args.asked_problem not in (None, "regression")
+    reading = Reading(args.csv_delimiter, args.file_encoding, used, args.label_choices if classes else ())
     splits = {name: read_files([path], reading, cache_dir) for name, path in files.items() if path is not None}
     if args.dataset_name is None:
         return datasets.DatasetDict(splits)
@@ -64,13 +66,6 @@ def load_splits(args: DataArguments, cache_dir: str | None = None, token: str | 
     return datasets.DatasetDict(splits)
 
 
-def _reading(args: DataArguments) -> Reading:
-    labels = USUAL_LABELS if args.label_column_name is None else (args.label_column_name,)
-    texts: list[tuple[str, ...]] = [(name,) for name in args.text_columns] or [USUAL_TEXTS]
-    classes = args.asked_problem not in (None, "regression")
-    return Reading(args.csv_delimiter, args.file_encoding, (*texts, labels), labels if classes else ())
-
-
 def infer_task(args: DataArguments, train: datasets.Dataset) -> Task:
     """Finds the columns, the kind of labels and their names in the training data, and logs what was inferred.
 
@@ -81,10 +76,8 @@ def infer_task(args: DataArguments, train: datasets.Dataset) -> Task:
         ValueError: a column that is not there; the message lists those that are. Or labels that teach nothing, or
             that are not what `problem_type` says.
     """
-    usual_label = [args.label_column_name] if args.label_column_name is not None else [*USUAL_LABELS]
-    label_column = _find_column(train, usual_label, "label_column_name")
-    groups = [[name] for name in args.text_columns] or [[*USUAL_TEXTS]]
-    texts = [_find_column(train, names, "text_column_names") for names in groups]
+    label_column = _find_column(train, "train", args.label_choices, "label_column_name")
+    texts = [_find_column(train, "train", names, "text_column_names") for names in args.text_choices]
     if reserved := {"labels", ROW} & {*texts}:
         raise ValueError(f"A text column can't be called {reserved.pop()!r}; rename it.")
     if label_column in texts:
@@ -106,18 +99,18 @@ def infer_task(args: DataArguments, train: datasets.Dataset) -> Task:
     return Task(problem_type, names, texts, label_column)
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(repr, names))
-
-
-def _find_column(data: datasets.Dataset, names: list[str], setting: str) -> str:
+def _find_column(data: datasets.Dataset, split: str, names: Sequence[str], setting: str = "") -> str:
+    """The first of these columns that is there."""
+    found, advice = data.column_names, ""
     for name in names:
-        if name in data.column_names:
+        if name in found:
             return name
-    other = len(data.column_names) == 1 and any(mark in data.column_names[0] for mark in ";\t|,")
+    if setting:
+        several = len(found) == 1 and any(mark in found[0] for mark in ";\t|,")
+        advice = f" Set {setting}{', or csv_delimiter if these are several columns' if several else ''}."
     raise ValueError(
-        f"The training data has no column {' or '.join(map(repr, names))}; it has: {_listed(data.column_names)}. Set "
-        f"{setting}{', or csv_delimiter if these are several columns' if other else ''}."
+        f"The {SPLIT_NAMES.get(split, split)} data has no column {' or '.join(map(repr, names))}; it has: "
+        f"{', '.join(map(repr, found))}.{advice}"
     )
 
 
@@ -139,7 +132,7 @@ def encode_labels(data: datasets.Dataset, split: str, task: Task, args: DataArgu
     if task.label_column not in data.column_names:
         if split == "test":
             return data
-        raise ValueError(f"The {said} data has no column {task.label_column!r}; it has: {_listed(data.column_names)}.")
+        _find_column(data, split, [task.label_column])
     labels = read_labels(data, said, task.label_column, args.label_delimiter)
     nothing = labels.in_cells and not len(labels.codes)
     if split == "test" and (nothing or (labels.missing | labels.not_a_number).all()):
@@ -160,8 +153,7 @@ def _check_texts(data: datasets.Dataset, split: str, task: Task) -> None:
     if not len(data):
         raise ValueError(f"The {split} data has no rows.")
     for name in task.text_columns:
-        if name not in data.column_names:
-            raise ValueError(f"The {split} data has no column {name!r}; it has: {_listed(data.column_names)}.")
+        _find_column(data, split, [name])
         found = data.data.schema.field(name).type
         strings = (pa.types.is_string(found), pa.types.is_large_string(found), pa.types.is_null(found))
         if not any(strings) or isinstance(data.features[name], datasets.ClassLabel):
@@ -219,6 +211,12 @@ def subset(data: datasets.Dataset, size: int | None, seed: int) -> datasets.Data
     if size is None or size >= len(data):
         return data
     return data.shuffle(seed=seed).select(range(size))
+
+
+def with_rows(data: datasets.Dataset) -> datasets.Dataset:
+    """The data with the numbers of its rows, which stay when it is cut and tokenised."""
+    kept = data.remove_columns(ROW) if ROW in data.column_names else data
+    return kept.add_column(ROW, np.arange(len(data)))
 
 
 def tokenize(

@@ -6,8 +6,11 @@ from typing import Any, get_args
 
 from .metrics import ProblemType
 
+USUAL_TEXTS, USUAL_LABELS = ("text", "sentence"), ("label", "labels")
 
-def _field(text: str, default: Any = None) -> Any:
+
+def setting(text: str, default: Any = None) -> Any:
+    """A field of a configuration, with its help."""
     return field(default=default, metadata={"help": text})
 
 
@@ -54,21 +57,21 @@ class DataArguments:
         ValueError: neither a data set nor a training file, or a value out of range.
     """
 
-    dataset_name: str | None = _field("A data set on the Hub, or a folder that datasets.load_dataset reads.")
-    dataset_config_name: str | None = _field("The configuration of that data set.")
-    train_split_name: str = _field("The data set's split to train on.", "train")
-    validation_split_name: str | None = _field("The data set's split to evaluate on; default: 'validation', if any.")
-    test_split_name: str | None = _field("The data set's split to test on; default: 'test', if any.")
-    train_file: str | None = _field("A CSV, TSV, JSON, JSONL or Parquet file to train on; CSV cells are characters.")
-    validation_file: str | None = _field("A file to evaluate on, of any of these kinds; TSV is quoted as CSV is.")
-    test_file: str | None = _field("A file to test on, of any of these kinds; its labels may be missing.")
-    text_column_names: str | None = _field(
+    dataset_name: str | None = setting("A data set on the Hub, or a folder that datasets.load_dataset reads.")
+    dataset_config_name: str | None = setting("The configuration of that data set.")
+    train_split_name: str = setting("The data set's split to train on.", "train")
+    validation_split_name: str | None = setting("The data set's split to evaluate on; default: 'validation', if any.")
+    test_split_name: str | None = setting("The data set's split to test on; default: 'test', if any.")
+    train_file: str | None = setting("A CSV, TSV, JSON, JSONL or Parquet file to train on; CSV cells are characters.")
+    validation_file: str | None = setting("A file to evaluate on, of any of these kinds; TSV is quoted as CSV is.")
+    test_file: str | None = setting("A file to test on, of any of these kinds; its labels may be missing.")
+    text_column_names: str | None = setting(
         "The text column, or two joined by a comma for text pairs; default: 'text' or 'sentence'."
     )
-    label_column_name: str | None = _field("The label column; default: 'label' or 'labels'.")
-    label_delimiter: str | None = _field("Splits a cell into several labels, for multi-label CSV and TSV files.")
-    csv_delimiter: str | None = _field("Between the cells of CSV and TSV files; default: a comma, in TSV a tab.")
-    file_encoding: str = _field("Of CSV, TSV and JSON files, such as latin-1, cp1252 or utf-16.", "utf-8")
+    label_column_name: str | None = setting("The label column; default: 'label' or 'labels'.")
+    label_delimiter: str | None = setting("Splits a cell into several labels, for multi-label CSV and TSV files.")
+    csv_delimiter: str | None = setting("Between the cells of CSV and TSV files; default: a comma, in TSV a tab.")
+    file_encoding: str = setting("Of CSV, TSV and JSON files, such as latin-1, cp1252 or utf-16.", "utf-8")
     problem_type: ProblemType | None = field(
         default=None,
         metadata={
@@ -76,13 +79,13 @@ class DataArguments:
             "default: inferred from them, as the log says."
         },
     )
-    do_regression: bool = _field("The same as problem_type: regression.", False)
-    validation_fraction: float = _field("Part of the training data cut off for evaluation where none is given.", 0.1)
-    max_seq_length: int = _field("Longer texts are cut to this many tokens.", 128)
-    max_train_samples: int | None = _field("Train on a random subset of this size.")
-    max_eval_samples: int | None = _field("Evaluate on a random subset of this size.")
-    max_predict_samples: int | None = _field("Test on a random subset of this size.")
-    preprocessing_num_workers: int | None = _field("Processes that tokenise.")
+    do_regression: bool = setting("The same as problem_type: regression.", False)
+    validation_fraction: float = setting("Part of the training data cut off for evaluation where none is given.", 0.1)
+    max_seq_length: int = setting("Longer texts are cut to this many tokens.", 128)
+    max_train_samples: int | None = setting("Train on a random subset of this size.")
+    max_eval_samples: int | None = setting("Evaluate on a random subset of this size.")
+    max_predict_samples: int | None = setting("Test on a random subset of this size.")
+    preprocessing_num_workers: int | None = setting("Processes that tokenise.")
 
     def __post_init__(self) -> None:
         """Checks what can be checked before data is read, and expands `~` in paths."""
@@ -97,26 +100,19 @@ class DataArguments:
         if self.label_delimiter == "":
             raise ValueError("label_delimiter='' must be a character or more; leave it out for one label a text.")
         expand_paths(self, "dataset_name", "train_file", "validation_file", "test_file")
-        self._check_problem_type()
-        self._check_file_settings()
-        columns = self.text_columns
-        if len(columns) > 2 or "" in columns:
-            raise ValueError(f"text_column_names={self.text_column_names!r} must be one column or two, like 'a,b'.")
-
-    def _check_problem_type(self) -> None:
-        asked = self.asked_problem
+        asked, allowed = self.asked_problem, get_args(ProblemType)
         if self.do_regression and asked != "regression":
             raise ValueError(f"do_regression=True contradicts problem_type={asked!r}; leave one of them out.")
-        if asked not in (None, *get_args(ProblemType)):
-            allowed = ", ".join(map(repr, get_args(ProblemType)))
-            raise ValueError(f"problem_type={asked!r} is not one of {allowed}.")
+        if asked not in (None, *allowed):
+            raise ValueError(f"problem_type={asked!r} is not one of {', '.join(map(repr, allowed))}.")
         if self.label_delimiter is not None and asked not in (None, "multi_label_classification"):
             raise ValueError(f"label_delimiter splits cells into several labels, which {asked} does not have.")
-
-    def _check_file_settings(self) -> None:
         if self.csv_delimiter is not None:
             self.csv_delimiter = checked_delimiter(self.csv_delimiter, "csv_delimiter")
         check_encoding(self.file_encoding, "file_encoding")
+        columns = self.text_columns
+        if len(columns) > 2 or "" in columns:
+            raise ValueError(f"text_column_names={self.text_column_names!r} must be one column or two, like 'a,b'.")
 
     @property
     def asked_problem(self) -> ProblemType | None:
@@ -127,6 +123,16 @@ class DataArguments:
     def text_columns(self) -> list[str]:
         """The text columns that were named."""
         return [] if self.text_column_names is None else [n.strip() for n in self.text_column_names.split(",")]
+
+    @property
+    def text_choices(self) -> list[tuple[str, ...]]:
+        """For each text of an example, the columns of which the first that is there holds it."""
+        return [(name,) for name in self.text_columns] or [USUAL_TEXTS]
+
+    @property
+    def label_choices(self) -> tuple[str, ...]:
+        """The columns of which the first that is there holds the labels."""
+        return USUAL_LABELS if self.label_column_name is None else (self.label_column_name,)
 
     @property
     def most_samples(self) -> dict[str, int | None]:

@@ -1,11 +1,6 @@
 """Text files: what they are encoded in, and what to say of one that can't be decoded."""
 
 import codecs
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TextIO
 
 BEGINNINGS = {
     b"\x1f\x8b": "a gzip file; unpack it",
@@ -19,7 +14,6 @@ MARKS = {  # the longer ones first, for UTF-16's begin them
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-ESCAPED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of undecodable bytes
 BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -27,31 +21,14 @@ def check_beginning(path: str) -> None:
     """Checks that a file can be text.
 
     Raises:
-        FileNotFoundError: there is none.
         ValueError: it is empty, or begins like a packed file or a workbook.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no file {path!r} (looked in {os.getcwd()}).")
-    with open(path, "rb") as file:
-        beginning = file.read(4)
+    beginning = _beginning(path)
     if not beginning:
         raise ValueError(f"{path} is empty.")
     for mark, what in BEGINNINGS.items():
         if beginning.startswith(mark):
             raise ValueError(f"{path} is no text, for it begins like {what}.")
-
-
-@contextmanager
-def open_text(path: str, encoding: str, newline: str = "\n", errors: str = "strict") -> Iterator[TextIO]:
-    """Opens a text file after its byte order mark, if it has one; lines end where `newline` says, as in `open`.
-
-    Raises:
-        UnicodeError: the beginning is not in this encoding; so may reading do.
-    """
-    with open(path, encoding=encoding, newline=newline, errors=errors) as file:
-        if file.read(1) != BYTE_ORDER_MARK:
-            file.seek(0)
-        yield file
 
 
 def undecodable(path: str, encoding: str, row: int | None) -> ValueError:
@@ -63,8 +40,12 @@ def undecodable(path: str, encoding: str, row: int | None) -> ValueError:
         row: the first data row that can't be decoded, counted from 1; 0 for the header, `None` if it is not known.
     """
     where = "" if row is None else ", the header" if row == 0 else f", row {row}"
-    with open(path, "rb") as file:
-        beginning = file.read(4)
+    beginning = _beginning(path)
     marked = next((name for mark, name in MARKS.items() if beginning.startswith(mark)), None)
     advice = f"{marked}, as its first bytes say" if marked else "its own, such as latin-1, cp1252 or utf-16"
     return ValueError(f"{path}{where}: there are bytes that are not {encoding}; set file_encoding to {advice}.")
+
+
+def _beginning(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(4)

@@ -2,17 +2,16 @@
 
 import csv
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from itertools import chain, islice
 from typing import TextIO
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from .decoding import ESCAPED, check_beginning, open_text, undecodable
+from .decoding import BYTE_ORDER_MARK, check_beginning, undecodable
 from .plain_csv import is_plain, plain_tables
 
 BATCH = 500  # rows; with more, the columns that are made of them fall out of the caches
@@ -20,8 +19,9 @@ MANY_LINES = 1_000  # in one cell
 LARGEST_CELL = 2**31 - 1
 # Lone surrogates, which no decoded text holds: for the end of the file, and for what the csv module refuses.
 END, RETURN, NUL = "\ud800", "\ud801", "\ud802"
+UNDECODABLE = re.compile("[\ud800-\udfff]")  # errors="surrogateescape" makes some of bytes in another encoding
 SHORT_WORD = re.compile(r"\S{1,30}")
-EXCELS_LINE = re.compile(r'"?sep=.?"?\s*', re.IGNORECASE)
+EXCELS_LINE = re.compile(r"sep=.?\s*", re.IGNORECASE)
 TWICE = "A quotation mark inside a quoted cell is written twice."
 
 
@@ -34,41 +34,33 @@ class DelimitedFile:
     Attributes:
         path: the file.
         names: of the columns; a repeated one gets a number, `a.1`, and one without a name is `Unnamed: 2`.
-        warnings: what is odd about the rows that were read so far.
+        warnings: what is odd about the rows that were read so far: what to say after the path.
     """
 
     def __init__(self, path: str, delimiter: str, encoding: str) -> None:
         """Reads the header.
 
         Raises:
-            FileNotFoundError: there is no such file.
             ValueError: the file is empty, or its header can't be read.
         """
         check_beginning(path)
         self.path, self.warnings = path, list[str]()
         self._delimiter, self._encoding, self._newline = delimiter, encoding, "\n"
-        self._parsed = self._rows = 0
+        self._done = 0  # data rows that were handed out
         self._odd_row: int | None = None  # the first whose quotation marks are not as they should be
         self._short = self._swallowed = False  # whether that was warned of
-        try:
-            with open_text(path, encoding) as file:
-                first = file.readline()
-            if not first.endswith("\n") and "\r" in first:
-                self._newline = ""  # lines that end in carriage returns, as on old Macs
-            with open_text(path, encoding, self._newline) as file:
-                header = _unshielded(next(self._reader(file, strict=False, shielded=True)))
-        except UnicodeError:
-            raise undecodable(path, encoding, self._undecodable_row()) from None
-        if header == [END]:
+        with self._open() as file:
+            first = file.readline()
+        if "\r" in first and not first.endswith("\n"):
+            self._newline = ""  # lines that end in carriage returns, as on old Macs
+        header = next(self._rows(), None)
+        if header is None:
             raise ValueError(f"{path} is empty.")
-        if END in header[-1]:
-            raise ValueError(f"{path}: the header has a quotation mark that is never closed.")
+        header = self._unshielded(header, 0)
         if any("\0" in name for name in header):
             raise ValueError(f"{path}: the header holds NUL characters, as UTF-16 does; set file_encoding to utf-16.")
-        if EXCELS_LINE.fullmatch(first):
-            raise ValueError(
-                f"{path} begins with {first.strip()!r}, for Excel; remove that line, and set csv_delimiter."
-            )
+        if EXCELS_LINE.fullmatch(line := delimiter.join(header)):
+            raise ValueError(f"{path} begins with {line!r}, for Excel; remove that line, and set csv_delimiter.")
         self.names = distinct_names(header)
 
     def tables(self) -> Iterator[pa.Table]:
@@ -81,7 +73,7 @@ class DelimitedFile:
         yield schema.empty_table()
         for table in self._tables(schema):
             self._look_for_swallowed_rows(table)
-            self._rows += len(table)
+            self._done += len(table)
             yield table
 
     def _tables(self, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -90,76 +82,92 @@ class DelimitedFile:
                 yield from plain_tables(self.path, schema, self._delimiter)
                 return
             except pa.ArrowInvalid:
-                self._parsed = self._rows  # the other way goes on there, and says what is wrong
+                pass  # the other way goes on there, and says what is wrong
+        remaining = islice(self._rows(), 1 + self._done, None)
+        while rows := list(islice(remaining, BATCH)):
+            if {*map(len, rows)} != {len(self.names)}:
+                rows = self._fitted(rows)
+            if rows:
+                yield self._table(rows, schema)
+
+    def _table(self, rows: list[list[str]], schema: pa.Schema) -> pa.Table:
         try:
-            for rows in self._batches():
-                yield pa.table([pa.array(column, pa.string()) for column in zip(*rows, strict=True)], schema)
-        except UnicodeError:
-            raise undecodable(self.path, self._encoding, self._undecodable_row()) from None
-
-    def _batches(self) -> Iterator[list[list[str]]]:
-        # The csv module stops at a lone carriage return and, if strict, at text after a closing quotation mark. Then it
-        # goes on less strictly after the rows that are done, so that sound files alone are read at full speed.
-        for strict, shielded in ((True, False), (True, True), (False, True)):
-            try:
-                yield from self._parse(strict, shielded)
-                return
-            except csv.Error:
-                if shielded:
-                    self._odd_row = self._first_odd_row()
-        raise AssertionError("the csv module accepts any text if it isn't strict")
-
-    def _parse(self, strict: bool, shielded: bool) -> Iterator[list[list[str]]]:
-        with open_text(self.path, self._encoding, self._newline) as file:
-            reader = self._reader(file, strict, shielded)
-            deque(islice(reader, 1 + self._parsed), maxlen=0)  # the header, and what is done
-            while rows := list(islice(reader, BATCH)):
-                ended = END in rows[-1][-1]
-                if ended and rows.pop() != [END]:
-                    raise ValueError(
-                        f"{self.path}, row {self._odd_row}: a quotation mark that opens a cell there is not closed "
-                        f"where the cell ends. {TWICE}"
-                    )
-                self._parsed += len(rows)
-                if shielded:
-                    rows = [_unshielded(row) for row in rows]
-                if set(map(len, rows)) - {len(self.names)}:
-                    rows = self._fitted(rows)
-                if rows:
-                    yield rows
-                if ended:
-                    break
-        if not strict:
-            self.warnings.append(
-                f"{self.path}, row {self._odd_row}: text follows the closing quotation mark of a cell, so that "
-                f"quotation marks are lost or rows run together. {TWICE}"
+            return pa.table([pa.array(column, pa.string()) for column in zip(*rows, strict=True)], schema)
+        except UnicodeEncodeError:  # Arrow takes no surrogates
+            return self._table(
+                [self._unshielded(row, number) for number, row in enumerate(rows, self._done + 1)], schema
             )
 
-    def _reader(self, file: TextIO, strict: bool, shielded: bool) -> Iterator[list[str]]:
-        """The parsed rows of an open file, header and all, and at last `[END]`, if no quotation mark is open."""
+    def _unshielded(self, row: list[str], number: int) -> list[str]:
+        """The characters of a row's cells."""
+        row = [cell.replace(RETURN, "\r").replace(NUL, "\0") for cell in row]
+        if any(map(UNDECODABLE.search, row)):
+            raise undecodable(self.path, self._encoding, number)
+        return row
+
+    @contextmanager
+    def _open(self) -> Iterator[TextIO]:
+        try:
+            with open(self.path, encoding=self._encoding, newline=self._newline, errors="surrogateescape") as file:
+                if file.read(1) != BYTE_ORDER_MARK:
+                    file.seek(0)
+                yield file
+        except UnicodeError:  # an encoding of several bytes a character
+            raise undecodable(self.path, self._encoding, None) from None
+
+    def _rows(self) -> Iterator[list[str]]:
+        """The parsed rows, header and all, shielded; strictly up to a row whose quotation marks are odd."""
         csv.field_size_limit(LARGEST_CELL)  # of the whole process
-        lines = chain(map(_shielded, file) if shielded else file, [END])
-        return filter(None, csv.reader(lines, delimiter=self._delimiter, strict=strict))
+        done = 0
+        for strict in (True, False):
+            with self._open() as file:
+                lines = (_shielded(line) if "\r" in line or "\0" in line else line for line in file)
+                reader = csv.reader(chain(lines, [END]), delimiter=self._delimiter, strict=strict)
+                try:
+                    for row in islice(filter(None, reader), done, None):
+                        if END in row[-1]:
+                            self._check_end(row, done)
+                            return
+                        yield row
+                        done += 1
+                except csv.Error:
+                    if not strict:
+                        raise
+                    self._odd_row = done
+
+    def _check_end(self, row: list[str], number: int) -> None:
+        """Looks at the quotation marks, given what was parsed last."""
+        if row != [END] and number == 0:
+            raise ValueError(f"{self.path}: the header has a quotation mark that is never closed.")
+        if row != [END]:
+            raise ValueError(
+                f"{self.path}, row {self._odd_row}: a quotation mark that opens a cell there is not closed where the "
+                f"cell ends. {TWICE}"
+            )
+        if self._odd_row is not None:
+            self.warnings.append(
+                f", row {self._odd_row}: text follows the closing quotation mark of a cell, so that quotation marks "
+                f"are lost or rows run together. {TWICE}"
+            )
 
     def _fitted(self, rows: list[list[str]]) -> list[list[str]]:
         """The rows with as many fields as the header, without those of nothing but spaces."""
         width, fitted = len(self.names), list[list[str]]()
         for row in rows:
-            number = self._rows + len(fitted) + 1
+            number, count = self._done + len(fitted) + 1, f"{len(row)} field" + "s" * (len(row) != 1)
             if len(row) > width:
                 odd = "" if self._odd_row is None else f" Or quotation marks are unbalanced in row {self._odd_row}."
                 raise ValueError(
-                    f"{self.path}, row {number}: it has {_count(len(row), 'field')}, and the header {width}. A cell "
-                    f"that holds {self._delimiter!r} must stand in quotation marks; for another delimiter, set "
-                    f"csv_delimiter.{odd}"
+                    f"{self.path}, row {number}: it has {count}, and the header {width}. A cell that holds "
+                    f"{self._delimiter!r} must stand in quotation marks; for another delimiter, set csv_delimiter.{odd}"
                 )
-            if len(row) == 1 < width and not row[0].strip():
+            if len(row) == 1 < width and not row[0].replace(RETURN, "").strip():
                 continue
             if len(row) < width and not self._short:
                 self._short = True
                 self.warnings.append(
-                    f"{self.path}, row {number}: it has {_count(len(row), 'field')}, and the header {width}; the "
-                    "cells that are missing at its end, and in other such rows, are taken as empty."
+                    f", row {number}: it has {count}, and the header {width}; the cells that are missing at its end, "
+                    "and in other such rows, are taken as empty."
                 )
             fitted.append(row + [""] * (width - len(row)))
         return fitted
@@ -168,76 +176,43 @@ class DelimitedFile:
         """Warns of the first cell whose lines look like rows, or that has very many."""
         if self._swallowed or self._odd_row is not None:
             return
-        width = table.num_columns
-        known = cache(lambda position: {*table.column(position).to_pylist()} - {""})
-        for column, name in enumerate(self.names):
-            characters = table.column(column).combine_chunks().buffers()[2]
+        columns = cache(lambda position: table.column(position).to_pylist())
+        known = cache(lambda position: {*columns(position)} - {""})
+        for position, name in enumerate(self.names):
+            characters = table.column(position).combine_chunks().buffers()[2]
             if characters is None or b"\n" not in characters.to_pybytes():
                 continue  # without a look at each cell
-            breaks = pc.count_substring(table.column(column), "\n").to_numpy()
-            marks = pc.count_substring(table.column(column), self._delimiter).to_numpy()
-            suspects = (breaks >= MANY_LINES) | ((breaks > 0) & (width > 1) & (marks == breaks * (width - 1)))
-            for row in np.flatnonzero(suspects):
-                if breaks[row] >= MANY_LINES or self._looks_like_rows(table, int(row), column, known):
+            for number, cell in enumerate(columns(position), self._done + 1):
+                breaks = cell.count("\n")
+                if breaks >= MANY_LINES or (breaks and self._looks_like_rows(cell, position, known)):
                     self._swallowed = True
                     self.warnings.append(
-                        f"{self.path}, row {self._rows + row + 1}: the cell in column {name!r} has {breaks[row] + 1} "
-                        f"lines, as if a quotation mark had swallowed rows. {TWICE}"
+                        f", row {number}: the cell in column {name!r} has {breaks + 1} lines, as if a quotation mark "
+                        f"had swallowed rows. {TWICE}"
                     )
                     return
 
-    def _looks_like_rows(self, table: pa.Table, row: int, column: int, known: Callable[[int], set[str]]) -> bool:
+    def _looks_like_rows(self, cell: str, column: int, known: Callable[[int], set[str]]) -> bool:
         """Whether a cell's lines have a row's delimiters: tabs, or between them short words or values of other rows."""
-        lines = [line.split(self._delimiter) for line in table.column(column)[row].as_py().split("\n")]
-        width, last = table.num_columns, len(lines) - 1
-        fields: list[list[str]] = [[] for _ in self.names]
-        for number, parts in enumerate(lines):
-            first = column if number == 0 else 0
-            if len(parts) != (column + 1 if number == last else width - first):
-                return False
-            for position, part in enumerate(parts, first):
-                # The cell's own first and last parts are pieces of fields.
-                if not (number == 0 and position == column) and not (number == last and position == column):
-                    fields[position].append(part.removesuffix("\r"))
-        return self._delimiter == "\t" or any(  # prose has commas, but hardly tabs
+        width = len(self.names)
+        if width == 1 or cell.count(self._delimiter) != cell.count("\n") * (width - 1):
+            return False
+        lines = [line.removesuffix("\r").split(self._delimiter) for line in cell.split("\n")]
+        if [len(line) for line in lines] != [width - column, *[width] * (len(lines) - 2), column + 1]:
+            return False
+        if self._delimiter == "\t":  # prose has commas, but hardly tabs
+            return True
+        inner = [*chain(*lines)][1:-1]  # the cell's own first and last parts are pieces of fields
+        fields = {(column + 1 + start) % width: inner[start::width] for start in range(width)}
+        return any(
             found and (all(map(SHORT_WORD.fullmatch, found)) or {*found} <= known(position))
-            for position, found in enumerate(fields)
+            for position, found in fields.items()
         )
-
-    def _first_odd_row(self) -> int:
-        """The data row, from 1, at which a strict parser stops; it runs over the file once more."""
-        row = -1
-        try:
-            with open_text(self.path, self._encoding, self._newline) as file:
-                for _ in self._reader(file, strict=True, shielded=True):
-                    row += 1
-        except csv.Error:
-            pass
-        return row + 1
-
-    def _undecodable_row(self) -> int | None:
-        """The first data row with bytes in another encoding, from 1; 0: the header; `None`: it can't be told."""
-        try:
-            with open_text(self.path, self._encoding, self._newline, errors="surrogateescape") as file:
-                for number, row in enumerate(self._reader(file, strict=False, shielded=True)):
-                    if any(map(ESCAPED.search, row)):
-                        return number
-        except UnicodeError:  # an encoding of several bytes a character
-            pass
-        return None
 
 
 def _shielded(line: str) -> str:
     body = line.removesuffix("\n").rstrip("\r")  # outside quotation marks, all of these end the row
     return body.replace("\r", RETURN).replace("\0", NUL) + line[len(body) :]
-
-
-def _unshielded(row: list[str]) -> list[str]:
-    return [cell.replace(RETURN, "\r").replace(NUL, "\0") for cell in row]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def distinct_names(header: list[str]) -> list[str]:

@@ -7,27 +7,28 @@ So neither a name nor a modification time decides what comes back.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 from datasets.exceptions import DatasetGenerationError
-from datasets.table import table_cast
 from transformers.utils import logging
 
-from . import decoding, delimited, json_files, plain_csv
+from .delimited import DelimitedFile
+from .json_files import read_json
+from .parquet_files import parquet_features, parquet_tables
 
 logger = logging.get_logger(__name__)
 
 KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-NOTHING = datasets.Value("null")
+CODE = ("files", "decoding", "delimited", "plain_csv", "json_files", "parquet_files")  # which decides what is read
 PIECE = 1 << 20  # bytes that are hashed at one time
+
+Remark = tuple[int, str]  # the place of a file among those of a split, and what to say after its path
 
 
 class Reading(NamedTuple):
@@ -69,7 +70,8 @@ def read_files(
         FileNotFoundError: a file does not exist.
         ValueError: a file can't be read so; the message names it, and the row where that is known.
     """
-    _check_exist(paths)
+    for path in paths:
+        check_exists(path)
     try:
         builder = _Builder(paths, reading, kind or kind_of(paths[0]), cache_dir, split)
         builder.download_and_prepare()
@@ -93,10 +95,14 @@ def read_files(
     return datasets.Dataset(info.features.arrow_schema.empty_table(), info, datasets.NamedSplit(split))
 
 
-def _check_exist(paths: Sequence[str]) -> None:
-    for path in paths:
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"There is no file {path!r} (looked in {os.getcwd()}).")
+def check_exists(path: str) -> None:
+    """Raises a `FileNotFoundError` that says where it was looked for, if there is no such file."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no file {path!r} (looked in {os.getcwd()}).")
+
+
+def _ending(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
 
 
 def kind_of(path: str) -> str:
@@ -105,7 +111,7 @@ def kind_of(path: str) -> str:
     Raises:
         ValueError: none that is known.
     """
-    ending = os.path.splitext(path)[1].lower()
+    ending = _ending(path)
     if ending not in KINDS:
         raise ValueError(f"{path!r} ends in {ending!r}, not in one of {', '.join(KINDS)}.")
     return KINDS[ending]
@@ -117,7 +123,7 @@ class _Builder(datasets.ArrowBasedBuilder):
     def __init__(self, paths: Sequence[str], reading: Reading, kind: str, cache_dir: str | None, split: str) -> None:
         self.paths, self.reading, self.kind, self.split = paths, reading, kind, split
         self.digests = [digest(path) for path in paths]
-        tab = [os.path.splitext(path)[1].lower() == ".tsv" for path in paths]
+        tab = [_ending(path) == ".tsv" for path in paths]
         key = json.dumps([_digest_of_code(), kind, split, tab, reading, self.digests])
         super().__init__(cache_dir, dataset_name="itra_hf", hash=hashlib.sha256(key.encode()).hexdigest()[:32])
 
@@ -128,19 +134,13 @@ class _Builder(datasets.ArrowBasedBuilder):
         return [datasets.SplitGenerator(name=self.split)]
 
     def _generate_tables(self) -> Iterator[tuple[int, pa.Table]]:
-        warnings: list[str] = []
+        warnings: list[Remark] = []
         tables = {"csv": _delimited, "json": _json, "parquet": _parquet}[self.kind]
         yield from enumerate(tables(self.paths, self.reading, warnings))
         if [digest(path) for path in self.paths] != self.digests:
             raise ValueError(f"{', '.join(self.paths)}: the content changed while it was read; start again.")
         # They are said whenever the rows are used, of the paths that are given then.
-        self.info.description = json.dumps([_without_path(warning, self.paths) for warning in warnings])
-
-
-def _without_path(warning: str, paths: Sequence[str]) -> tuple[int, str]:
-    """The place of the path with which a warning begins, and the rest."""
-    number = next(number for number, path in enumerate(paths) if warning.startswith((f"{path},", f"{path}:")))
-    return number, warning.removeprefix(paths[number])
+        self.info.description = json.dumps(warnings)
 
 
 def digest(path: str) -> str:
@@ -154,15 +154,13 @@ def digest(path: str) -> str:
 
 @cache
 def _digest_of_code() -> str:
-    modules = (decoding.__file__, delimited.__file__, json_files.__file__, plain_csv.__file__, __file__)
-    return hashlib.sha256(b"".join(Path(name).read_bytes() for name in modules)).hexdigest()
+    return hashlib.sha256(b"".join(Path(__file__).with_stem(name).read_bytes() for name in CODE)).hexdigest()
 
 
-def _delimited(paths: Sequence[str], reading: Reading, warnings: list[str]) -> Iterator[pa.Table]:
+def _delimited(paths: Sequence[str], reading: Reading, warnings: list[Remark]) -> Iterator[pa.Table]:
     names: list[str] | None = None
-    for path in paths:
-        tab = os.path.splitext(path)[1].lower() == ".tsv"
-        file = delimited.DelimitedFile(path, reading.delimiter or ("\t" if tab else ","), reading.encoding)
+    for number, path in enumerate(paths):
+        file = DelimitedFile(path, reading.delimiter or ("\t" if _ending(path) == ".tsv" else ","), reading.encoding)
         names = names or file.names
         if sorted(file.names) != sorted(names):
             raise ValueError(
@@ -171,94 +169,31 @@ def _delimited(paths: Sequence[str], reading: Reading, warnings: list[str]) -> I
             )
         for table in file.tables():
             yield table.select(names)
-        warnings += file.warnings
+        warnings += [(number, warning) for warning in file.warnings]
 
 
-def _json(paths: Sequence[str], reading: Reading, warnings: list[str]) -> Iterator[pa.Table]:
-    read = json_files.JSONTable(reading.encoding, reading.as_written)
-    for path in paths:
-        read.read(path)
-    table = read.table()
+def _json(paths: Sequence[str], reading: Reading, warnings: list[Remark]) -> Iterator[pa.Table]:
+    table, problems = read_json(paths, reading.encoding, reading.as_written)
     if not table.num_columns:
         raise ValueError(f"{', '.join(paths)}: there are no rows.")
-    _check_used(table.column_names, reading.used, read.problems)
+    _check_used(table.column_names, reading, problems, paths)
     yield table
 
 
-def _parquet(paths: Sequence[str], reading: Reading, warnings: list[str]) -> Iterator[pa.Table]:
-    features, problems = _parquet_features(paths[0])
-    for path in paths[1:]:
-        others, their_problems = _parquet_features(path)
-        problems = {**_differences(paths[0], features, path, others), **their_problems, **problems}
-        features = {**features, **others, **{name: each for name, each in features.items() if each != NOTHING}}
-    _check_used([*features, *problems], reading.used, problems)
-    warnings += [f"{problem}; it is left out" for problem in problems.values()]
-    kept = datasets.Features({name: each for name, each in features.items() if name not in problems})
-    for path in paths:
-        with _open_parquet(path) as file:
-            yield kept.arrow_schema.empty_table()
-            for batch in file.iter_batches():
-                yield table_cast(_decoded(batch, list(kept)), kept.arrow_schema)
+def _parquet(paths: Sequence[str], reading: Reading, warnings: list[Remark]) -> Iterator[pa.Table]:
+    features, problems = parquet_features(paths)
+    _check_used([*features, *problems], reading, problems, paths)
+    warnings += [(number, f"{what}; it is left out") for number, what in problems.values()]
+    yield from parquet_tables(paths, features)
 
 
-@contextmanager
-def _open_parquet(path: str) -> Iterator[pq.ParquetFile]:
-    try:
-        with pq.ParquetFile(path) as file:
-            yield file
-    except (pa.ArrowException, OSError, KeyError, datasets.table.CastError) as error:
-        raise ValueError(f"{path} can't be read as Parquet: {error}") from error
-
-
-def _differences(first: str, features: Mapping[str, Any], path: str, others: Mapping[str, Any]) -> dict[str, str]:
-    """For each column that isn't in two files of a split with one type: what its types are; nothing but null is any."""
-    problems = {}
-    for name in {**features, **others}:
-        types = [each.get(name, "nothing") for each in (features, others)]
-        if types[0] != types[1] and NOTHING not in types:
-            problems[name] = f"{path}: column {name!r} has {types[1]}, and in {first}, of the same split, {types[0]}"
-    return problems
-
-
-def _parquet_features(path: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The columns that datasets has a type for, as its own metadata say if they are there, and why not the others."""
-    with _open_parquet(path) as file:
-        schema = file.schema_arrow
-    features: dict[str, Any] = {}
-    problems: dict[str, str] = {}
-    for name, field in zip(delimited.distinct_names(schema.names), schema, strict=True):
-        try:
-            plain = pa.schema([(name, _plain(field.type))], schema.metadata)
-            features |= datasets.Features.from_arrow_schema(plain)
-        except (ValueError, TypeError, NotImplementedError, KeyError):
-            problems[name] = f"{path}: column {name!r} has {field.type}"
-    return features, problems
-
-
-def _decoded(batch: pa.RecordBatch, names: Sequence[str]) -> pa.Table:
-    """The columns of these names, as plain types."""
-    found = dict(zip(delimited.distinct_names(batch.schema.names), batch.columns, strict=True))
-    return pa.table({name: found[name].cast(_plain(found[name].type)) for name in names})
-
-
-def _plain(arrow_type: pa.DataType) -> pa.DataType:
-    """The type without dictionaries and without other layouts of strings and lists."""
-    types = pa.types
-    if types.is_dictionary(arrow_type) or types.is_run_end_encoded(arrow_type):
-        return _plain(arrow_type.value_type)
-    if types.is_large_string(arrow_type) or types.is_string_view(arrow_type):
-        return pa.string()
-    if types.is_list(arrow_type) or types.is_large_list(arrow_type) or types.is_list_view(arrow_type):
-        return pa.list_(_plain(arrow_type.value_type))
-    return arrow_type
-
-
-def _check_used(names: Sequence[str], groups: Sequence[Sequence[str]], problems: dict[str, str]) -> None:
+def _check_used(names: Sequence[str], reading: Reading, problems: dict[str, Remark], paths: Sequence[str]) -> None:
     """Raises a `ValueError` for a column that is used and has a problem."""
-    for group in groups:
-        used = next((name for name in group if name in names), None)
+    for group in reading.used:
+        used = next((name for name in group if name in names), "")
         if used in problems:
+            number, what = problems[used]
             raise ValueError(
-                f"{problems[used]}. Texts must be strings, and labels strings, numbers or lists of them, all of one "
-                "kind."
+                f"{paths[number]}{what}. Texts must be strings, and labels strings, numbers or lists of them, all of "
+                "one kind."
             )

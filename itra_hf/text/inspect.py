@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,20 +11,15 @@ import numpy as np
 import pandas as pd
 from accelerate import PartialState
 from torch.utils.data import DataLoader
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..features.extract import extract_features
 from ..reports.compactness import compactness
 from .data import DataArguments, Task, encode_labels, infer_task, load_splits, subset, tokenize
-from .data_arguments import expand_paths
+from .data_arguments import expand_paths, setting
 from .labels import INTEGER
-from .models import ensure_padding, fitting_length
+from .models import ModelSource, fitting_length, load_tokenizer
 
 logger = logging.get_logger(__name__)
 
@@ -33,24 +28,17 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass
-class InspectionArguments:
-    """Which classifier to inspect, and how."""
+class InspectionArguments(ModelSource):
+    """Which fine-tuned classifier to inspect, and how."""
 
-    model_name_or_path: str = field(metadata={"help": "A fine-tuned classifier: a folder, or a model on the Hub."})
-    output_dir: str = field(default="inspection", metadata={"help": "Where the table and the pictures go."})
-    feature: str = field(
-        default="auto", metadata={"help": "As in training: 'auto', 'cls', 'mean', 'last' or a module's name."}
+    output_dir: str = setting("Where the table and the pictures go.", "inspection")
+    feature: str = setting("As in training: 'auto', 'cls', 'mean', 'last' or a module's name.", "auto")
+    projection: Literal["pca", "tsne", "umap"] = setting(
+        "How the map is drawn: 'pca', 'tsne', or 'umap' if umap-learn is installed.", "pca"
     )
-    projection: Literal["pca", "tsne", "umap"] = field(
-        default="pca", metadata={"help": "How the map is drawn: 'pca', 'tsne', or 'umap' if umap-learn is installed."}
-    )
-    batch_size: int = field(default=32, metadata={"help": "Texts that run at one time, >= 1."})
-    seed: int = field(default=42, metadata={"help": "Of random subsets and of the projection."})
-    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU where there is an accelerator."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
-    model_revision: str = field(default="main", metadata={"help": "The branch, tag or commit on the Hub."})
-    token: str | None = field(default=None, metadata={"help": "The Hub token; default: the one you logged in with."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+    batch_size: int = setting("Texts that run at one time, >= 1.", 32)
+    seed: int = setting("Of random subsets and of the projection.", 42)
+    use_cpu: bool = setting("Stay on the CPU where there is an accelerator.", False)
 
     def __post_init__(self) -> None:
         """Checks the fields, and completes paths."""
@@ -103,23 +91,16 @@ def inspect_model(args: InspectionArguments, data_args: DataArguments) -> pd.Dat
 def _load(args: InspectionArguments, task: Task) -> tuple[Any, PreTrainedTokenizerBase, list[str]]:
     """The model, its tokenizer and its label names; `task` gets the names by which the data call its classes."""
     name = args.model_name_or_path
-    common: dict[str, Any] = {
-        "cache_dir": args.cache_dir,
-        "revision": args.model_revision,
-        "token": args.token,
-        "trust_remote_code": args.trust_remote_code,
-    }
-    tokenizer = AutoTokenizer.from_pretrained(name, **common)
-    ensure_padding(tokenizer, name)
+    tokenizer = load_tokenizer(name, args)
     names = task.label_names
     if os.path.isfile(os.path.join(name, ADAPTER_CONFIG)):
         try:
             from peft import AutoPeftModelForSequenceClassification
         except ImportError as error:
             raise ValueError(f"{name} is an adapter; to load it, pip install peft.") from error
-        model = AutoPeftModelForSequenceClassification.from_pretrained(name, num_labels=len(names), **common)
+        model = AutoPeftModelForSequenceClassification.from_pretrained(name, num_labels=len(names), **args.loading)
     else:
-        model = AutoModelForSequenceClassification.from_pretrained(name, **common)
+        model = AutoModelForSequenceClassification.from_pretrained(name, **args.loading)
         names = _match_labels(task, model.config.id2label, name)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id

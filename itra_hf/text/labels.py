@@ -57,9 +57,10 @@ class Labels:
         found = np.isin(self.codes, [code for code, value in enumerate(self.values) if value != value])
         return found if self.lengths is None else np.zeros(len(self.lengths), dtype=bool)
 
-    def first_row(self, codes: Sequence[int]) -> int:
-        """The first row, from 1, with one of these values."""
-        return int(self.rows[np.isin(self.codes, codes)][0]) + 1
+    def first(self, codes: Sequence[int]) -> tuple[str, int]:
+        """The first row with one of these values, in words and counted from 1, and which value it is."""
+        place = int(np.isin(self.codes, codes).argmax())
+        return f"Row {self.rows[place] + 1} of the {self.split} data", int(self.codes[place])
 
 
 def read_labels(data: datasets.Dataset, split: str, column: str, delimiter: str | None) -> Labels:
@@ -77,7 +78,8 @@ def read_labels(data: datasets.Dataset, split: str, column: str, delimiter: str 
     array = data.select_columns([column]).with_format("arrow")[:].column(column).combine_chunks()
     missing, lengths = array.is_null().to_numpy(zero_copy_only=False), None
     where = f"Column {column!r} of the {split} data"
-    if _is_list(array.type):
+    types = pa.types
+    if types.is_list(array.type) or types.is_large_list(array.type) or types.is_fixed_size_list(array.type):
         if delimiter is not None:
             raise ValueError(f"{where} holds lists already; label_delimiter is for text cells.")
         lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy().astype(np.int64)
@@ -86,7 +88,8 @@ def read_labels(data: datasets.Dataset, split: str, column: str, delimiter: str 
     codes, values, names = _distinct(array)
     if delimiter is not None:
         return _split_cells(Labels(split, column, values, names, codes, None, missing, None), delimiter)
-    declared = _declared_names(data.features[column])
+    feature: Any = getattr(data.features[column], "feature", data.features[column])
+    declared = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
     if declared is not None:
         codes = np.where(np.isin(codes, [place for place, value in enumerate(values) if value == -1]), -1, codes)
         names = [declared[value] if 0 <= value < len(declared) else str(value) for value in values]
@@ -100,20 +103,14 @@ def read_labels(data: datasets.Dataset, split: str, column: str, delimiter: str 
     return labels
 
 
-def _is_list(arrow_type: pa.DataType) -> bool:
-    return any(check(arrow_type) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
-
-
 def _check_type(arrow_type: pa.DataType, where: str, several: bool) -> None:
     types = pa.types
     if types.is_floating(arrow_type) or types.is_boolean(arrow_type):
         if several:
             raise ValueError(_no_vectors(where, f"lists of {arrow_type}"))
         return
-    if not any(
-        check(arrow_type)
-        for check in (types.is_string, types.is_large_string, types.is_integer, types.is_decimal, types.is_null)
-    ):
+    known = (types.is_string, types.is_large_string, types.is_integer, types.is_decimal, types.is_null)
+    if not any(check(arrow_type) for check in known):
         raise ValueError(
             f"{where} holds {'lists of ' * several}{arrow_type}; labels are strings, numbers, booleans, or lists of "
             "label names or ids."
@@ -164,11 +161,6 @@ def _check_no_vectors(labels: Labels) -> None:
         example = ", ".join(str(labels.values[code]) for code in labels.codes[: max(lengths)])
         where = f"Column {labels.column!r} of the {labels.split} data"
         raise ValueError(_no_vectors(where, f"[{example}] and the like"))
-
-
-def _declared_names(feature: Any) -> list[str] | None:
-    inner = getattr(feature, "feature", feature)
-    return list(inner.names) if isinstance(inner, datasets.ClassLabel) else None
 
 
 def check_complete(labels: Labels, problem_type: ProblemType) -> None:
@@ -241,15 +233,13 @@ def encode(labels: Labels, problem_type: ProblemType, known: Sequence[str]) -> A
     if problem_type == "regression":
         return _numbers(labels)[labels.codes]
     ids = {name: number for number, name in enumerate(known)}
-    used = np.unique(labels.codes)
-    unknown = [code for code in used if labels.names[code] not in ids]
+    unknown = [code for code in np.unique(labels.codes) if labels.names[code] not in ids]
     if unknown:
-        row = labels.first_row(unknown)
-        code = labels.codes[np.isin(labels.codes, unknown)][0]
+        row, code = labels.first(unknown)
         more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
         raise ValueError(
-            f"Row {row} of the {labels.split} data has the label {labels.names[code]!r}, which is not one of those "
-            f"known: {', '.join(known[:SHOWN])}{more}."
+            f"{row} has the label {labels.names[code]!r}, which is not one of those known: "
+            f"{', '.join(known[:SHOWN])}{more}."
         )
     by_code = np.array([ids.get(name, -1) for name in labels.names], dtype=np.int64)
     if labels.lengths is None:
@@ -261,21 +251,16 @@ def encode(labels: Labels, problem_type: ProblemType, known: Sequence[str]) -> A
 
 def _numbers(labels: Labels) -> np.ndarray:
     """The values as float32 numbers `[k]`."""
-    found = np.zeros(len(labels.values), dtype=np.float32)
-    bad, used = [], set(labels.codes.tolist())
+    found = np.full(len(labels.values), np.nan, dtype=np.float32)
     for code, value in enumerate(labels.values):
         if not isinstance(value, str) or NUMBER.fullmatch(value):
             with np.errstate(over="ignore"):
                 found[code] = np.float32(float(value))
-        else:
-            found[code] = np.nan
-        if not np.isfinite(found[code]) and code in used:
-            bad.append(code)
+    bad = [code for code in np.unique(labels.codes) if not np.isfinite(found[code])]
     if bad:
-        row = labels.first_row(bad)
-        value = labels.values[labels.codes[row - 1]]
+        row, code = labels.first(bad)
         raise ValueError(
-            f"Row {row} of the {labels.split} data has {value!r} in column {labels.column!r}, which is no number that "
-            "a model can learn. If the labels are classes, set problem_type to single_label_classification."
+            f"{row} has {labels.values[code]!r} in column {labels.column!r}, which is no number that a model can "
+            "learn. If the labels are classes, set problem_type to single_label_classification."
         )
     return found

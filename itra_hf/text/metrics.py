@@ -25,39 +25,25 @@ logger = logging.get_logger(__name__)
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 Average = Literal["macro", "micro", "weighted"]
 
-_CLASS_ID = datasets.Value("int64")
-_MULTI_HOT = datasets.Sequence(datasets.Value("int64"))
-_NUMBER = datasets.Value("float64")
+_CLASS_ID, _NUMBER = datasets.Value("int64"), datasets.Value("float64")
 _NUMBERS = datasets.Sequence(_NUMBER)
-
-_PREDICTIONS = "predictions and references: one value, or for multi-label one 0/1 list, an example."
-_SCORES = (
-    "prediction_scores: one list of probabilities an example; references: one class id, or for multi-label one 0/1 "
-    "list, an example."
-)
+_LABELS = (_CLASS_ID, datasets.Sequence(_CLASS_ID))  # one an example, or for multi-label a list of 0 and 1
+_DECISIONS = tuple({"predictions": kind, "references": kind} for kind in _LABELS)
+_SCORES = tuple({"prediction_scores": _NUMBERS, "references": kind} for kind in _LABELS)
 
 
-def _info(description: str, inputs: str, *features: dict[str, Any]) -> evaluate.MetricInfo:
-    return evaluate.MetricInfo(
-        description=description,
-        citation="",
-        inputs_description=inputs,
-        features=[datasets.Features(feature) for feature in features],
-    )
+class _Metric(evaluate.Metric):
+    """What `evaluate` asks of a metric, from its docstring and the ways that its `inputs` can be."""
+
+    inputs: tuple[dict[str, Any], ...] = _DECISIONS
+
+    def _info(self) -> evaluate.MetricInfo:
+        description, _, details = str(self.__doc__).partition("\n")
+        features = [datasets.Features(each) for each in self.inputs]
+        return evaluate.MetricInfo(description=description, citation="", inputs_description=details, features=features)
 
 
-def _decisions(description: str) -> evaluate.MetricInfo:
-    return _info(description, _PREDICTIONS, *({"predictions": kind, "references": kind} for kind in _LABELS))
-
-
-def _scores(description: str) -> evaluate.MetricInfo:
-    return _info(description, _SCORES, *({"prediction_scores": _NUMBERS, "references": kind} for kind in _LABELS))
-
-
-_LABELS = (_CLASS_ID, _MULTI_HOT)
-
-
-class Accuracy(evaluate.Metric):
+class Accuracy(_Metric):
     """The share of examples predicted right, 0 to 1, higher is better; multi-label: all labels right.
 
     Example:
@@ -66,14 +52,11 @@ class Accuracy(evaluate.Metric):
         {'accuracy': 0.75}
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _decisions("The share of examples predicted right.")
-
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         return {"accuracy": float(sklearn_metrics.accuracy_score(np.asarray(references), np.asarray(predictions)))}
 
 
-class F1(evaluate.Metric):
+class F1(_Metric):
     """The harmonic mean of precision and recall, `2 tp / (2 tp + fp + fn)`: 0 to 1, higher is better.
 
     `average` in `compute`: `macro` (mean over classes), `micro` (over all decisions; with one label an example that is
@@ -85,9 +68,6 @@ class F1(evaluate.Metric):
         {'f1_macro': 0.6666666666666666}
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _decisions("The harmonic mean of precision and recall.")
-
     def _compute(self, predictions: Any, references: Any, average: Average = "macro") -> dict[str, float]:
         if average not in get_args(Average):
             raise ValueError(f"average={average!r} is not one of {', '.join(map(repr, get_args(Average)))}.")
@@ -95,7 +75,7 @@ class F1(evaluate.Metric):
         return {f"f1_{average}": float(sklearn_metrics.f1_score(truth, guess, average=average, zero_division=0.0))}
 
 
-class MatthewsCorrelation(evaluate.Metric):
+class MatthewsCorrelation(_Metric):
     """The correlation of predicted and true classes: -1 to 1, higher is better, 0 for guessing whatever the imbalance.
 
     With two classes `(tp tn - fp fn) / sqrt((tp + fp)(tp + fn)(tn + fp)(tn + fn))`, with more Gorodkin's R_K; multi-
@@ -107,9 +87,6 @@ class MatthewsCorrelation(evaluate.Metric):
         {'matthews_correlation': 0.5773502691896258}
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _decisions("The correlation of predicted and true classes.")
-
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         truth, guess = (np.asarray(values).reshape(len(values), -1) for values in (references, predictions))
         with warnings.catch_warnings():
@@ -118,7 +95,7 @@ class MatthewsCorrelation(evaluate.Metric):
         return {"matthews_correlation": float(np.mean(each))}
 
 
-class CalibrationError(evaluate.Metric):
+class CalibrationError(_Metric):
     """The expected calibration error, `sum_b n_b / n |accuracy_b - confidence_b|`: 0 to 1, lower is better.
 
     A prediction's confidence is its class's probability; predictions are grouped by it into `bins` intervals of equal
@@ -132,8 +109,7 @@ class CalibrationError(evaluate.Metric):
         {'calibration_error': 0.25}
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _scores("The expected gap between confidence and accuracy.")
+    inputs = _SCORES
 
     def _compute(
         self, prediction_scores: Any, references: Any, bins: int = 15, predictions: None = None
@@ -152,7 +128,7 @@ class CalibrationError(evaluate.Metric):
         return {"calibration_error": float(np.abs(gaps).sum() / len(confidence))}
 
 
-class BrierScore(evaluate.Metric):
+class BrierScore(_Metric):
     """The squared error of the probabilities, `mean_i sum_k (p_ik - y_ik)^2`: 0 to 2, lower is better.
 
     `y_ik` is 1 for the true class and 0 for the others (Brier, 1950). Multi-label: the mean over the labels instead of
@@ -164,8 +140,7 @@ class BrierScore(evaluate.Metric):
         {'brier_score': 0.3125}
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _scores("The squared error of the probabilities.")
+    inputs = _SCORES
 
     def _compute(self, prediction_scores: Any, references: Any, predictions: None = None) -> dict[str, float]:
         scores, truth = np.asarray(prediction_scores), np.asarray(references)
@@ -174,7 +149,7 @@ class BrierScore(evaluate.Metric):
         return {"brier_score": float(((scores - np.eye(scores.shape[1])[truth]) ** 2).sum(axis=1).mean())}
 
 
-class RegressionErrors(evaluate.Metric):
+class RegressionErrors(_Metric):
     """Errors of float predictions: `mse` and `mae` (>= 0, lower is better) and `r2` (<= 1, higher is better).
 
     The mean squared error, the mean absolute error, and the coefficient of determination, 1 minus the mean squared
@@ -186,21 +161,16 @@ class RegressionErrors(evaluate.Metric):
         {'mse': 2.0, 'mae': 1.0, 'r2': 0.11111111111111116}
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        description = "Mean squared error, mean absolute error and coefficient of determination."
-        return _info(description, _PREDICTIONS, {"predictions": _NUMBER, "references": _NUMBER})
+    inputs = ({"predictions": _NUMBER, "references": _NUMBER},)
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        errors = {"mse": "mean_squared_error", "mae": "mean_absolute_error", "r2": "r2_score"}
         if not (np.isfinite(predictions).all() and np.isfinite(references).all()):
-            return dict.fromkeys(("mse", "mae", "r2"), math.nan)
-        return {
-            "mse": float(sklearn_metrics.mean_squared_error(references, predictions)),
-            "mae": float(sklearn_metrics.mean_absolute_error(references, predictions)),
-            "r2": float(sklearn_metrics.r2_score(references, predictions)),
-        }
+            return dict.fromkeys(errors, math.nan)
+        return {key: float(getattr(sklearn_metrics, name)(references, predictions)) for key, name in errors.items()}
 
 
-class Compactness(evaluate.Metric):
+class Compactness(_Metric):
     """How tightly features gather around their classes' means, see `itra_hf.reports.compactness.compactness`.
 
     Example:
@@ -210,9 +180,7 @@ class Compactness(evaluate.Metric):
         1.0
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        inputs = "features: one list of numbers an example; references: one class id an example."
-        return _info("Scatter of features.", inputs, {"features": _NUMBERS, "references": _CLASS_ID})
+    inputs = ({"features": _NUMBERS, "references": _CLASS_ID},)
 
     def _compute(self, features: Any, references: Any, predictions: None = None) -> dict[str, float]:
         return compactness(features, references)
@@ -239,7 +207,7 @@ def compute_metrics_for(problem_type: ProblemType) -> Callable[[EvalPrediction],
         references = np.asarray(prediction.label_ids)
         if problem_type == "regression":
             flat = {"predictions": logits.reshape(-1), "references": references.reshape(-1)}
-            return RegressionErrors(keep_in_memory=True).compute(**flat) if logits.size else {}
+            return _computed(RegressionErrors, **flat) if logits.size else {}
         references = references.astype(int)
         labelled = references >= 0 if references.ndim == 1 else (references >= 0).all(axis=1)
         if not labelled.any():
@@ -261,10 +229,15 @@ def _classification_metrics(logits: np.ndarray, references: np.ndarray) -> dict[
         decisions, scores = (logits > 0).astype(int), expit(logits)
     else:
         decisions, scores = logits.argmax(-1), softmax(logits, axis=-1)
-    result = Accuracy(keep_in_memory=True).compute(predictions=decisions, references=references)
+    decided = {"predictions": decisions, "references": references}
+    scored = {"prediction_scores": scores, "references": references}
+    result = _computed(Accuracy, **decided)
     for average in get_args(Average):
-        result |= F1(keep_in_memory=True).compute(predictions=decisions, references=references, average=average)
-    result |= MatthewsCorrelation(keep_in_memory=True).compute(predictions=decisions, references=references)
-    for metric in (CalibrationError, BrierScore):
-        result |= metric(keep_in_memory=True).compute(prediction_scores=scores, references=references)
+        result |= _computed(F1, **decided, average=average)
+    result |= _computed(MatthewsCorrelation, **decided)
+    result |= _computed(CalibrationError, **scored) | _computed(BrierScore, **scored)
     return result if finite else dict.fromkeys(result, math.nan)
+
+
+def _computed(metric: type[_Metric], **inputs: Any) -> dict[str, float]:
+    return metric(keep_in_memory=True).compute(**inputs) or {}

@@ -14,7 +14,7 @@ from transformers import (
 from transformers.utils import logging
 
 from .data import Task
-from .data_arguments import expand_paths
+from .data_arguments import expand_paths, setting
 
 logger = logging.get_logger(__name__)
 
@@ -22,22 +22,35 @@ POSITION_TABLES = ("position_embeddings", "position_embedding", "positions_embed
 
 
 @dataclass
-class ModelArguments:
-    """Which model to fine-tune, named as in the text-classification example of transformers."""
+class ModelSource:
+    """Where a model comes from."""
 
     model_name_or_path: str = field(metadata={"help": "A model on the Hub, or a folder."})
-    tokenizer_name: str | None = field(default=None, metadata={"help": "Its tokenizer, if it is another's."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
-    model_revision: str = field(default="main", metadata={"help": "The branch, tag or commit on the Hub."})
-    token: str | None = field(default=None, metadata={"help": "The Hub token; default: the one you logged in with."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
-    ignore_mismatched_sizes: bool = field(
-        default=False, metadata={"help": "Replace a head that was trained for other labels."}
-    )
-    language: str | None = field(default=None, metadata={"help": "For the model card: the texts' language, like en."})
-    license: str | None = field(
-        default=None,
-        metadata={"help": "For the model card: the model's licence, like apache-2.0; default: the base model's."},
+    cache_dir: str | None = setting("Where downloads are kept.")
+    model_revision: str = setting("The branch, tag or commit on the Hub.", "main")
+    token: str | None = setting("The Hub token; default: the one you logged in with.")
+    trust_remote_code: bool = setting("Run code that comes with the model.", False)
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """Keyword arguments of `from_pretrained`."""
+        return {
+            "cache_dir": self.cache_dir,
+            "revision": self.model_revision,
+            "token": self.token,
+            "trust_remote_code": self.trust_remote_code,
+        }
+
+
+@dataclass
+class ModelArguments(ModelSource):
+    """Which model to fine-tune, named as in the text-classification example of transformers."""
+
+    tokenizer_name: str | None = setting("Its tokenizer, if it is another's.")
+    ignore_mismatched_sizes: bool = setting("Replace a head that was trained for other labels.", False)
+    language: str | None = setting("For the model card: the texts' language, like en.")
+    license: str | None = setting(
+        "For the model card: the model's licence, like apache-2.0; default: the base model's."
     )
 
     def __post_init__(self) -> None:
@@ -46,51 +59,39 @@ class ModelArguments:
 
 
 def load_model(args: ModelArguments, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads the classifier, with a head for the task's labels, and its tokenizer.
-
-    A decoder without padding token gets its end-of-sequence token for it.
-
-    Raises:
-        ValueError: the tokenizer has neither.
-    """
-    common: dict[str, Any] = {
-        "cache_dir": args.cache_dir,
-        "revision": args.model_revision,
-        "token": args.token,
-        "trust_remote_code": args.trust_remote_code,
-    }
-    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name or args.model_name_or_path, **common)
+    """Loads the classifier, with a head for the task's labels, and its tokenizer; see `load_tokenizer`."""
+    tokenizer = load_tokenizer(args.tokenizer_name or args.model_name_or_path, args)
     config = AutoConfig.from_pretrained(
         args.model_name_or_path,
         num_labels=len(task.label_names),
         id2label=dict(enumerate(task.label_names)),
         label2id={name: index for index, name in enumerate(task.label_names)},
         problem_type=task.problem_type,
-        **common,
+        **args.loading,
     )
-    ensure_padding(tokenizer, args.tokenizer_name or args.model_name_or_path)
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
     model = AutoModelForSequenceClassification.from_pretrained(
-        args.model_name_or_path, config=config, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **common
+        args.model_name_or_path, config=config, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **args.loading
     )
     return model, tokenizer
 
 
-def ensure_padding(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Gives a tokenizer without padding token its end-of-sequence token for it, as decoders are fine-tuned.
+def load_tokenizer(name: str, source: ModelSource) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer; one without padding token gets its end-of-sequence token for it, as decoders are fine-tuned.
 
     Raises:
         ValueError: it has neither.
     """
-    if tokenizer.pad_token is not None:
-        return
-    if tokenizer.eos_token is None:
-        raise ValueError(
-            f"The tokenizer of {name} has neither pad_token nor eos_token, so texts can't be padded to one length. Set "
-            "pad_token in its tokenizer_config.json, or name another tokenizer with tokenizer_name."
-        )
-    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = AutoTokenizer.from_pretrained(name, **source.loading)
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                f"The tokenizer of {name} has neither pad_token nor eos_token, so texts can't be padded to one length. "
+                "Set pad_token in its tokenizer_config.json, or name another tokenizer with tokenizer_name."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def fitting_length(asked: int, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int:

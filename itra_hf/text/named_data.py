@@ -1,13 +1,11 @@
 """Data sets by name: a folder, whose splits and files the datasets library finds, or one on the Hub."""
 
-import dataclasses
 import os
-import re
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -17,28 +15,9 @@ from datasets.exceptions import DatasetGenerationError
 from .data_arguments import check_encoding, checked_delimiter
 from .files import KINDS, Reading, read_files
 
-PATTERN = re.compile(r"[*?\[\]{}]")
 HONOURED = {"name", "version", "data_files", "data_dir", "description", "features", "sep", "delimiter", "encoding"}
 # These change nothing where cells are their characters.
 HONOURED |= {"keep_default_na", "na_filter", "low_memory", "engine", "memory_map", "chunksize", "batch_size"}
-
-
-class Found(NamedTuple):
-    """The files of a folder.
-
-    Attributes:
-        kind: `csv`, `json` or `parquet`.
-        files: of each split, by its name.
-        delimiter: that the folder's card names; `None` if it doesn't.
-        encoding: likewise.
-        features: likewise.
-    """
-
-    kind: str
-    files: dict[str, list[str]]
-    delimiter: str | None
-    encoding: str | None
-    features: datasets.Features | None
 
 
 def load_named(
@@ -57,57 +36,51 @@ def load_named(
         FileNotFoundError: there is none of this name.
         ValueError: files that can't be read.
     """
-    found = find_files(name, config) if os.path.isdir(name) else None
+    found = _find_files(name, config, reading) if os.path.isdir(name) else None
     if found is None:
         try:
             return datasets.load_dataset(name, config, cache_dir=cache_dir, token=token)
         except DatasetGenerationError as error:
             raise ValueError(f"{name} can't be read: {error.__cause__ or error}") from error
-    reading = reading._replace(
-        delimiter=reading.delimiter or found.delimiter, encoding=found.encoding or reading.encoding
-    )
-    splits = {}
-    for split, paths in found.files.items():
-        data = read_files(paths, reading, cache_dir, found.kind, split)
-        splits[split] = data if found.features is None else _as_declared(data, found.features, name)
+    builder, files, reading = found
+    splits = {split: read_files(paths, reading, cache_dir, builder.name, split) for split, paths in files.items()}
+    if (declared := builder.info.features) is not None:
+        splits = {split: _as_declared(data, declared, name) for split, data in splits.items()}
     return splits
 
 
-def find_files(folder: str, config: str | None) -> Found | None:
-    """The files of a folder's splits; `None` where they are of other kinds.
+def _find_files(
+    folder: str, config: str | None, reading: Reading
+) -> tuple[datasets.DatasetBuilder, dict[str, list[str]], Reading] | None:
+    """Datasets' builder of a folder, the files of each split, and how they are read; `None` for files of other kinds.
 
     Raises:
         ValueError: they are packed, or the folder's card has them read with options that are not honoured.
     """
-    with tempfile.TemporaryDirectory() as cache, _without_pattern(folder) as base:
-        # An empty cache: else what an earlier run made of the files would count as declared.
+    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as links:
+        # Links, for datasets would take the folder's path for a pattern; an empty cache, else what an earlier run made
+        # of the files would count as declared.
+        base = os.path.join(os.path.realpath(links), "data")
+        shutil.copytree(os.path.abspath(folder), base, copy_function=os.symlink)
         builder = datasets.load_dataset_builder(base, config, cache_dir=cache)
-        base = os.path.realpath(base)
         files = {
             str(split): [os.path.join(folder, os.path.relpath(path, base)) for path in paths]
             for split, paths in (builder.config.data_files or {}).items()
         }
-    options = {
-        each.name: getattr(builder.config, each.name)
-        for each in dataclasses.fields(builder.config)
-        if getattr(builder.config, each.name) != getattr(type(builder.config)(), each.name)
-    }
     if builder.name not in KINDS.values():
         return None
-    _check_honoured(folder, options, chain.from_iterable(files.values()))
-    endings = {os.path.splitext(path)[1].lower() for paths in files.values() for path in paths}
-    delimiter, encoding = options.get("sep"), options.get("encoding")
-    if delimiter is not None:
+    usual = type(builder.config)()
+    options = {name: value for name, value in vars(builder.config).items() if value != getattr(usual, name, None)}
+    paths = [*chain.from_iterable(files.values())]
+    _check_honoured(folder, options, paths)
+    if (delimiter := options.get("sep")) is not None and reading.delimiter is None:
         delimiter = checked_delimiter(delimiter, f"In the card of {folder}, sep")
-    if encoding is not None:
+        if not (delimiter == "\t" and any(path.lower().endswith(".tsv") for path in paths)):  # which says it itself
+            reading = reading._replace(delimiter=delimiter)
+    if (encoding := options.get("encoding")) is not None:
         check_encoding(encoding, f"In the card of {folder}, encoding")
-    return Found(
-        builder.name,
-        files,
-        None if delimiter == "\t" and ".tsv" in endings else delimiter,  # the ending says it, file by file
-        encoding,
-        builder.info.features,
-    )
+        reading = reading._replace(encoding=encoding)
+    return builder, files, reading
 
 
 def _check_honoured(folder: str, options: Iterable[str], paths: Iterable[str]) -> None:
@@ -125,32 +98,16 @@ def _check_honoured(folder: str, options: Iterable[str], paths: Iterable[str]) -
             )
 
 
-@contextmanager
-def _without_pattern(folder: str) -> Iterator[str]:
-    """The folder, or, where its path would be taken as a pattern, one of links to its files."""
-    if not PATTERN.search(os.path.realpath(folder)):
-        yield os.path.abspath(folder)  # datasets does not know "."
-        return
-    with tempfile.TemporaryDirectory() as links:
-        for root, _, names in os.walk(folder):
-            inside = os.path.join(links, os.path.relpath(root, folder))
-            os.makedirs(inside, exist_ok=True)
-            for name in names:
-                os.symlink(os.path.realpath(os.path.join(root, name)), os.path.join(inside, name))
-        yield links
-
-
 def _as_declared(data: datasets.Dataset, features: datasets.Features, folder: str) -> datasets.Dataset:
     """The data with the types that the folder's card declares; an empty cell is no number."""
 
     def without_blanks(table: pa.Table) -> pa.Table:
-        columns = {}
-        for name in table.column_names:
+        for place, name in enumerate(table.column_names):
             column = table.column(name)
             if pa.types.is_string(column.type) and features.get(name) != datasets.Value("string"):
                 column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
-            columns[name] = column
-        return pa.table(columns)
+                table = table.set_column(place, name, column)
+        return table
 
     if data.features == features:
         return data

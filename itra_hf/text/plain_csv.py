@@ -1,6 +1,5 @@
 """A fast way through CSV and TSV files that leave no doubt: UTF-8, with quotation marks around cells alone."""
 
-import mmap
 from collections.abc import Iterator
 
 import numpy as np
@@ -20,32 +19,23 @@ def is_plain(path: str, delimiter: str, encoding: str) -> bool:
     """
     if encoding.lower().replace("_", "-") not in ("utf-8", "utf8", "utf-8-sig") or not delimiter.isascii():
         return False
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        data = np.frombuffer(content, np.uint8)
-        try:
-            return _is_plain(data, len(MARK) if content[:3] == MARK else 0, ord(delimiter))
-        finally:
-            del data  # else the map can't be closed
-
-
-def _is_plain(data: np.ndarray, start: int, delimiter: int) -> bool:
-    """The same of bytes `[n]` that begin at `start`."""
+    data = np.asarray(np.memmap(path, np.uint8, "r"))
+    start = len(MARK) if data[: len(MARK)].tobytes() == MARK else 0
     if data[start : start + 1].tobytes() in (b"\n", b"\r"):
         return False  # Arrow would count the empty line as the header
-    quotes = 0
+    quotes, before, after = 0, np.zeros(256, dtype=bool), np.zeros(256, dtype=bool)
+    before[[ord(delimiter), NEWLINE, QUOTE]] = True
+    after[[ord(delimiter), NEWLINE, RETURN, QUOTE]] = True
     for place in range(start, len(data), PIECE):
         piece = data[place : place + PIECE]
         returns = np.flatnonzero(piece == RETURN) + place
         if len(returns) and (returns[-1] == len(data) - 1 or (data[returns + 1] != NEWLINE).any()):
             return False
         found = np.flatnonzero(piece == QUOTE) + place
-        opening, closing = found[quotes % 2 :: 2], found[(quotes + 1) % 2 :: 2]
         # The second of a doubled mark counts as opening, the first as closing.
-        before = data[np.maximum(opening - 1, 0)]
-        after = data[np.minimum(closing + 1, len(data) - 1)]
-        starts = (before == delimiter) | (before == NEWLINE) | (before == QUOTE) | (opening == start)
-        ends = (after == delimiter) | (after == NEWLINE) | (after == RETURN) | (after == QUOTE)
-        if not starts.all() or not ends.all():
+        opening, closing = found[quotes % 2 :: 2], found[(quotes + 1) % 2 :: 2]
+        starts = before[data[np.maximum(opening - 1, 0)]] | (opening == start)
+        if not starts.all() or not after[data[np.minimum(closing + 1, len(data) - 1)]].all():
             return False
         quotes += len(found)
     return quotes % 2 == 0
@@ -57,16 +47,11 @@ def plain_tables(path: str, schema: pa.Schema, delimiter: str) -> Iterator[pa.Ta
     Raises:
         ArrowInvalid: a row with more or fewer fields than there are columns, or that is too long, or no UTF-8.
     """
-    numbers = [str(number) for number in range(len(schema))]
-    options = {
-        "read_options": pyarrow.csv.ReadOptions(column_names=numbers, skip_rows_after_names=1, block_size=LONGEST),
-        "parse_options": pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        "convert_options": pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(numbers, pa.string()),
-            strings_can_be_null=False,
-            quoted_strings_can_be_null=False,
-        ),
-    }
-    with pyarrow.csv.open_csv(path, **options) as reader:
+    with pyarrow.csv.open_csv(
+        path,
+        pyarrow.csv.ReadOptions(column_names=schema.names, skip_rows_after_names=1, block_size=LONGEST),
+        pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        pyarrow.csv.ConvertOptions(column_types=schema),
+    ) as reader:
         for batch in reader:
-            yield pa.table(batch.columns, schema)
+            yield pa.Table.from_batches([batch])

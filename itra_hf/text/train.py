@@ -15,7 +15,18 @@ from transformers.utils import logging
 
 from ..config import ITRAConfig
 from ..trainer import ITRATrainer
-from .data import ROW, DataArguments, Task, cut_validation, encode_labels, infer_task, load_splits, subset, tokenize
+from .data import (
+    ROW,
+    DataArguments,
+    Task,
+    cut_validation,
+    encode_labels,
+    infer_task,
+    load_splits,
+    subset,
+    tokenize,
+    with_rows,
+)
 from .metrics import compute_metrics_for
 from .models import ModelArguments, fitting_length, load_model
 
@@ -45,20 +56,6 @@ def read_data(
     return splits, task
 
 
-def prepare_data(
-    args: DataArguments, training_args: ITRAConfig, model_args: ModelArguments
-) -> tuple[datasets.DatasetDict, Task]:
-    """The splits of `read_data`, cut to the sizes that are asked for; the test split says which rows it has."""
-    splits, task = read_data(args, training_args, model_args)
-    if "test" in splits:
-        if ROW in splits["test"].column_names:
-            splits["test"] = splits["test"].remove_columns(ROW)
-        splits["test"] = splits["test"].add_column(ROW, np.arange(len(splits["test"])))
-    seed = _data_seed(training_args)
-    parts = {name: subset(data, args.most_samples[name], seed) for name, data in splits.items()}
-    return datasets.DatasetDict(parts), task
-
-
 def _data_seed(args: ITRAConfig) -> int:
     return args.seed if args.data_seed is None else args.data_seed
 
@@ -74,11 +71,14 @@ def build_trainer(
     training_args.resume_from_checkpoint = find_checkpoint(training_args)
     set_seed(training_args.seed)  # the new head starts from it
     with training_args.main_process_first(desc="reading and tokenising the data"):
-        splits, task = prepare_data(data_args, training_args, model_args)
+        splits, task = read_data(data_args, training_args, model_args)
+        if "test" in splits:
+            splits["test"] = with_rows(splits["test"])
         check_alignment_fits(training_args, task)
         model, tokenizer = load_model(model_args, task)
         longest = fitting_length(data_args.max_seq_length, model, tokenizer)
         for name, data in splits.items():
+            data = subset(data, data_args.most_samples[name], _data_seed(training_args))
             splits[name] = tokenize(data, tokenizer, task, longest, data_args.preprocessing_num_workers)
     trainer = ITRATrainer(
         model=model,
@@ -99,20 +99,15 @@ def check_alignment_fits(args: ITRAConfig, task: Task) -> None:
     """
     if task.problem_type == "single_label_classification":
         return
-    if args.eval_compactness:
-        raise ValueError(f"eval_compactness=True needs one class a text, and this is {task.problem_type}.")
-    if args.matching_weight == 0:
-        return
-    if args.alignment == "conditional":
-        raise ValueError(
-            f"alignment='conditional' needs one class a text, and this is {task.problem_type}; 'auto' and 'marginal' "
-            "work, and with matching_loss='mmd' 'joint'."
-        )
-    if args.companion == "class_matched":
-        raise ValueError(
-            f"companion='class_matched' needs one class a text, and this is {task.problem_type}; companion='sample' "
-            "works."
-        )
+    aligned = args.matching_weight != 0
+    alignments = "; 'auto' and 'marginal' work, and with matching_loss='mmd' 'joint'."
+    for refused, setting, advice in (
+        (args.eval_compactness, "eval_compactness=True", "."),
+        (aligned and args.alignment == "conditional", "alignment='conditional'", alignments),
+        (aligned and args.companion == "class_matched", "companion='class_matched'", "; companion='sample' works."),
+    ):
+        if refused:
+            raise ValueError(f"{setting} needs one class a text, and this is {task.problem_type}{advice}")
 
 
 def card_details(data_args: DataArguments, model_args: ModelArguments) -> dict[str, Any]:
@@ -159,22 +154,23 @@ def finetune(trainer: ITRATrainer, splits: datasets.DatasetDict, task: Task, car
     check_finite(metrics, "eval")
     trainer.save_model(_internal_call=True)  # without a push, which has to wait for the results
     trainer.save_state()
-    trainer.log_metrics("train", result.metrics)
-    trainer.save_metrics("train", result.metrics)
-    trainer.log_metrics("eval", metrics)
-    trainer.save_metrics("eval", metrics)
+    _report(trainer, "train", result.metrics)
+    _report(trainer, "eval", metrics)
     if "test" in splits:
-        tests = splits["test"]
-        rows = tests[ROW][:] if ROW in tests.column_names else range(len(tests))
-        prediction = trainer.predict(tests.remove_columns(ROW) if ROW in tests.column_names else tests)
+        prediction = trainer.predict(splits["test"].remove_columns(ROW))
         tested = prediction.metrics or {}
         check_finite(tested, "test")
-        trainer.log_metrics("test", tested)
-        trainer.save_metrics("test", tested)
+        _report(trainer, "test", tested)
         if trainer.is_world_process_zero():
-            _write_predictions(os.path.join(str(trainer.args.output_dir), PREDICTIONS_NAME), prediction, task, rows)
+            path = os.path.join(str(trainer.args.output_dir), PREDICTIONS_NAME)
+            _write_predictions(path, prediction, task, splits["test"][ROW][:])
         metrics |= tested
     return metrics
+
+
+def _report(trainer: ITRATrainer, split: str, metrics: dict[str, float]) -> None:
+    trainer.log_metrics(split, metrics)
+    trainer.save_metrics(split, metrics)
 
 
 def check_finite(metrics: Mapping[str, float], prefix: str) -> None:

@@ -13,8 +13,7 @@ from transformers import BertForSequenceClassification, Trainer, TrainerCallback
 
 import itra_hf.reports
 from itra_hf import AlignmentArguments, ITRATrainer
-from itra_hf.hub.facts import Evaluation, evaluations
-from itra_hf.hub.provenance import HubSource, base_model_of, dataset_of
+from itra_hf.hub.facts import Evaluation, HubSource, base_model_of, dataset_of, evaluations
 from itra_hf.hub.publishing import ReportingMixin
 
 HUB_FILES = {f"hf://datasets/org/data@{REVISION}/train.parquet": None}

@@ -10,8 +10,7 @@ from cards import TAGS, THEIRS, card_of, results, tables, trained, trainer_of, w
 from families import build, examples
 from transformers import Trainer
 
-from itra_hf.hub.facts import Evaluation
-from itra_hf.hub.provenance import HubSource
+from itra_hf.hub.facts import Evaluation, HubSource
 from itra_hf.hub.readme import BEGIN, END
 
 HOSTILE = ["a|b", "`c` *d*", "<b>e", "f\ng", "{{ name }} {% if x %}", "été 日本", "'\"\\", "# h: [i](j)", "---"]
@@ -69,7 +68,7 @@ def test_a_second_edit_on_the_web_stays_too(tmp_path):
         assert card.text.strip().endswith(END)
 
 
-def test_an_edit_here_stays_until_it_is_pushed_and_one_elsewhere_then(tmp_path):
+def test_an_edit_here_stays_until_it_is_pushed_and_one_elsewhere_then(tmp_path, caplog):
     remote = write(tmp_path).content
     write(tmp_path, remote + "\nMine.\n", remote)
     for _ in range(2):  # the push before this one failed, or is still under way
@@ -81,6 +80,7 @@ def test_an_edit_here_stays_until_it_is_pushed_and_one_elsewhere_then(tmp_path):
     for edit in ("Elsewhere.", "Both."):
         readme = local.replace("Mine.", edit) if edit == "Both." else local
         assert write(tmp_path, readme, remote).text.split(END)[1].strip() == edit
+        assert caplog.text.count("was edited here and in the repository") == (edit == "Both.")
 
 
 def test_a_task_that_only_the_user_knows_stays(tmp_path):
@@ -141,7 +141,7 @@ def test_line_ends_of_windows(tmp_path):
     generated = write(tmp_path, write(tmp_path, MINE).content + "\n\nAfter.").content
     for where in ("readme", "remote"):
         card = write_afresh(tmp_path, **{where: generated.replace("\n", "\r\n")})
-        found, wanted = (re.sub("<!-- [0-9a-f ]+ -->", "", text) for text in (card.content, generated))
+        found, wanted = (re.sub("<!-- [0-9a-f:/ ]+ -->", "", text) for text in (card.content, generated))
         assert found.replace("\r", "") == wanted
         content = (tmp_path / "README.md").read_bytes()
         assert content.count(b"\r") in (0, content.count(b"\n"))
