@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import stats
 from transformers import Trainer
 
 from examples.claims.classifier import KINDS, SEEDS, train
-from itra_hf.comparison.measures import t_interval
 from itra_hf.features.extract import extract_features
 from itra_hf.losses import MatchingLoss
 from itra_hf.reports.drawing import COLOURS, add_legend, decorate, draw_curve, new_figure
@@ -61,7 +61,12 @@ def mean_ratio(plain: np.ndarray, aligned: np.ndarray) -> tuple[float, float, fl
     The first measurement is left out: it is before the first step, where the two runs are the same.
     """
     logs = np.log(aligned[:, 1:] / plain[:, 1:]).mean(axis=1)
-    return math.exp(logs.mean()), *(math.exp(end) for end in t_interval(logs))
+    return math.exp(logs.mean()), *(math.exp(end) for end in interval(logs))
+
+
+def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % t-interval of the mean over the first dimension."""
+    return stats.t.interval(0.95, len(values) - 1, values.mean(axis=0), stats.sem(values))
 
 
 def draw(runs: dict[str, np.ndarray]) -> None:
@@ -77,7 +82,7 @@ def draw(runs: dict[str, np.ndarray]) -> None:
     decorate(left, "How hard a feature is pulled", "distance from the other batch, sigma", "length of the gradient")
     for place, (name, found) in enumerate(runs.items(), start=3):
         steps, logs = found[0, :, 0], np.log(found[..., 1])
-        low, high = np.exp([t_interval(each) for each in logs.T]).T
+        low, high = np.exp(interval(logs))
         draw_curve(right, place, name, steps, np.exp(logs.mean(axis=0)))
         right.fill_between(steps, low, high, alpha=0.25, linewidth=0, color=COLOURS[place])
     right.set_yscale("log")
