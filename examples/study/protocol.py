@@ -32,15 +32,18 @@ COMMON = {
     "warmup_steps": 0.1,
     "use_cpu": True,
 }
+# Every setting that decides a variant stands here, so that other defaults of the package don't change it.
+ALIGNED = {"matching_weight": 1.0, "weight_mode": "rising", "alignment": "conditional"}
+SECOND_BATCH = {**ALIGNED, "companion": "sample", "companion_decay": 0.97}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "plain": {"trainer": "Trainer"},
     "averaged": {"trainer": f"{REGULARISERS}:AveragedTrainer"},
     "smoothing": {"trainer": "Trainer", "label_smoothing_factor": 0.1},
-    "second-batch": {},
-    "memory": {"companion": "memory"},
+    "second-batch": SECOND_BATCH,
+    "memory": {**ALIGNED, "companion": "memory", "memory_size": 256},
 }
 FURTHER: Mapping[str, Mapping[str, Any]] = {
-    "second-batch-smoothing": {"label_smoothing_factor": 0.1},
+    "second-batch-smoothing": {**SECOND_BATCH, "label_smoothing_factor": 0.1},
     "rdrop": {"trainer": f"{REGULARISERS}:RDropTrainer", "twice_compute": True},
     "supcon": {"trainer": f"{REGULARISERS}:SupConTrainer"},
 }

@@ -63,6 +63,13 @@ class ComparisonArguments:
         default=0,
         metadata={"help": "Leaves so many classes out of training, and measures how well their texts are told apart."},
     )
+    temperature_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "Keeps this share of each training set out, 0 to below 1, fits a temperature on it, and measures "
+            "likelihood and calibration with it too."
+        },
+    )
     processes: int = field(
         default=1,
         metadata={"help": "Runs at one time, >= 1, as far as memory allows; they share the threads and the GPUs."},
@@ -72,7 +79,8 @@ class ComparisonArguments:
         """Checks the fields."""
         seeds, sizes, unknown, metric = self.seeds, self.max_train_samples, self.unknown_classes, self.metric
         different = len(set(seeds)) == len(seeds) > 0 and all(0 <= seed < 2**32 for seed in seeds)
-        ways, counted = (*TWICE, "both", "none"), not (metric or "").startswith("unknown_") or unknown
+        ways, counted = (*TWICE, "both", "none"), not (metric or "").startswith(("unknown_", "new_classes_")) or unknown
+        scaled = not (metric or "").endswith("_scaled") or self.temperature_share > 0
         for name, fits, needed in (
             ("seeds", different, "must be different integers >= 0 and below 2**32, one or more"),
             ("max_train_samples", all(size >= 1 for size in sizes), "must be integers >= 1"),
@@ -80,10 +88,12 @@ class ComparisonArguments:
             ("label_noise", 0 <= self.label_noise < 1, "must be from 0 to below 1"),
             ("class_imbalance", 1 <= self.class_imbalance < math.inf, "must be a number >= 1"),
             ("unknown_classes", type(unknown) is int and unknown >= 0, "must be an integer >= 0"),
+            ("temperature_share", 0 <= self.temperature_share < 1, "must be from 0 to below 1"),
             ("processes", self.processes >= 1, "must be an integer >= 1"),
             ("equal_compute", self.equal_compute in ways, f"is not one of {', '.join(map(repr, ways))}"),
             ("metric", metric in (None, *BY_NAME), f"is not one of {', '.join(map(repr, BY_NAME))}"),
             ("metric", counted, "needs unknown_classes >= 1"),
+            ("metric", scaled, "needs temperature_share above 0"),
         ):
             if not fits:
                 raise ValueError(f"{name}={getattr(self, name)!r} {needed}.")
@@ -104,14 +114,16 @@ class Run:
     class_imbalance: float
     sources: dict[str, str]  # a hash of each file that the run reads, by name; of a local model's, sizes and times
     unknown_classes: int = 0
+    temperature_share: float = 0.0
 
     @property
     def key(self) -> str:
         """A folder name: readable, and another one whenever anything that decides the result is another."""
         content = asdict(self) | {"fields": without_secrets(self.fields)}
         del content["variant"]
-        if not self.unknown_classes:
-            del content["unknown_classes"]  # so that runs from before there was this setting are still found
+        for name in ("unknown_classes", "temperature_share"):
+            if not content[name]:
+                del content[name]  # so that runs from before there was this setting are still found
         digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
         name = re.sub(r"[^a-zA-Z0-9]+", "-", self.variant).strip("-").lower()[:40] or "variant"
         return f"{name}-{self.train_samples or 'all'}-seed{self.seed}-{digest}"
@@ -169,6 +181,7 @@ class Plan(NamedTuple):
                 class_imbalance=args.class_imbalance,
                 sources=sources | _hashes(variant.trainer.rpartition(":")[0]),
                 unknown_classes=args.unknown_classes,
+                temperature_share=args.temperature_share,
             )
 
     def _given(self, variant: Variant) -> dict[str, Any]:

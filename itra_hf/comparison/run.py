@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 from transformers import Trainer, set_seed
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
 from ..features.extract import collected_features, extract_features
 from ..features.item_counts import computes_with_item_count, takes_item_count
@@ -27,9 +28,12 @@ from ..text.data import Task, tokenize
 from ..text.metrics import ProblemType, compute_metrics_for
 from ..text.models import fitting_length, load_model
 from ..text.train import read_data
+from .few_examples import few_example_accuracy
 from .measures import BY_NAME
 from .plan import Run
-from .spoiling import UNKNOWN, relabelled, spoil
+from .selective import selective_figures
+from .spoiling import HELD_OUT, UNKNOWN, relabelled, spoil
+from .temperature import fit_temperature
 from .unknown import unknown_auroc
 from .variants import load_trainer
 
@@ -84,11 +88,11 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
     Raises:
         FloatingPointError: the run diverged.
     """
-    trainer, tested, task, unknown = build(run, folder)
+    trainer, tested, task, others = build(run, folder)
     seconds = trainer.train().metrics["train_runtime"]
     peak = peak_memory(trainer.args.device)
     trainer.args.dataloader_drop_last = False  # of the training set alone
-    metrics = assess(trainer, tested, task, unknown, folder) | {"seconds": seconds, "peak_memory": peak}
+    metrics = assess(trainer, tested, task, others, run.seed, folder) | {"seconds": seconds, "peak_memory": peak}
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     found = {name: float(metrics[name]) for name in BY_NAME if metrics.get(name) is not None}
     return {
@@ -100,7 +104,7 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
         "trained": len(trainer.train_dataset),  # type: ignore[arg-type]
         "tested": len(tested),
         "tested_on": "validation" if tested is trainer.eval_dataset else "test",
-        "unknown": 0 if unknown is None else len(unknown),
+        "unknown": len(others[UNKNOWN]) if UNKNOWN in others else 0,
         "log": [
             {key: value for key, value in entry.items() if not isinstance(value, float) or math.isfinite(value)}
             for entry in trainer.state.log_history
@@ -109,11 +113,11 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
     }
 
 
-def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task, datasets.Dataset | None]:
+def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task, dict[str, datasets.Dataset]]:
     """Reads and prepares the data, and makes the trainer.
 
     Returns:
-        The trainer, the examples to test on, the task, and examples of the classes left out of training, if any.
+        The trainer, the examples to test on, the task, and what `spoil` left out of training, by name.
 
     Raises:
         ValueError: settings, data and trainer that don't go together, or files that have changed.
@@ -146,13 +150,18 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task, data
     if trainer.compute_loss_func is None and not counted:
         # Else the stock Trainer skips the division by the accumulation steps for most heads, and ITRATrainer does not.
         trainer.model_accepts_loss_kwargs = False
-    return trainer, splits[tested], task, splits.get(UNKNOWN)
+    return trainer, splits[tested], task, {name: splits[name] for name in (UNKNOWN, HELD_OUT) if name in splits}
 
 
 def assess(
-    trainer: Trainer, tested: datasets.Dataset, task: Task, unknown: datasets.Dataset | None, folder: Path
+    trainer: Trainer,
+    tested: datasets.Dataset,
+    task: Task,
+    others: Mapping[str, datasets.Dataset],
+    seed: int,
+    folder: Path,
 ) -> dict[str, Any]:
-    """The figures of a trained model on tested examples, and how well it tells unknown classes' examples from them.
+    """The figures of a trained model on tested examples and on those that were left out of training.
 
     Writes the features of the tested examples to the run's folder, for the maps.
 
@@ -171,13 +180,29 @@ def assess(
     sample = features[:MOST_FEATURES].astype(np.float16)
     names = np.array(task.label_names)
     np.savez_compressed(folder / FEATURES, features=sample, labels=labels[:MOST_FEATURES], names=names)
-    if unknown is not None:
-        # The head has no outputs for these labels; another stands in, for some models can't do without.
-        _, *others = _predict(trainer, relabelled(unknown, np.zeros(len(unknown), int)), collects=True)
-        assert trainer.model is not None
-        train = extract_features(trainer.model, trainer.get_test_dataloader(trainer.train_dataset))  # type: ignore[arg-type]
-        metrics |= unknown_auroc(logits, others[0], features, others[1], *train)
+    metrics |= selective_figures(logits, labels)
+    if HELD_OUT in others:
+        held_out, held_out_logits, _ = _predict(trainer, others[HELD_OUT], collects=False)
+        scaled = logits / fit_temperature(held_out_logits, np.asarray(held_out.label_ids))
+        metrics["nll_scaled"] = negative_log_likelihood(scaled, labels, task.problem_type)
+        figures = compute_metrics_for(task.problem_type)(EvalPrediction(scaled, labels))
+        metrics["calibration_error_scaled"] = figures.get("calibration_error")
+    if UNKNOWN in others:
+        metrics |= _assess_unknown(trainer, others[UNKNOWN], logits, features, seed)
     return metrics
+
+
+def _assess_unknown(
+    trainer: Trainer, unknown: datasets.Dataset, logits: np.ndarray, features: np.ndarray, seed: int
+) -> dict[str, float | None]:
+    """How well examples of classes that were left out are told from known ones, and from each other by a few."""
+    classes = np.asarray(unknown["labels"][:])
+    # The head has no outputs for these labels; another stands in, for some models can't do without.
+    _, *found = _predict(trainer, relabelled(unknown, np.zeros(len(unknown), int)), collects=True)
+    assert trainer.model is not None
+    train = extract_features(trainer.model, trainer.get_test_dataloader(trainer.train_dataset))  # type: ignore[arg-type]
+    few = {f"new_classes_{each}": few_example_accuracy(found[1], classes, each, seed) for each in (1, 5)}
+    return unknown_auroc(logits, found[0], features, found[1], *train) | few
 
 
 def _predict(trainer: Trainer, data: datasets.Dataset, collects: bool) -> tuple[PredictionOutput, np.ndarray, Any]:

@@ -1,4 +1,4 @@
-"""Harder training data: labels flipped at random, classes thinned out or left out."""
+"""Harder training data: labels flipped at random, classes thinned out or left out, examples kept out."""
 
 from dataclasses import replace
 
@@ -10,16 +10,18 @@ from .plan import Run
 
 SINGLE = "single_label_classification"
 UNKNOWN = "unknown"  # the split of the tested examples whose classes are left out
-UNKNOWN_STREAM = 1  # so that the choice of classes is no other draw's
+HELD_OUT = "held_out"  # the split of the training examples that a temperature is fitted on
+UNKNOWN_STREAM, HELD_OUT_STREAM = 1, 2  # so that these choices are no other draw's
 
 
 def spoil(
     run: Run, splits: datasets.DatasetDict, task: Task, data_args: DataArguments
 ) -> tuple[datasets.DatasetDict, Task, str]:
-    """Cuts the splits to size, leaves classes out and thins them, and flips labels, as the run says.
+    """Cuts the splits to size, leaves classes and examples out, thins classes and flips labels, as the run says.
 
     Returns:
-        The splits, the task of the classes that are left, and the name of the split to test on.
+        The splits, with `UNKNOWN` and `HELD_OUT` where the run has such examples; the task of the classes that are
+        left, and the name of the split to test on.
 
     Raises:
         ValueError: data that the run's settings don't go with.
@@ -29,8 +31,11 @@ def spoil(
     tested = "test" if "test" in splits and "labels" in splits["test"].column_names else "validation"
     if run.unknown_classes:
         splits, task = leave_out_classes(splits, task, tested, run.unknown_classes, run.seed)
-    if task.problem_type != SINGLE and (run.label_noise or run.class_imbalance > 1):
-        raise ValueError(f"label_noise and class_imbalance need one class an example; this is {task.problem_type}.")
+    if task.problem_type != SINGLE and (run.label_noise or run.class_imbalance > 1 or run.temperature_share):
+        raise ValueError(
+            "label_noise, class_imbalance and temperature_share need one class an example; this is "
+            f"{task.problem_type}."
+        )
     train = splits["train"]
     if run.class_imbalance > 1:
         train = train.select(thin_classes(np.asarray(train["labels"][:]), run.class_imbalance, run.seed))
@@ -38,6 +43,14 @@ def spoil(
     if run.label_noise:
         labels = np.asarray(train["labels"][:])
         train = relabelled(train, flip_labels(labels, run.label_noise, len(task.label_names), run.seed))
+    if run.temperature_share:
+        rows = np.random.default_rng([run.seed, HELD_OUT_STREAM]).permutation(len(train))
+        held_out = round(run.temperature_share * len(train))
+        if not 0 < held_out < len(train):
+            raise ValueError(
+                f"temperature_share={run.temperature_share} of {len(train)} examples keeps none out, or all."
+            )
+        splits[HELD_OUT], train = train.select(rows[:held_out]), train.select(np.sort(rows[held_out:]))
     splits["train"] = train
     return splits, task, tested
 

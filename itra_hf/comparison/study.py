@@ -13,6 +13,7 @@ from .variants import naming
 
 NUMBERS = ("mse", "mae", "r2")  # measures of regression alone
 CLASSES = ("accuracy", "f1_macro", "nll", "calibration_error", "brier_score")
+SINGLE = ("scatter_ratio", "selective_accuracy", "error_auroc")  # of one class an example alone
 
 
 def compare(plan: Plan) -> Comparison:
@@ -54,12 +55,14 @@ def check_labels(plan: Plan) -> None:
     model_args, data_args, _ = runs[0][1].arguments(plan.output_dir)
     task = infer_task(data_args, load_splits(data_args, model_args.cache_dir, model_args.token)["train"])
     check_unknown_classes(plan.args.unknown_classes, task)
+    if plan.args.temperature_share and task.problem_type != "single_label_classification":
+        raise ValueError(f"temperature_share needs one class an example; this is {task.problem_type}.")
     for variant, run in runs:
         if variant.aligns:
             with naming(variant.name):
                 check_alignment_fits(run.arguments(plan.output_dir)[2], task)
     kind = task.problem_type
     other = CLASSES if kind == "regression" else NUMBERS
-    scatter = () if kind == "single_label_classification" else ("scatter_ratio",)
-    if plan.args.metric in (*other, *scatter):
+    single = () if kind == "single_label_classification" else SINGLE
+    if plan.args.metric in (*other, *single):
         raise ValueError(f"metric={plan.args.metric!r} does not go with these labels, which are {kind}.")

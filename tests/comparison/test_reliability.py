@@ -4,10 +4,15 @@ import math
 
 import numpy as np
 import pytest
+from commands import examples, refused, write, write_config
 from scipy.special import softmax
 
+from itra_hf.cli import parse_comparison
+from itra_hf.comparison import run as running
 from itra_hf.comparison.few_examples import few_example_accuracy
+from itra_hf.comparison.run import build, measure
 from itra_hf.comparison.selective import selective_figures
+from itra_hf.comparison.spoiling import HELD_OUT
 from itra_hf.comparison.temperature import fit_temperature
 
 
@@ -26,7 +31,9 @@ def test_selective_figures_are_those_of_pairs_and_of_a_sorted_list(seed):
     logits, labels = made_up(seed)
     labels[:3] = -100  # not answered for
     found = selective_figures(logits, labels)
-    kept = [(softmax(row).max(), row.argmax() == label) for row, label in zip(logits, labels, strict=True) if label >= 0]
+    kept = [
+        (softmax(row).max(), row.argmax() == label) for row, label in zip(logits, labels, strict=True) if label >= 0
+    ]
     surest = sorted(kept, key=lambda each: -each[0])[: round(0.8 * len(kept))]
     assert found["selective_accuracy"] == pytest.approx(np.mean([right for _, right in surest]))
     pairs = [(one, other) for one, right in kept if right for other, wrong in kept if not wrong]
@@ -71,3 +78,67 @@ def test_few_examples_weigh_classes_alike():
     rows = [[1.0, 0.0]] * 90 + [[0.0, 1.0]] * 10 + [[1.0, 0.0]] * 10  # the last class looks like the first
     labels = np.repeat([0, 1, 2], [90, 10, 10])
     assert few_example_accuracy(np.array(rows), labels, 1, 0) == pytest.approx(2 / 3)
+
+
+# ---- Runs ----
+
+
+def plan_of(folder, model_folder, rows=None, **fields):
+    train, test = rows or (examples(60, 0), examples(45, 1))
+    files = {f"{name}_file": write(folder, f"{name}.jsonl", data) for name, data in (("train", train), ("test", test))}
+    files["validation_file"] = files["test_file"]
+    fields = {"max_steps": 3, "equal_compute": "none", "seeds": "[1]", **files, **fields}
+    return parse_comparison([write_config(folder, model_folder, **fields)])
+
+
+def test_a_run_keeps_examples_out_and_measures_with_the_temperature_that_fits_them(model_folder, tmp_path, monkeypatch):
+    fitted = []
+    monkeypatch.setattr(running, "fit_temperature", lambda *arrays: fitted.append(arrays) or 2.0)
+    plan = plan_of(tmp_path, model_folder, temperature_share=0.1, max_train_samples="[40]", label_noise=0.5)
+    plain, own = (measure(run, tmp_path) for run in plan.runs())
+    assert plain["trained"] == own["trained"] == 36
+    (logits, labels), (_, same) = fitted
+    assert logits.shape == (4, 3)
+    assert labels.tolist() == same.tolist()
+    for found in (plain, own):
+        figures = found["metrics"]
+        assert figures["nll_scaled"] != figures["nll"]
+        assert 0 <= figures["calibration_error_scaled"] <= 1
+        assert 0 <= figures["selective_accuracy"] <= 1
+
+
+def test_what_is_kept_out_is_not_trained_on(model_folder, tmp_path):
+    rows = [{"text": f"news {number}", "label": "red" if number % 2 else "blue"} for number in range(40)]
+    run = next(plan_of(tmp_path, model_folder, (rows, rows[:10]), temperature_share=0.25).runs())
+    trainer, _, _, others = build(run, tmp_path)
+    trained, kept = (sorted(map(tuple, data["input_ids"][:])) for data in (trainer.train_dataset, others[HELD_OUT]))
+    assert (len(trained), len(kept)) == (30, 10)
+    whole, *_ = build(next(plan_of(tmp_path, model_folder, (rows, rows[:10])).runs()), tmp_path)
+    assert sorted(trained + kept) == sorted(map(tuple, whole.train_dataset["input_ids"][:]))
+
+
+def test_left_out_classes_are_learnt_from_a_few_examples(model_folder, tmp_path):
+    colours = ["red", "blue", "green", "grey"]
+    rows = [{"text": f"a {colours[number % 4]} thing", "label": colours[number % 4]} for number in range(80)]
+    plan = plan_of(tmp_path, model_folder, (rows, rows), unknown_classes=2)
+    figures = measure(next(plan.runs()), tmp_path)["metrics"]
+    assert {"new_classes_1", "new_classes_5"} <= set(figures)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature_share": 1.0}, "temperature_share=1.0 must be from 0 to below 1"),
+        ({"metric": "nll_scaled"}, "metric='nll_scaled' needs temperature_share above 0"),
+        ({"metric": "new_classes_5"}, "metric='new_classes_5' needs unknown_classes >= 1"),
+    ],
+)
+def test_what_can_not_be_measured_is_refused(fields, message, model_folder, tmp_path, capsys):
+    config = write_config(tmp_path, model_folder, train_file="x.csv", **fields)
+    assert message in refused(["compare", config], capsys)
+
+
+def test_a_share_of_no_example_is_an_error(model_folder, tmp_path):
+    run = next(plan_of(tmp_path, model_folder, temperature_share=0.001).runs())
+    with pytest.raises(ValueError, match=r"temperature_share=0.001 of 60 examples keeps none out, or all"):
+        build(run, tmp_path)

@@ -41,7 +41,8 @@ def test_noise_without_classes_is_refused(model_folder, tmp_path):
     data = examples(30, 0, lambda name, i: i / 7)
     plain, *_ = plan_of(tmp_path, model_folder, data, label_noise=0.1, alignment="marginal").runs()
     with pytest.raises(
-        ValueError, match="label_noise and class_imbalance need one class an example; this is regression"
+        ValueError,
+        match="temperature_share need one class an example; this is regression",
     ):
         build(plain, tmp_path)
 

@@ -10,7 +10,7 @@ from itra_hf.cli import parse_comparison
 from itra_hf.comparison import run as running
 from itra_hf.comparison import schedule
 from itra_hf.comparison.run import build, measure
-from itra_hf.comparison.spoiling import leave_out_classes
+from itra_hf.comparison.spoiling import UNKNOWN, leave_out_classes
 from itra_hf.comparison.unknown import (
     energy_scores,
     mahalanobis_scores,
@@ -198,7 +198,8 @@ def test_the_scores_get_logits_and_features_of_the_right_rows(model_folder, tmp_
     monkeypatch.setattr(running, "build", lambda *args: made.append(build(*args)) or made[-1])
     measure(next(plan_of(tmp_path, model_folder, unknown_classes=1, max_train_samples="[21]").runs()), tmp_path)
     ((known, unknown, known_features, unknown_features, train_features, labels),) = got
-    trainer, tested, task, left_out = made[0]
+    trainer, tested, task, others = made[0]
+    left_out = others[UNKNOWN]
     assert trainer.model.config.num_labels == len(task.label_names) == 2
     assert (len(known), len(unknown), len(train_features)) == (40, 20, 21)
     assert labels.tolist() == trainer.train_dataset["labels"][:]
@@ -217,9 +218,9 @@ def test_all_variants_of_a_seed_leave_out_the_same(model_folder, tmp_path):
     )
     names = {}
     for run in plan.runs():
-        *_, task, unknown = build(run, tmp_path)
+        *_, task, others = build(run, tmp_path)
         names.setdefault(run.seed, set()).add(tuple(task.label_names))
-        assert len(unknown) == 20
+        assert len(others[UNKNOWN]) == 20
     assert all(len(each) == 1 for each in names.values())
     assert len(set.union(*names.values())) > 1
 
@@ -227,16 +228,16 @@ def test_all_variants_of_a_seed_leave_out_the_same(model_folder, tmp_path):
 def test_without_a_test_file_the_unknown_rows_are_those_held_out(model_folder, tmp_path):
     train = write(tmp_path, "train.jsonl", examples(90, 0))
     plan = parse_comparison([write_config(tmp_path, model_folder, train_file=train, max_steps=1, unknown_classes=1)])
-    trainer, tested, _, unknown = build(next(plan.runs()), tmp_path)
-    assert (len(trainer.train_dataset), len(tested), len(unknown)) == (54, 6, 3)
+    trainer, tested, _, others = build(next(plan.runs()), tmp_path)
+    assert (len(trainer.train_dataset), len(tested), len(others[UNKNOWN])) == (54, 6, 3)
     assert tested is trainer.eval_dataset
 
 
 @pytest.mark.parametrize("most", [12, 30])
 def test_the_test_split_is_cut_to_size_before_it_is_divided(most, model_folder, tmp_path):
     run = next(plan_of(tmp_path, model_folder, unknown_classes=1, max_predict_samples=most).runs())
-    _, tested, _, unknown = build(run, tmp_path)
-    assert len(tested) + len(unknown) == most
+    _, tested, _, others = build(run, tmp_path)
+    assert len(tested) + len(others[UNKNOWN]) == most
 
 
 # ---- Refusals before the first run ----

@@ -241,3 +241,58 @@ def test_a_condition_runs_and_leaves_its_figures(load, tmp_path, monkeypatch):
     assert (left["corpus"], left["size"], left["args"], left["tested"]) == ("reuters-r8", 20, {"label_noise": 0.2}, 40)
     assert list(left["figures"]) == [PLAIN, "ITRA"]
     assert set(MEASURES) <= set(left["figures"]["ITRA"])
+
+
+# ---- Against what costs nothing ----
+
+
+def test_the_protocol_has_seeds_of_its_own_and_names_what_is_run(load):
+    protocol, others = load("protocol"), SEARCHED | set(load("run").SEEDS) | set(load("mechanism").SEEDS)
+    seeds = set(protocol.SEEDS) | set(protocol.TUNING_SEEDS)
+    assert len(seeds) == len(protocol.SEEDS) + len(protocol.TUNING_SEEDS)
+    assert not seeds & others
+    plan = (FOLDER / "protocol.md").read_text(encoding="utf-8")
+    assert all(f"`{name.split('-')[0]}`" in plan for name in protocol.CONDITIONS)
+    assert f"{protocol.SEEDS[0]} to {protocol.SEEDS[-1]}" in plan
+
+
+def test_every_run_of_the_protocol_builds_its_settings(load, tmp_path, monkeypatch):
+    protocol = load("protocol")
+    monkeypatch.setattr(protocol, "OUTPUT", tmp_path)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(protocol, "read_corpus", lambda corpus: {})
+    monkeypatch.setattr(protocol, "write_splits", lambda name, splits: {"train_file": "documents.csv"})
+    for name, condition in protocol.CONDITIONS.items():
+        variants = [*protocol.VARIANTS, *(protocol.FURTHER if condition.further else ())]
+        runs = list(protocol.runs_of(name, [501], [*protocol.VARIANTS, *protocol.FURTHER]))
+        assert [run.variant for run in runs] == variants
+        assert {run.temperature_share for run in runs} == {0.1}
+
+
+def test_the_protocol_s_second_batch_is_the_package_s_default(load):
+    settings, defaults = load("protocol").SECOND_BATCH, AlignmentArguments()
+    assert defaults.companion == "auto"  # which is a second batch of these
+    assert defaults.alignment == "auto"  # which is conditional for classes
+    for name in settings.keys() - {"companion", "alignment"}:
+        assert settings[name] == getattr(defaults, name)
+
+
+def test_corpora_of_the_protocol_keep_their_splits_apart(load):
+    protocol = load("protocol")
+    for corpus, classes in (("tweets", 2), ("r52-frequent", 15), ("20newsgroups", 20)):
+        splits = protocol.read_corpus(corpus)
+        assert len(set(splits["train"].Category)) == classes
+        assert set(splits["test"].Category) <= set(splits["train"].Category)
+    tweets = protocol.read_corpus("tweets")
+    assert not set(tweets["train"].Text) & set(tweets["test"].Text)
+    assert len(tweets["train"]) / (len(tweets["train"]) + len(tweets["test"])) == pytest.approx(0.7, abs=0.001)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("protocol/*/*.json")), ids=lambda path: path.stem)
+def test_each_run_of_the_protocol_is_one_of_the_plan(path, load):
+    protocol, run = load("protocol"), json.loads(path.read_text(encoding="utf-8"))
+    condition = protocol.CONDITIONS[path.parent.name]
+    assert run["variant"] in {**protocol.VARIANTS, **(protocol.FURTHER if condition.further else {})}
+    assert run["seed"] in protocol.SEEDS[: condition.seeds]
+    assert path.stem == f"{run['variant']}-{run['seed']}"
+    assert {"nll_scaled", "selective_accuracy", "scatter_ratio"} <= set(run["figures"])
