@@ -13,6 +13,7 @@ import pyarrow as pa
 from .decoding import BYTE_ORDER_MARK, check_beginning, undecodable
 
 BLANK = re.compile(r"[ \t\r\n]*")
+REST = re.compile(r"[ \t\r]*")  # of a line
 UNFIT = re.compile("[\0\ud800-\udfff]")  # in names of columns
 INEXACT = "whole numbers of more than 53 bits among fractions or NaN"
 UNSTORABLE = "a number of more than 64 bits or half of a surrogate pair"
@@ -104,6 +105,9 @@ def _values(path: str, text: str, decoder: json.JSONDecoder) -> list[Any]:
             row = None if text[place] == "[" else len(values) + 1  # of a list, only the line is known
             raise _broken(path, text, row, error) from None
         values.append(value)
+        rest = REST.match(text, end).end()  # type: ignore[union-attr]
+        if not isinstance(values[0], list) and text[rest : rest + 1] not in ("", "\n"):
+            raise _broken(path, text, len(values), json.JSONDecodeError("Extra data", text, rest))
         place = BLANK.match(text, end).end()  # type: ignore[union-attr]
     if not values:
         raise ValueError(f"{path} is empty.")
