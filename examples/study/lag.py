@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from cells import PLAIN, TITLES, Figures, cell, difference, read_figures
 
-from itra_hf.comparison.measures import BY_NAME, Measure, PairedDifference, show
+from itra_hf.comparison.measures import BY_NAME, Measure, PairedDifference, paired_difference, show
 from itra_hf.comparison.report import Rows, markdown_table
 from itra_hf.reports import drawing
 
@@ -24,6 +24,22 @@ CONDITIONS = {
     "20newsgroups-4000-short": "20 newsgroups, 4,000, 2 epochs",
 }
 DEFAULT = "average-0.97-late-rising"  # the package's defaults
+FEWEST, WHOLE = 3, 10  # seeds of a row, and of a condition that is whole
+TOGETHER = "**together, those with ten seeds**"
+MEMORY = "memory-256-late-rising"
+# What the page says of pairs of cells.
+PAIRS = (
+    ("20newsgroups-200", "average-0.97", "average-0"),
+    ("20newsgroups-200", "average-0.97", "average-0.9"),
+    ("20newsgroups-200", "average-0.97", "average-0.99"),
+    ("20newsgroups-200", DEFAULT, "smoothing"),
+    ("reuters-r8-1000-short", DEFAULT, "smoothing"),
+    ("20newsgroups-200", DEFAULT, MEMORY),
+    ("reuters-r8-1000-short", DEFAULT, MEMORY),
+    ("reuters-r8-200", DEFAULT, MEMORY),
+    (TOGETHER, DEFAULT, MEMORY),
+    ("reuters-r8-1000-short", "memory-256-corrected", "memory-256"),
+)
 KINDS = {"average": "averaged weights", "snapshot": "old weights", "memory": "memory"}
 
 
@@ -71,18 +87,49 @@ def table(condition: str, baseline: str = PLAIN) -> str:
 
 
 def summary(variant: str) -> str:
-    """A cell against the plain Trainer, a row a condition that has it."""
+    """A cell against the plain Trainer, a row a condition that has a few seeds of it, and one for all whole ones."""
     heads = ["training documents", "Trainer's accuracy", *(TITLES.get(each.name, each.title) for each in MEASURES)]
     rows: Rows = [[*heads, "seeds"]]
-    for condition, title in CONDITIONS.items():
-        figures = read_runs(condition)
-        if variant not in figures:
-            continue
-        plain = float(np.mean([figures[PLAIN]["accuracy"][seed] for seed in figures[variant]["accuracy"]]))
-        found = {each: difference(figures, variant, each) for each in MEASURES if each.name in figures[PLAIN]}
+    groups = {title: [name] for name, title in CONDITIONS.items() if seeds_of(name, variant) >= FEWEST}
+    whole = [name for name in CONDITIONS if seeds_of(name, variant) >= WHOLE]
+    for title, names in [*groups.items(), (TOGETHER, whole)]:
+        shared = [each for each in MEASURES if all(each.name in read_runs(name)[PLAIN] for name in names)]
+        found = {each: together(names, variant, PLAIN, each) for each in shared}
+        plain = float(np.mean(list(means_by_seed(names, PLAIN, "accuracy", variant).values())))
         cells = [cell(found[each], each) if each in found else "" for each in MEASURES]
         rows.append([title, show(BY_NAME["accuracy"], plain), *cells, str(next(iter(found.values())).seeds)])
     return markdown_table(rows, escape=False)
+
+
+def between(pairs: Sequence[tuple[str, str, str]]) -> str:
+    """One cell minus another, a row a pair, over a condition or over all whole ones."""
+    rows: Rows = [["", "over", "seeds", *(TITLES.get(each.name, each.title) for each in MEASURES)]]
+    for over, variant, baseline in pairs:
+        names = [name for name in CONDITIONS if seeds_of(name, variant) >= WHOLE] if over == TOGETHER else [over]
+        shared = [each for each in MEASURES if all(each.name in read_runs(name)[variant] for name in names)]
+        found = {each: together(names, variant, baseline, each) for each in shared}
+        cells = [cell(found[each], each) if each in found else "" for each in MEASURES]
+        seeds = str(next(iter(found.values())).seeds)
+        rows.append([f"`{variant}` minus `{baseline}`", CONDITIONS.get(over, over), seeds, *cells])
+    return markdown_table(rows, escape=False)
+
+
+def seeds_of(condition: str, variant: str) -> int:
+    """How many runs a condition has of a cell."""
+    return len(read_runs(condition).get(variant, {}).get("accuracy", {}))
+
+
+def means_by_seed(names: Sequence[str], variant: str, measure: str, also: str) -> dict[int, float]:
+    """A cell's means over conditions, for the seeds that all of them have of it and of another one."""
+    figures = [read_runs(name) for name in names]
+    seeds = set.intersection(*(set(each[part][measure]) for each in figures for part in (variant, also)))
+    return {seed: float(np.mean([each[variant][measure][seed] for each in figures])) for seed in sorted(seeds)}
+
+
+def together(names: Sequence[str], variant: str, baseline: str, measure: Measure) -> PairedDifference:
+    """A cell minus another, each seed's mean over conditions counting once."""
+    own = means_by_seed(names, variant, measure.name, also=baseline)
+    return paired_difference(own, means_by_seed(names, baseline, measure.name, also=variant), measure.better)
 
 
 def draw(condition: str) -> None:

@@ -197,6 +197,7 @@ def main() -> None:
     results = read_results(FOLDER / "results")
     put(README, "study", lag.summary(lag.DEFAULT))
     put(PAGE, "defaults", lag.summary(lag.DEFAULT))
+    put(PAGE, "between", lag.between(lag.PAIRS))
     put(PAGE, "study", main_table(results))
     put(PAGE, "first", main_table(read_results(FOLDER / "first")))
     put(PAGE, "others", others_table(results))

@@ -179,6 +179,7 @@ def test_the_page_has_the_tables_of_the_mechanism(load):
     lag, page = load("lag"), (FOLDER / "README.md").read_text(encoding="utf-8")
     for condition in lag.conditions():
         assert lag.table(condition) in page
+    assert lag.between(lag.PAIRS) in page
     for text in (page, (ROOT / "README.md").read_text(encoding="utf-8")):
         assert lag.summary(lag.DEFAULT) in text
 
