@@ -1,6 +1,7 @@
 """Does alignment help, against what costs nothing? The runs that `protocol.md` plans, kept one small file each.
 
     python -m examples.study protocol [CONDITION ...] [--seeds N] [--variants NAME ...]
+    python -m examples.study protocol --tune   # what chose the learning rate for the tweets
 
 What is there is not run again. Each run takes one core: start this as many times as there are cores.
 """
@@ -74,6 +75,7 @@ class Condition(NamedTuple):
     further: bool = False
 
 
+RATES = (1e-4, 2e-4, 3e-4)  # tried for the tweets
 NOISE, UNKNOWN = {"label_noise": 0.2}, {"unknown_classes": 5}
 TWEETS_RATE = 2e-4
 # In the order in which they are run.
@@ -131,12 +133,30 @@ def runs_of(name: str, seeds: list[int], variants: list[str]) -> Iterator[Run]:
     return (run for run in plan.runs() if run.variant in chosen)
 
 
+def tuning_runs() -> Iterator[Run]:
+    """The plain runs that choose the tweets' learning rate, on training documents alone."""
+    rows = read_tweets()["train"]
+    files = write_splits("tweets-tuning", {"train": rows.iloc[TESTED:], "test": rows.iloc[:TESTED]})
+    asked = ComparisonArguments(
+        seeds=TUNING_SEEDS, max_train_samples=[200], equal_compute="none", temperature_share=0.1
+    )
+    common = COMMON | files | {"num_train_epochs": CONDITIONS["few-tweets"].epochs, "max_seq_length": 32}
+    variants = {f"rate-{rate:g}": {"trainer": "Trainer", "learning_rate": rate} for rate in RATES}
+    plan = make_plan(asked, common, variants, str(OUTPUT / "protocol" / "tuning"))
+    return (run for run in plan.runs() if run.variant in variants)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="CONDITION", help=f"of: {', '.join(CONDITIONS)}")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many, from the first")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help="the further ones are run where named")
+    parser.add_argument("--tune", action="store_true", help="make the runs that choose a learning rate, and no others")
     options = parser.parse_args()
+    if options.tune:
+        for run in tuning_runs():
+            finish(run, RESULTS / "tuning", OUTPUT / "protocol" / "tuning")
+        return
     for name in options.names or CONDITIONS:
         seeds = SEEDS[: min(options.seeds, CONDITIONS[name].seeds)]
         for run in runs_of(name, seeds, options.variants):

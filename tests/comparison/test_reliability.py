@@ -74,6 +74,22 @@ def test_few_examples_are_the_same_for_all_models_and_leave_small_classes_out():
     assert few_example_accuracy(features, labels, 10, 3) is None
 
 
+@pytest.mark.parametrize("examples_each", [1, 3])
+def test_few_examples_are_tested_on_the_others_one_by_one(examples_each):
+    random, labels = np.random.default_rng(4), np.repeat([0, 1, 2], [6, 9, 5])
+    features = random.normal(size=(20, 3)) + np.eye(3)[labels]
+    rows, draws, wanted = [row / math.dist(row, [0] * 3) for row in features], np.random.default_rng(7), []
+    for _ in range(20):
+        known = {each: draws.choice(np.flatnonzero(labels == each), examples_each, False) for each in (0, 1, 2)}
+        means = {each: np.mean([rows[index] for index in known[each]], axis=0) for each in known}
+        right = {0: [], 1: [], 2: []}
+        for index in set(range(20)) - {each for drawn in known.values() for each in drawn}:
+            nearest = min(means, key=lambda each, index=index, means=means: math.dist(means[each], rows[index]))
+            right[labels[index]].append(nearest == labels[index])
+        wanted.append(np.mean([np.mean(each) for each in right.values()]))
+    assert few_example_accuracy(features, labels, examples_each, 7) == pytest.approx(np.mean(wanted))
+
+
 def test_few_examples_weigh_classes_alike():
     rows = [[1.0, 0.0]] * 90 + [[0.0, 1.0]] * 10 + [[1.0, 0.0]] * 10  # the last class looks like the first
     labels = np.repeat([0, 1, 2], [90, 10, 10])

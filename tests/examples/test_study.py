@@ -289,7 +289,18 @@ def test_corpora_of_the_protocol_keep_their_splits_apart(load):
     assert len(tweets["train"]) / (len(tweets["train"]) + len(tweets["test"])) == pytest.approx(0.7, abs=0.001)
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("protocol/*/*.json")), ids=lambda path: path.stem)
+def test_the_tweets_learning_rate_is_the_best_of_those_tried(load):
+    protocol, cells = load("protocol"), load("cells")
+    figures = cells.read_figures(FOLDER / "protocol" / "tuning")
+    losses = {}
+    for rate in protocol.RATES:
+        by_seed = figures[f"rate-{rate:g}"]["nll"]
+        assert sorted(by_seed) == protocol.TUNING_SEEDS
+        losses[rate] = sum(by_seed.values())
+    assert min(losses, key=losses.get) == protocol.TWEETS_RATE
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("protocol/[fns]*/*.json")), ids=lambda path: path.stem)
 def test_each_run_of_the_protocol_is_one_of_the_plan(path, load):
     protocol, run = load("protocol"), json.loads(path.read_text(encoding="utf-8"))
     condition = protocol.CONDITIONS[path.parent.name]
