@@ -77,7 +77,7 @@ class Condition(NamedTuple):
 
 RATES = (1e-4, 2e-4, 3e-4)  # tried for the tweets
 NOISE, UNKNOWN = {"label_noise": 0.2}, {"unknown_classes": 5}
-TWEETS_RATE = 2e-4
+TWEETS_RATE = 1e-4
 # In the order in which they are run.
 CONDITIONS = {
     "few-20newsgroups": Condition("20newsgroups", 200, 12.0, 3e-4, harder=UNKNOWN, further=True),
