@@ -115,8 +115,9 @@ def between(pairs: Sequence[tuple[str, str, str]]) -> str:
 
 
 def seeds_of(condition: str, variant: str) -> int:
-    """How many runs a condition has of a cell."""
-    return len(read_runs(condition).get(variant, {}).get("accuracy", {}))
+    """How many runs a condition has of a cell that have a plain one beside them."""
+    figures = read_runs(condition)
+    return len(set.intersection(*(set(figures.get(each, {}).get("accuracy", {})) for each in (variant, PLAIN))))
 
 
 def means_by_seed(names: Sequence[str], variant: str, measure: str, also: str) -> dict[int, float]:
