@@ -206,7 +206,7 @@ def test_the_studys_late_rising_weight_is_the_packages(load):
 
 
 @pytest.mark.slow
-def test_a_run_of_the_mechanism_is_made_once(load, tmp_path, monkeypatch):
+def test_a_run_of_the_mechanism_is_made_once(load, tmp_path, monkeypatch, capsys):
     mechanism = load("mechanism")
     monkeypatch.syspath_prepend(FOLDER)
     model = save_model(tmp_path / "model", BertModel, BertConfig, pad_token="[PAD]")
@@ -219,8 +219,9 @@ def test_a_run_of_the_mechanism_is_made_once(load, tmp_path, monkeypatch):
     tiny = mechanism.Condition("20newsgroups", 24, 8.0, 1e-3, 5, cells)
     monkeypatch.setattr(mechanism, "CONDITIONS", {"tiny": tiny})
     for run in mechanism.runs_of("tiny", [201]):
-        assert mechanism.finish("tiny", run) == "done"
-        assert mechanism.finish("tiny", run) == "is there"
+        for printed in (f"tiny {run.variant}-201 done\n", ""):
+            mechanism.finish(run, tmp_path / "results" / "tiny", tmp_path / "output" / "mechanism" / "tiny")
+            assert capsys.readouterr().out == printed
         left = json.loads((tmp_path / "results" / "tiny" / f"{run.variant}-201.json").read_text(encoding="utf-8"))
         assert left["trained"] == 24
         assert ("cosine_now" in left) == run.variant.startswith("cosine")
