@@ -71,14 +71,15 @@ _Dumper.add_representer(Written, _represent_written)
 _Dumper.add_representer(str, _represent_text)
 
 
-def replace_written(value: Any, change: Callable[[Written], Any]) -> Any:
-    """A value with something else for each `Written` scalar in it."""
+def replace_written(value: Any, change: Callable[[Written], Any], keys: bool = True) -> Any:
+    """A value with something else for each `Written` scalar in it, with or without the keys of its mappings."""
     if isinstance(value, Written):
         return change(value)
     if isinstance(value, list):
-        return [replace_written(each, change) for each in value]
+        return [replace_written(each, change, keys) for each in value]
     if isinstance(value, dict):
-        return {replace_written(key, change): replace_written(each, change) for key, each in value.items()}
+        pairs = ((replace_written(key, change) if keys else key, each) for key, each in value.items())
+        return {key: replace_written(each, change, keys) for key, each in pairs}
     return value
 
 

@@ -50,7 +50,6 @@ def save_alignment(folder: str, run: RunState, should_save: bool) -> None:
     """
     weight, aligner = run.weight, run.aligner
     weight.settle()
-    Path(folder).mkdir(parents=True, exist_ok=True)  # where weights are sharded nothing has been written yet
     state = run.watch.state_dict(average(aligner.accelerator, run.watch.sums.clone()))
     if should_save:
         content = {
@@ -65,6 +64,7 @@ def save_alignment(folder: str, run: RunState, should_save: bool) -> None:
         if run.average_weights is not None:  # the same on all processes
             save_file(run.average_weights.state_dict(), Path(folder) / AVERAGE_NAME)
     if aligner.memory is not None and (should_save or _is_own(aligner)):
+        Path(folder).mkdir(parents=True, exist_ok=True)
         save_file(aligner.memory.state_dict(), _memory_path(folder, aligner))
 
 

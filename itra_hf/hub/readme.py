@@ -5,6 +5,7 @@ counts; if both were, the one on disk, for the repository keeps the history of i
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,8 +27,8 @@ CARD_NAME = "README.md"
 BEGIN = "<!-- itra_hf writes what follows anew at each push, up to its end mark; write your own before or after it. -->"
 END = "<!-- itra_hf ends here. -->"
 # The digests of the repository's README at that time and of this one, and the marks of what was found. Earlier versions
-# had other digests, without a colon.
-NOTE = re.compile(r"\s*<!-- (?:([0-9a-f]*):([0-9a-f]*)|[0-9a-f ]*)/([0-9a-f ]*) -->")
+# had fingerprints instead, without a colon, of which the last is of the README itself.
+NOTE = re.compile(r"\s*<!-- (?:([0-9a-f]*):([0-9a-f]*)|[0-9a-f ]*?([0-9a-f]*))/([0-9a-f ]*) -->")
 REPLACED_KEYS = ("model-index", "metrics", "library_name")  # of the metadata: they are the last run's
 
 
@@ -42,6 +43,7 @@ class KeptParts:
     generated: bool = False  # whether there was a generated part, so that results in the metadata are the last run's
     seen: str = ""  # the digest of the repository's README when this one was written
     written: str = ""  # the digest of this one when it was written
+    fingerprint: str = ""  # the same, of an earlier version
 
 
 def decode_card(content: bytes) -> str:
@@ -75,17 +77,32 @@ def choose_card(local: str | None, remote: str | None) -> KeptParts:
     seen = digest(remote)
     if seen in (mine.seen, mine.written, digest(local or "")):
         return replace(mine, seen=seen)
-    unknown = mine.generated and not mine.written
-    edited = not unknown and (mine.written != digest(local or "") if mine.generated else mine != KeptParts())
-    if (edited or unknown) and theirs != KeptParts():
-        where = "here counts; the other is in the repository's history" if edited else "there counts"
-        logger.warning(f"{CARD_NAME} was edited here and in the repository, as far as it tells. The one {where}.")
+    edited = mine != KeptParts() if not mine.generated else mine.written != digest(local or "")
+    if mine.fingerprint:
+        edited = mine.fingerprint != fingerprint(mine)
+    if edited and theirs != KeptParts():
+        logger.warning(
+            f"{CARD_NAME} was edited here and in the repository, as far as it tells. The one here counts; the other is "
+            "in the repository's history."
+        )
     return replace(mine if edited else theirs, seen=seen)
 
 
 def digest(content: str) -> str:
     """A hash of a README, whatever its white space and its digests."""
     return hashlib.sha256("".join(NOTE.sub("", content).split()).encode()).hexdigest()[:16]
+
+
+def fingerprint(kept: KeptParts) -> str:
+    """What an earlier version hashed: the user's text and metadata, as a library writes them by their meaning."""
+    data = {}
+    for key in kept.data.keys() - set(REPLACED_KEYS):
+        source = kept.sources[key]
+        as_dumped = dump(yaml.safe_load(source)) == source
+        plain = replace_written(kept.data[key], lambda written: written.meaning, keys=False)
+        data[key] = plain if as_dumped else "".join(source.split())
+    text = "".join((kept.before + BEGIN + kept.after).split()) + json.dumps(data, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def stamp(content: str, seen: str) -> str:
@@ -102,9 +119,9 @@ def split_card(content: str | None) -> KeptParts:
     generated, ended, after = rest.partition(END)
     if not (begun and ended):  # a mark alone would later take the text after it for a generated part
         return KeptParts(data, sources, text.replace(BEGIN, "").strip())
-    seen, written, marks = match.groups(default="") if (match := NOTE.match(generated)) else ("", "", "")
+    seen, written, earlier, marks = match.groups(default="") if (match := NOTE.match(generated)) else [""] * 4
     data = {key: own for key, value in data.items() if (own := _own(key, value, marks.split())) is not None}
-    return KeptParts(data, sources, before.strip(), after.strip(), True, seen, written)
+    return KeptParts(data, sources, before.strip(), after.strip(), True, seen, written, earlier)
 
 
 def _read_metadata(content: str) -> tuple[dict[str, Any], dict[str, str], str]:
