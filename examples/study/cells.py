@@ -2,10 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from itra_hf.comparison.measures import Measure, PairedDifference, paired_difference, show
@@ -54,14 +55,17 @@ def _run(run: Run, path: Path, folder: Path) -> str:
 
 
 def small(result: Mapping[str, Any]) -> str:
-    """A run's figures to five digits, and the matching weight over training, in one short file."""
-    weights = [float(f"{entry['matching_weight']:.3g}") for entry in result["log"] if "matching_weight" in entry]
+    """A run's figures to five digits, and the loss and the matching weight over training, in one short file."""
+    losses, weights = (
+        [float(f"{entry[name]:.3g}") for entry in result["log"] if name in entry]
+        for name in ("loss", "matching_weight")
+    )
     kept = {name: result[name] for name in ("variant", "seed", "steps", "trained", "tested")}
     for name in ("cosine_then", "cosine_now"):
         if found := [float(f"{entry[name]:.4g}") for entry in result["log"] if name in entry]:
             kept[name] = found
     figures = {name: float(f"{value:.5g}") for name, value in result["metrics"].items() if value is not None}
-    return json.dumps({**kept, "figures": figures, "matching_weights": weights}) + "\n"
+    return json.dumps({**kept, "figures": figures, "losses": losses, "matching_weights": weights}) + "\n"
 
 
 def read_figures(folder: Path) -> Figures:
@@ -77,6 +81,18 @@ def read_figures(folder: Path) -> Figures:
 def difference(figures: Figures, variant: str, measure: Measure, baseline: str = PLAIN) -> PairedDifference:
     """A variant minus another, paired by seed."""
     return paired_difference(figures[variant][measure.name], figures[baseline][measure.name], measure.better)
+
+
+def means_by_seed(group: Sequence[Figures], variant: str, measure: str, also: str) -> dict[int, float]:
+    """A variant's means over conditions, for the seeds that all of them have of it and of another one."""
+    seeds = set.intersection(*(set(each[part][measure]) for each in group for part in (variant, also)))
+    return {seed: float(np.mean([each[variant][measure][seed] for each in group])) for seed in sorted(seeds)}
+
+
+def together(group: Sequence[Figures], variant: str, measure: Measure, baseline: str = PLAIN) -> PairedDifference:
+    """A variant minus another, each seed's mean over conditions counting once."""
+    own = means_by_seed(group, variant, measure.name, also=baseline)
+    return paired_difference(own, means_by_seed(group, baseline, measure.name, also=variant), measure.better)
 
 
 def cell(found: PairedDifference, measure: Measure) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from cells import PLAIN, TITLES, Figures, cell, difference, read_figures
+from cells import PLAIN, TITLES, Figures, cell, difference, means_by_seed, read_figures, together
 
-from itra_hf.comparison.measures import BY_NAME, Measure, PairedDifference, paired_difference, show
+from itra_hf.comparison.measures import BY_NAME, Measure, PairedDifference, show
 from itra_hf.comparison.report import Rows, markdown_table
 from itra_hf.reports import drawing
 
@@ -93,9 +93,10 @@ def summary(variant: str) -> str:
     groups = {title: [name] for name, title in CONDITIONS.items() if seeds_of(name, variant) >= FEWEST}
     whole = [name for name in CONDITIONS if seeds_of(name, variant) >= WHOLE]
     for title, names in [*groups.items(), (TOGETHER, whole)]:
-        shared = [each for each in MEASURES if all(each.name in read_runs(name)[PLAIN] for name in names)]
-        found = {each: together(names, variant, PLAIN, each) for each in shared}
-        plain = float(np.mean(list(means_by_seed(names, PLAIN, "accuracy", variant).values())))
+        group = [read_runs(name) for name in names]
+        shared = [each for each in MEASURES if all(each.name in figures[PLAIN] for figures in group)]
+        found = {each: together(group, variant, each) for each in shared}
+        plain = float(np.mean(list(means_by_seed(group, PLAIN, "accuracy", variant).values())))
         cells = [cell(found[each], each) if each in found else "" for each in MEASURES]
         rows.append([title, show(BY_NAME["accuracy"], plain), *cells, str(next(iter(found.values())).seeds)])
     return markdown_table(rows, escape=False)
@@ -106,8 +107,9 @@ def between(pairs: Sequence[tuple[str, str, str]]) -> str:
     rows: Rows = [["", "over", "seeds", *(TITLES.get(each.name, each.title) for each in MEASURES)]]
     for over, variant, baseline in pairs:
         names = [name for name in CONDITIONS if seeds_of(name, variant) >= WHOLE] if over == TOGETHER else [over]
-        shared = [each for each in MEASURES if all(each.name in read_runs(name)[variant] for name in names)]
-        found = {each: together(names, variant, baseline, each) for each in shared}
+        group = [read_runs(name) for name in names]
+        shared = [each for each in MEASURES if all(each.name in figures[variant] for figures in group)]
+        found = {each: together(group, variant, each, baseline) for each in shared}
         cells = [cell(found[each], each) if each in found else "" for each in MEASURES]
         seeds = str(next(iter(found.values())).seeds)
         rows.append([f"`{variant}` minus `{baseline}`", CONDITIONS.get(over, over), seeds, *cells])
@@ -118,19 +120,6 @@ def seeds_of(condition: str, variant: str) -> int:
     """How many runs a condition has of a cell that have a plain one beside them."""
     figures = read_runs(condition)
     return len(set.intersection(*(set(figures.get(each, {}).get("accuracy", {})) for each in (variant, PLAIN))))
-
-
-def means_by_seed(names: Sequence[str], variant: str, measure: str, also: str) -> dict[int, float]:
-    """A cell's means over conditions, for the seeds that all of them have of it and of another one."""
-    figures = [read_runs(name) for name in names]
-    seeds = set.intersection(*(set(each[part][measure]) for each in figures for part in (variant, also)))
-    return {seed: float(np.mean([each[variant][measure][seed] for each in figures])) for seed in sorted(seeds)}
-
-
-def together(names: Sequence[str], variant: str, baseline: str, measure: Measure) -> PairedDifference:
-    """A cell minus another, each seed's mean over conditions counting once."""
-    own = means_by_seed(names, variant, measure.name, also=baseline)
-    return paired_difference(own, means_by_seed(names, baseline, measure.name, also=variant), measure.better)
 
 
 def draw(condition: str) -> None:

@@ -46,6 +46,8 @@ MEASURES = (
     Measure("unknown_neighbours", "unknown classes by neighbours, AUROC", "higher", "points"),
     Measure("new_classes_1", "left-out classes from 1 example each, accuracy", "higher", "points"),
     Measure("new_classes_5", "left-out classes from 5 examples each, accuracy", "higher", "points"),
+    Measure("new_classes_1_propagated", "the same from 1 example, embeddings propagated", "higher", "points"),
+    Measure("new_classes_5_propagated", "the same from 5 examples, embeddings propagated", "higher", "points"),
     Measure("seconds", "training seconds", "lower", "s"),
     Measure("peak_memory", "peak memory", "lower", "MB"),
 )

@@ -19,6 +19,7 @@ from ..text.data import DataArguments
 from ..text.models import ModelArguments
 from ..written_yaml import meaning
 from .measures import BY_NAME
+from .rivals.choice import RIVALS
 from .variants import BASELINES, DEFAULTS, FIXED, ITRA, PLAIN, TWICE, Variant, naming, read_variant
 
 EqualCompute = Literal["batch", "steps", "both", "none"]
@@ -70,6 +71,13 @@ class ComparisonArguments:
             "likelihood and calibration with it too."
         },
     )
+    rivals: str | None = field(
+        default=None,
+        metadata={
+            "help": "Puts what people try on such data beside the variants: 'longtail', 'noise' (wrong labels) or "
+            "'small' (few examples); see itra_hf.comparison.rivals."
+        },
+    )
     processes: int = field(
         default=1,
         metadata={"help": "Runs at one time, >= 1, as far as memory allows; they share the threads and the GPUs."},
@@ -89,6 +97,7 @@ class ComparisonArguments:
             ("class_imbalance", 1 <= self.class_imbalance < math.inf, "must be a number >= 1"),
             ("unknown_classes", type(unknown) is int and unknown >= 0, "must be an integer >= 0"),
             ("temperature_share", 0 <= self.temperature_share < 1, "must be from 0 to below 1"),
+            ("rivals", self.rivals in (None, *RIVALS), f"is not one of {', '.join(map(repr, RIVALS))}"),
             ("processes", self.processes >= 1, "must be an integer >= 1"),
             ("equal_compute", self.equal_compute in ways, f"is not one of {', '.join(map(repr, ways))}"),
             ("metric", metric in (None, *BY_NAME), f"is not one of {', '.join(map(repr, BY_NAME))}"),
@@ -220,6 +229,8 @@ def make_plan(
     named = {ITRA: {}} if meaning(variants) is None else variants
     if not isinstance(named, Mapping) or not named:
         raise ValueError(f"variants must map names to settings, like `ITRA: {{matching_weight: 0.2}}`, not {named!r}.")
+    if args.rivals is not None:
+        named = {**named, **{name: each for name, each in RIVALS[args.rivals].items() if name not in named}}
     common = {name: value for name, value in common.items() if name not in FIXED}
     own = [read_variant(str(name), settings, common, preset) for name, settings in named.items()]
     taken = {*BASELINES}

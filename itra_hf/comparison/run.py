@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import torch
 from scipy.special import log_softmax
+from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
@@ -31,6 +32,7 @@ from ..text.train import read_data
 from .few_examples import few_example_accuracy
 from .measures import BY_NAME
 from .plan import Run
+from .propagation import propagate
 from .selective import selective_figures
 from .spoiling import HELD_OUT, UNKNOWN, relabelled, spoil
 from .temperature import fit_temperature
@@ -39,6 +41,7 @@ from .variants import load_trainer
 
 RESULT, ERROR, LOG, FEATURES = "result.json", "error.txt", "log.txt", "features.npz"
 MOST_FEATURES = 2000  # examples whose features are kept for the maps
+MOST_PROPAGATED = 3000  # examples whose features are propagated, for its matrix has as many rows and columns
 
 
 def execute(run: Run, folder: Path, threads: int, device: str | None = None) -> None:
@@ -202,6 +205,9 @@ def _assess_unknown(
     assert trainer.model is not None
     train = extract_features(trainer.model, trainer.get_test_dataloader(trainer.train_dataset))  # type: ignore[arg-type]
     few = {f"new_classes_{each}": few_example_accuracy(found[1], classes, each, seed) for each in (1, 5)}
+    rows = np.random.default_rng(seed).permutation(len(classes))[:MOST_PROPAGATED]
+    smooth, some = propagate(normalize(found[1][rows].astype(np.float64))), classes[rows]
+    few |= {f"new_classes_{each}_propagated": few_example_accuracy(smooth, some, each, seed) for each in (1, 5)}
     return unknown_auroc(logits, found[0], features, found[1], *train) | few
 
 

@@ -55,8 +55,9 @@ def check_labels(plan: Plan) -> None:
     model_args, data_args, _ = runs[0][1].arguments(plan.output_dir)
     task = infer_task(data_args, load_splits(data_args, model_args.cache_dir, model_args.token)["train"])
     check_unknown_classes(plan.args.unknown_classes, task)
-    if plan.args.temperature_share and task.problem_type != "single_label_classification":
-        raise ValueError(f"temperature_share needs one class an example; this is {task.problem_type}.")
+    for name in ("temperature_share", "rivals"):
+        if getattr(plan.args, name) and task.problem_type != "single_label_classification":
+            raise ValueError(f"{name} needs one class an example; this is {task.problem_type}.")
     for variant, run in runs:
         if variant.aligns:
             with naming(variant.name):

@@ -1,0 +1,30 @@
+"""Which rivals fit which data, for plans that nobody has to write."""
+
+from collections.abc import Mapping
+from typing import Any
+
+TRAINERS = f"{__package__}:"
+SMOOTHING: Mapping[str, Any] = {"trainer": "Trainer", "label_smoothing_factor": 0.1}
+
+RIVALS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "longtail": {
+        "logit adjustment": {"trainer": f"{TRAINERS}LogitAdjustedTrainer"},
+        "class-balanced weights": {"trainer": f"{TRAINERS}ClassBalancedTrainer"},
+        "equalization loss": {"trainer": f"{TRAINERS}EqualizationTrainer"},
+        "optimal transport": {"trainer": f"{TRAINERS}TransportTrainer"},
+        "logits retargeting": {"trainer": f"{TRAINERS}RetargetedTrainer"},
+    },
+    "noise": {
+        "label smoothing": SMOOTHING,
+        "generalised cross-entropy": {"trainer": f"{TRAINERS}GeneralizedCrossEntropyTrainer"},
+        "small-loss selection": {"trainer": f"{TRAINERS}SmallLossTrainer"},
+    },
+    "small": {
+        "label smoothing": SMOOTHING,
+        "averaged weights": {"trainer": f"{TRAINERS}AveragedTrainer"},
+        "R-Drop": {"trainer": f"{TRAINERS}RDropTrainer", "twice_compute": True},
+        "supervised contrast": {"trainer": f"{TRAINERS}SupConTrainer"},
+        "extrapolation": {"trainer": f"{TRAINERS}ExtrapolatedTrainer"},
+        "stages": {"trainer": f"{TRAINERS}StagewiseTrainer"},
+    },
+}

@@ -1,0 +1,132 @@
+"""Regularisers: R-Drop, supervised contrast, and averaged weights."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import Trainer, TrainerCallback
+
+from ...trainer import ITRAMixin
+from .task_loss import TaskLossTrainer
+
+
+class RDropTrainer(TaskLossTrainer):
+    """R-Drop (Liang et al., NeurIPS 2021): two passes with other dropout, whose predictions should agree.
+
+    Args:
+        *args: of `Trainer`.
+        strength: what the divergence of the two predictions counts.
+        **kwargs: of `Trainer`.
+
+    Raises:
+        ValueError: together with `ITRAMixin`: a batch that runs twice in one pass can't be aligned.
+    """
+
+    def __init__(self, *args: Any, strength: float = 1.0, **kwargs: Any) -> None:
+        if isinstance(self, ITRAMixin):
+            raise ValueError("RDropTrainer runs a batch twice in one pass, which can't be aligned; take ITRAMixin off.")
+        super().__init__(*args, **kwargs)
+        self.strength = strength
+
+    def loss_of(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
+        """The mean cross-entropy of both passes plus the symmetric divergence between them."""
+        first, second = logits.chunk(2)
+        return self.cross_entropy(logits, labels).mean() + self.strength * symmetric_divergence(first, second)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """That of two copies of a training batch, in one pass."""
+        if model.training:
+            inputs = {k: torch.cat([v, v]) if isinstance(v, Tensor) and v.dim() else v for k, v in inputs.items()}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+
+class SupConTrainer(TaskLossTrainer):
+    """Cross-entropy with a supervised contrastive loss of the features (Gunel et al., ICLR 2021).
+
+    Args:
+        *args: of `Trainer`.
+        weight: the share of the contrastive loss, 0 to 1; the cross-entropy has the rest.
+        temperature: divides the cosine similarities.
+        **kwargs: of `Trainer`.
+    """
+
+    uses_features = True
+
+    def __init__(self, *args: Any, weight: float = 0.5, temperature: float = 0.3, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.weight, self.temperature = weight, temperature
+
+    def loss_of(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
+        """The weighted sum of the two losses."""
+        assert features is not None
+        contrast = supervised_contrast(features, labels, self.temperature)
+        return (1 - self.weight) * self.cross_entropy(logits, labels).mean() + self.weight * contrast
+
+
+class AveragedTrainer(Trainer):
+    """Leaves the model with an exponential running average of its weights, in place of the last ones.
+
+    Args:
+        *args: of `Trainer`.
+        decay: of the average, an optimizer step; 0.97 lags 32 steps behind.
+        **kwargs: of `Trainer`.
+    """
+
+    def __init__(self, *args: Any, decay: float = 0.97, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback(WeightAverage(decay))
+
+
+class WeightAverage(TrainerCallback):
+    """Averages the weights of a run, and puts the average into the model at its end."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.average: AveragedModel | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Starts anew."""
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Takes a step's weights in; the first step's are the average's first."""
+        assert self.average is not None
+        self.average.update_parameters(model)
+
+    @torch.no_grad()
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Puts the average into the model."""
+        assert self.average is not None
+        for weight, averaged in zip(model.parameters(), self.average.module.parameters(), strict=True):
+            weight.copy_(averaged)
+        self.average = None
+
+
+def symmetric_divergence(logits: Tensor, others: Tensor) -> Tensor:
+    """The mean over examples of half the two Kullback-Leibler divergences between predictions `[n, classes]`."""
+    first, second = (nn.functional.log_softmax(each.float(), dim=-1) for each in (logits, others))
+    return ((first.exp() - second.exp()) * (first - second)).sum(dim=-1).mean() / 2
+
+
+def supervised_contrast(features: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """The supervised contrastive loss (Khosla et al., NeurIPS 2020) of `[n, dim]` features with `[n]` class ids.
+
+    For each example, the mean over the others of its class of the negative logarithm of their share of its
+    similarity to all others; examples without another of their class are left out.
+    """
+    normalised = nn.functional.normalize(features.float(), dim=-1)
+    similarity = (normalised @ normalised.T / temperature).fill_diagonal_(float("-inf"))
+    own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    shares = similarity.log_softmax(dim=-1).masked_fill(own, 0)
+    same = (labels[:, None] == labels).float().fill_diagonal_(0)
+    anchors = same.sum(dim=1) > 0
+    if not anchors.any():
+        return 0.0 * features.sum()
+    return -((same * shares).sum(dim=1)[anchors] / same.sum(dim=1)[anchors]).mean()

@@ -1,0 +1,131 @@
+"""What most rivals share: a training loss of logits, class ids and, where wanted, features."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_utils import has_length
+
+from ...batches import drop_column, find_labels, is_class_ids
+from ...companions.pairs import read_class_ids
+from ...features.models import logits_of, unwrap, unwrap_adapter
+from ...features.placing import ModelTap
+from ...losses.kernels import UNLABELLED
+from ...processes import agree
+
+
+class TaskLossTrainer(Trainer):
+    """A Trainer whose training loss is `loss_of` the batch, a mean over its examples; evaluation is the stock one.
+
+    It runs any sequence classifier of two or more classes with any collator, under accumulation, mixed precision and
+    several processes, and as the base of `class Mine(ITRAMixin, ...)`.
+
+    Attributes:
+        smooths: whether `label_smoothing_factor` has a meaning.
+        uses_features: whether `loss_of` wants features.
+
+    Raises:
+        ValueError: labels that are not one class id an example, or label smoothing where that has no meaning.
+    """
+
+    smooths = True
+    uses_features = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False  # the loss is a mean: the Trainer divides by the accumulation steps
+        config = getattr(unwrap_adapter(unwrap(self.model)), "config", None)
+        problem, name = getattr(config, "problem_type", None), type(self).__name__
+        if problem not in (None, "single_label_classification") or getattr(config, "num_labels", 2) < 2:
+            raise ValueError(f"{name} needs one class id an example and two classes or more; the model's are others.")
+        if self.args.label_smoothing_factor and not self.smooths:
+            raise ValueError(
+                f"label_smoothing_factor={self.args.label_smoothing_factor!r} has no meaning for {name}; only 0 has."
+            )
+        self._tap = ModelTap(self.label_names)
+
+    def loss_of(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
+        """The loss of the labelled examples of a batch.
+
+        Args:
+            logits: `[n, classes]` float32.
+            labels: `[n]` class ids.
+            features: `[n, dim]` inputs of the head where `uses_features` says so.
+
+        Returns:
+            A scalar, a mean over the examples.
+        """
+        raise NotImplementedError
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """`loss_of` a training batch; else the stock loss.
+
+        Raises:
+            ValueError: labels that are not one class id an example.
+        """
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = drop_column(find_labels(inputs, self.label_names))
+        if not (isinstance(labels, Tensor) and is_class_ids(labels)):
+            raise ValueError(f"{type(self).__name__} needs one class id an example in each training batch.")
+        outputs, features = self._run(model, {k: v for k, v in inputs.items() if k not in self.label_names})
+        logits, kept = logits_of(outputs), labels != UNLABELLED
+        assert logits is not None
+        features = None if features is None else features[kept]
+        loss = self.loss_of(logits[kept].float(), labels[kept], features) if kept.any() else 0.0 * logits.sum()
+        return (loss, outputs) if return_outputs else loss
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The cross-entropy of each example, `[n]`, smoothed as the arguments say."""
+        smoothing = 0.0 if self.label_smoother is None else self.label_smoother.epsilon
+        return nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, without gradient."""
+        values = values.detach()
+        return self.accelerator.reduce(values, reduction="sum") if self.accelerator.num_processes > 1 else values
+
+    def class_counts(self) -> Tensor:
+        """How many training examples each class has, `[classes]` float32 on the model's device, at least 1 each.
+
+        Raises:
+            ValueError: the training set has no length or no class ids.
+        """
+        name, config = type(self).__name__, getattr(unwrap_adapter(unwrap(self.model)), "config", None)
+        try:
+            if not has_length(self.train_dataset):
+                raise ValueError("there is none of known length")
+            ids = read_class_ids(self.train_dataset, self.label_names)
+        except ValueError as error:
+            raise ValueError(
+                f"{name} counts the classes of the training set first, which needs one of known length with one class "
+                "id an example."
+            ) from error
+        counts = np.bincount(ids[ids >= 0], minlength=getattr(config, "num_labels", 0))
+        return torch.from_numpy(counts).float().clamp(min=1).to(self.args.device)
+
+    def _run(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Tensor | None]:
+        if not self.uses_features:
+            return model(**inputs), None
+        tap, _ = self._tap.place("auto", self.model, model, lambda flag: agree(self.accelerator, flag), inputs)
+        with tap.recording():
+            outputs = model(**inputs)
+        logits, captured = logits_of(outputs), tap.taken()
+        assert logits is not None
+        if len(captured) > len(logits) and captured.dim() > 2:
+            raise ValueError(
+                f"{type(self).__name__} can't tell its features from the companion's where both run in one pass and "
+                "the model scores every token; companion_decay above 0 gives the companion a pass of its own."
+            )
+        tap.captured = captured[: len(logits)]  # a companion's come last
+        features = tap.features(inputs)
+        tap.captured = None
+        return outputs, features

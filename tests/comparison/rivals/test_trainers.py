@@ -1,0 +1,278 @@
+"""What every rival keeps of the Trainer, what it goes with, what it refuses, and that it helps where it must."""
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.utils.data import IterableDataset
+from trainers import CLASSES, DIM, Toy, config, toy_examples
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+from itra_hf import ITRAMixin
+from itra_hf.comparison import rivals
+from itra_hf.comparison.rivals.choice import RIVALS
+
+EVERY = [getattr(rivals, name) for name in rivals.__all__]
+LOSSES = [each for each in EVERY if issubclass(each, rivals.task_loss.TaskLossTrainer)]
+MEANS = [rivals.LogitAdjustedTrainer, rivals.ClassBalancedTrainer, rivals.GeneralizedCrossEntropyTrainer]
+UNALIGNED = [rivals.RDropTrainer]
+
+
+def quiet(folder, **settings):
+    given = {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "max_steps": 3}
+    return TrainingArguments(output_dir=str(folder), **{**given, **settings})
+
+
+def build(trainer_class, folder, data=None, model=None, arguments=None, **settings):
+    data = toy_examples(24) if data is None else data
+    return trainer_class(
+        model=model or Toy(),
+        args=quiet(folder, **settings),
+        train_dataset=data,
+        eval_dataset=toy_examples(9, 5),
+        **(arguments or {}),
+    )
+
+
+def bert(folder):
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": 3}
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_pretrained(folder, **still)
+
+
+def weights(trainer):
+    return torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()])
+
+
+# ---- What it keeps ----
+
+
+@pytest.mark.parametrize("rival", EVERY)
+def test_it_trains_and_evaluates_as_the_stock_trainer(rival, tmp_path):
+    trainer = build(rival, tmp_path)
+    start = weights(trainer)
+    trainer.train()
+    assert weights(trainer).isfinite().all()
+    assert not torch.equal(weights(trainer), start)
+    plain = Trainer(trainer.model, trainer.args, eval_dataset=trainer.eval_dataset)
+    assert trainer.evaluate()["eval_loss"] == plain.evaluate()["eval_loss"]
+
+
+@pytest.mark.parametrize("rival", MEANS)
+@pytest.mark.parametrize("kind", ["toy", "bert"])
+def test_accumulated_batches_are_one_large_batch(rival, kind, model_folder, tmp_path):
+    found = []
+    for size, times in ((8, 1), (2, 4)):
+        model, data = Toy(), toy_examples(8)
+        if kind == "bert":
+            model = bert(model_folder)
+            data = [{"input_ids": [2, 3 + row % 9, 6, 3], "labels": row % 3} for row in range(8)]
+        sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": times, "max_steps": 1}
+        trainer = build(rival, tmp_path, data, model, **sizes, optim="sgd", learning_rate=0.1)
+        trainer.train()
+        found.append(weights(trainer))
+    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rival", EVERY)
+def test_it_trains_a_text_classifier_in_bfloat16_with_left_out_labels(rival, model_folder, tmp_path):
+    model = bert(model_folder)
+    data = [{"input_ids": [2, 3 + row % 9, 6, 3], "labels": row % 4 if row % 4 < 3 else -100} for row in range(16)]
+    trainer = build(rival, tmp_path, data, model, bf16=True, gradient_accumulation_steps=2)
+    trainer.train()
+    assert weights(trainer).isfinite().all()
+
+
+@pytest.mark.parametrize("rival", [each for each in LOSSES if each.smooths and each is not rivals.RetargetedTrainer])
+def test_label_smoothing_is_the_stock_one(rival, model_folder, tmp_path):
+    """With settings that take the rival's own part away, what is left is the Trainer's loss."""
+    nothing = {
+        rivals.LogitAdjustedTrainer: {"strength": 0.0},
+        rivals.EqualizationTrainer: {"strength": 0.0},
+        rivals.ClassBalancedTrainer: {"beta": 0.0},
+        rivals.SmallLossTrainer: {"wrong": 0.0},
+        rivals.TransportTrainer: {"smoothness": 1e6},
+        rivals.RDropTrainer: {"strength": 0.0},
+        rivals.SupConTrainer: {"weight": 0.0},
+        rivals.StagewiseTrainer: {"proximity": 0.0},
+    }
+    ids = torch.tensor([[2, 3 + row % 9, 6, 3] for row in range(6)])
+    inputs, losses = {"input_ids": ids, "labels": torch.arange(6) % 3}, []
+    for each, arguments in ((rival, nothing[rival]), (Trainer, {})):
+        model = bert(model_folder)
+        trainer = build(each, tmp_path, model=model, arguments=arguments, label_smoothing_factor=0.3)
+        trainer.model.train()
+        losses.append(trainer.compute_loss(trainer.model, dict(inputs)).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+# ---- With alignment ----
+
+
+@pytest.mark.parametrize("rival", [each for each in EVERY if each not in UNALIGNED])
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_it_is_aligned_by_the_mixin(rival, decay, tmp_path):
+    class Mine(ITRAMixin, rival):
+        pass
+
+    args = config(tmp_path, companion_decay=decay, max_steps=6, matching_weight=0.5)
+    trainer = Mine(model=Toy(), args=args, train_dataset=toy_examples(24))
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "matching_loss" in entry]
+    assert len(logged) == 6
+    assert max(entry["matching_weight"] for entry in logged) > 0
+    assert weights(trainer).isfinite().all()
+
+
+@pytest.mark.parametrize("rival", [each for each in EVERY if each not in UNALIGNED])
+def test_without_weight_the_mixin_changes_no_bit(rival, tmp_path):
+    class Mine(ITRAMixin, rival):
+        pass
+
+    found = []
+    for each in (Mine, rival):
+        trainer = each(model=Toy(), args=config(tmp_path, matching_weight=0.0), train_dataset=toy_examples(24))
+        trainer.train()
+        found.append(weights(trainer))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("rival", [rivals.SupConTrainer, rivals.TransportTrainer])
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_features_are_the_primary_batch_s_also_beside_a_companion(rival, decay, tmp_path):
+    seen = []
+
+    class Mine(ITRAMixin, rival):
+        def loss_of(self, logits, labels, features):
+            seen.append((logits, features))
+            return super().loss_of(logits, labels, features)
+
+    args = config(tmp_path, companion_decay=decay, max_steps=3)
+    Mine(model=Toy(), args=args, train_dataset=toy_examples(24)).train()
+    model = Toy()
+    logits, features = seen[0]
+    torch.testing.assert_close(model.head(features), logits)
+
+
+# ---- What it refuses ----
+
+
+@pytest.mark.parametrize(
+    ("rival", "arguments", "message"),
+    [
+        (rivals.ClassBalancedTrainer, {"beta": 1.0}, "beta=1.0 must be from 0 to below 1"),
+        (rivals.GeneralizedCrossEntropyTrainer, {"q": 0.0}, "q=0.0 must be above 0 and at most 1"),
+        (rivals.SmallLossTrainer, {"wrong": 1.0}, "wrong=1.0 must be from 0 to below 1"),
+        (rivals.SmallLossTrainer, {"epochs": 0}, "epochs=0 must be above 0"),
+        (rivals.TransportTrainer, {"smoothness": 0.0}, "smoothness=0.0 must be above 0"),
+        (rivals.RetargetedTrainer, {"negative": 1.0}, "negative=1.0 must be from 0 to below 1"),
+        (rivals.ExtrapolatedTrainer, {"distance": -1.0}, "distance=-1.0 must be >= 0"),
+        (rivals.StagewiseTrainer, {"stages": 0}, "stages=0 must be an integer >= 1"),
+        (rivals.StagewiseTrainer, {"proximity": float("nan")}, "proximity=nan must be >= 0"),
+    ],
+)
+def test_wrong_values_are_refused(rival, arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        build(rival, tmp_path, arguments=arguments)
+
+
+@pytest.mark.parametrize("rival", [*MEANS[:2], rivals.StagewiseTrainer])
+def test_a_stream_is_refused_where_its_length_is_needed(rival, tmp_path):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(toy_examples(8))
+
+    with pytest.raises(ValueError, match="length"):
+        build(rival, tmp_path, Stream())
+
+
+def test_label_smoothing_without_a_meaning_is_refused(model_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"label_smoothing_factor=0\.1 has no meaning for Generalized"):
+        build(rivals.GeneralizedCrossEntropyTrainer, tmp_path, model=bert(model_folder), label_smoothing_factor=0.1)
+
+
+@pytest.mark.parametrize("rival", LOSSES)
+@pytest.mark.parametrize(
+    "settings", [{"num_labels": 1}, {"num_labels": 3, "problem_type": "multi_label_classification"}]
+)
+def test_other_labels_than_class_ids_are_refused(rival, settings, model_folder, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(model_folder, **settings)
+    with pytest.raises(ValueError, match="needs one class id an example"):
+        build(rival, tmp_path, toy_examples(6), model)
+
+
+def test_float_labels_of_a_model_without_config_are_refused_in_words(tmp_path):
+    data = [{**each, "labels": [0.0, 1.0, 0.0]} for each in toy_examples(6)]
+    with pytest.raises(ValueError, match="GeneralizedCrossEntropyTrainer needs one class id an example in each"):
+        build(rivals.GeneralizedCrossEntropyTrainer, tmp_path, data).train()
+    with pytest.raises(ValueError, match="LogitAdjustedTrainer counts the classes"):
+        build(rivals.LogitAdjustedTrainer, tmp_path, data)
+
+
+def test_classes_of_a_selection_are_counted(tmp_path):
+    data = Dataset.from_list([{"x": [0.0] * DIM, "labels": row % 3} for row in range(9)]).select([0, 1, 3, 4, 6])
+    trainer = build(rivals.LogitAdjustedTrainer, tmp_path, data)
+    assert trainer.class_counts().tolist() == [3, 2]
+
+
+# ---- Planted cases ----
+
+
+class Wide(Toy):
+    """Room enough to learn wrong labels by heart."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(DIM, 256), nn.ReLU())
+        self.head = nn.Linear(256, CLASSES)
+
+
+def balanced_accuracy(rival, folder, data, model, epochs, **arguments):
+    tested = toy_examples(600, seed=9, noise=1.3)
+    args = {"max_steps": -1, "num_train_epochs": epochs, "learning_rate": 3e-3, "per_device_train_batch_size": 16}
+    trainer = build(rival, folder, data, model, arguments, **args)
+    trainer.train()
+    predicted = trainer.predict(tested).predictions.argmax(axis=1)
+    return float((predicted == [each["labels"] for each in tested]).mean())
+
+
+@pytest.fixture(scope="module")
+def long_tail():
+    rows = toy_examples(900, seed=3, noise=1.3)
+    return [each for each in rows if each["labels"] == 0] + [each for each in rows if each["labels"]][:12]
+
+
+@pytest.mark.parametrize(
+    "rival",
+    [
+        rivals.LogitAdjustedTrainer,
+        rivals.ClassBalancedTrainer,
+        rivals.EqualizationTrainer,
+        rivals.TransportTrainer,
+        rivals.RetargetedTrainer,
+    ],
+)
+def test_it_helps_where_classes_are_rare(rival, long_tail, tmp_path):
+    plain = balanced_accuracy(Trainer, tmp_path, long_tail, Toy(), 6)
+    assert balanced_accuracy(rival, tmp_path, long_tail, Toy(), 6) > plain + 0.05
+
+
+@pytest.mark.parametrize("rival", [rivals.GeneralizedCrossEntropyTrainer, rivals.SmallLossTrainer])
+def test_it_helps_where_labels_are_wrong(rival, tmp_path):
+    rows = toy_examples(120, seed=4, noise=1.3)
+    wrong = [{**each, "labels": (each["labels"] + (place % 10 < 3)) % 3} for place, each in enumerate(rows)]
+    arguments = {"wrong": 0.3} if rival is rivals.SmallLossTrainer else {}
+    plain = balanced_accuracy(Trainer, tmp_path, wrong, Wide(), 150)
+    assert balanced_accuracy(rival, tmp_path, wrong, Wide(), 150, **arguments) > plain + 0.05
+
+
+# ---- In a comparison ----
+
+
+def test_every_rival_of_a_plan_can_be_loaded():
+    from itra_hf.comparison.variants import read_variant
+
+    for kind in RIVALS.values():
+        for name, settings in kind.items():
+            assert read_variant(name, settings, {}, None).name == name
