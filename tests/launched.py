@@ -23,7 +23,8 @@ from trainers import config
 from transformers import TrainerCallback, trainer_pt_utils
 from transformers.distributed import DistributedConfig
 
-from itra_hf import ITRATrainer
+from itra_hf import ITRAMixin, ITRATrainer
+from itra_hf.comparison import rivals
 
 WITHOUT_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SHARDS_AT_LOAD = "fsdp_size" in inspect.signature(DistributedConfig).parameters
@@ -171,10 +172,12 @@ def train(
     family="Bert",
     sharded_at_load=False,
     evaluated=0,
+    rival=None,
 ):
     """Trains and returns the logged steps, parameters, memory, the number of forward passes and that of processes.
 
-    With examples to be `evaluated`, also what evaluation before training and after it gives.
+    With examples to be `evaluated`, also what evaluation before training and after it gives. A `rival`'s task loss is
+    aligned in place of the model's.
     """
     os.makedirs(folder, exist_ok=True)
     sharded = [os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED")]
@@ -185,7 +188,8 @@ def train(
     model = build_model(folder, family, kind, sharded_at_load and args.world_size > 1)
     passes = count_passes(model)
     recorder = Recorder()
-    trainer = ITRATrainer(
+    trainer_class = ITRATrainer if rival is None else type("Mine", (ITRAMixin, getattr(rivals, rival)), {})
+    trainer = trainer_class(
         model,
         args,
         train_dataset=training_set(kind, count),

@@ -45,8 +45,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 FURTHER: Mapping[str, Mapping[str, Any]] = {
     "second-batch-smoothing": {**SECOND_BATCH, "label_smoothing_factor": 0.1},
-    "rdrop": {"trainer": f"{REGULARISERS}:RDropTrainer", "twice_compute": True},
-    "supcon": {"trainer": f"{REGULARISERS}:SupConTrainer"},
+    "equal-time": {"trainer": "Trainer", "num_train_epochs": 15.0},  # in place of 12
 }
 FREQUENT = 40  # training documents, of R52's classes where some are left out
 
@@ -76,7 +75,7 @@ class Condition(NamedTuple):
 
 
 RATES = (1e-4, 2e-4, 3e-4)  # tried for the tweets
-NOISE, UNKNOWN = {"label_noise": 0.2}, {"unknown_classes": 5}
+NOISE, UNKNOWN, THIN = {"label_noise": 0.2}, {"unknown_classes": 5}, {"class_imbalance": 20.0}
 TWEETS_RATE = 1e-4
 # In the order in which they are run.
 CONDITIONS = {
@@ -93,6 +92,8 @@ CONDITIONS = {
     "settled-r52": Condition("r52", 1000, 8.0, 2e-4, 10),
     "settled-tweets": Condition("tweets", 1000, 8.0, TWEETS_RATE, 10),
     "few-r8": Condition("r8", 200, 12.0, 2e-4),
+    "thin-20newsgroups": Condition("20newsgroups", 200, 12.0, 3e-4, 10, THIN),
+    "thin-r52": Condition("r52", 200, 12.0, 2e-4, 10, THIN),
     "few-20newsgroups-64": Condition("20newsgroups", 200, 12.0, 3e-4, 10, UNKNOWN, 64),
     "few-20newsgroups-128": Condition("20newsgroups", 200, 12.0, 3e-4, 10, UNKNOWN, 128),
 }
@@ -111,10 +112,21 @@ def read_corpus(corpus: str) -> dict[str, pd.DataFrame]:
     return splits
 
 
-def runs_of(name: str, seeds: list[int], variants: list[str]) -> Iterator[Run]:
-    """The runs of a condition, seed by seed."""
+def known_variants(name: str) -> dict[str, Mapping[str, Any]]:
+    """The variants that a condition may have."""
+    return {**VARIANTS, **(FURTHER if CONDITIONS[name].further else {})}
+
+
+def runs_of(name: str, seeds: list[int], variants: Mapping[str, Mapping[str, Any]], **changes: Any) -> Iterator[Run]:
+    """The runs of a condition, seed by seed.
+
+    Args:
+        name: of the condition.
+        seeds: of the runs.
+        variants: by name, their settings.
+        **changes: of what all runs are given, such as other files.
+    """
     condition = CONDITIONS[name]
-    known = {**VARIANTS, **(FURTHER if condition.further else {})}
     asked = ComparisonArguments(
         seeds=seeds,
         max_train_samples=[condition.size],
@@ -127,10 +139,9 @@ def runs_of(name: str, seeds: list[int], variants: list[str]) -> Iterator[Run]:
         "num_train_epochs": condition.epochs,
         "max_seq_length": condition.tokens,
     }
-    common |= write_splits(condition.corpus, read_corpus(condition.corpus))
-    chosen = {each: settings for each, settings in known.items() if each in variants}
-    plan = make_plan(asked, common, chosen, str(OUTPUT / "protocol" / name))
-    return (run for run in plan.runs() if run.variant in chosen)
+    common |= changes or write_splits(condition.corpus, read_corpus(condition.corpus))
+    plan = make_plan(asked, common, variants, str(OUTPUT / "protocol" / name))
+    return (run for run in plan.runs() if run.variant in variants)
 
 
 def tuning_runs() -> Iterator[Run]:
@@ -159,7 +170,8 @@ def main() -> None:
         return
     for name in options.names or CONDITIONS:
         seeds = SEEDS[: min(options.seeds, CONDITIONS[name].seeds)]
-        for run in runs_of(name, seeds, options.variants):
+        asked = {each: settings for each, settings in known_variants(name).items() if each in options.variants}
+        for run in runs_of(name, seeds, asked):
             finish(run, RESULTS / name, OUTPUT / "protocol" / name)
 
 

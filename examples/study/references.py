@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from datasets import disable_progress_bars
 from packaged import MODEL, load_tokenizer
-from protocol import CONDITIONS, RESULTS, SEEDS, runs_of
+from protocol import CONDITIONS, RESULTS, SEEDS, VARIANTS, runs_of
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -136,7 +136,7 @@ def main() -> None:
     logging.set_verbosity_error()
     for name in options.names or possible:
         condition = CONDITIONS[name]
-        for run in runs_of(name, SEEDS[: min(options.seeds, condition.seeds)], ["plain"]):
+        for run in runs_of(name, SEEDS[: min(options.seeds, condition.seeds)], {"plain": VARIANTS["plain"]}):
             for variant, represent in ((TFIDF, tfidf), (FROZEN, frozen)):
                 path = RESULTS / name / f"{variant}-{run.seed}.json"
                 if not path.is_file():

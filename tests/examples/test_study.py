@@ -262,12 +262,11 @@ def test_every_run_of_the_protocol_builds_its_settings(load, tmp_path, monkeypat
     protocol = load("protocol")
     monkeypatch.setattr(protocol, "OUTPUT", tmp_path)
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(protocol, "read_corpus", lambda corpus: {})
-    monkeypatch.setattr(protocol, "write_splits", lambda name, splits: {"train_file": "documents.csv"})
     for name, condition in protocol.CONDITIONS.items():
-        variants = [*protocol.VARIANTS, *(protocol.FURTHER if condition.further else ())]
-        runs = list(protocol.runs_of(name, [501], [*protocol.VARIANTS, *protocol.FURTHER]))
-        assert [run.variant for run in runs] == variants
+        known = protocol.known_variants(name)
+        assert list(known) == [*protocol.VARIANTS, *(protocol.FURTHER if condition.further else ())]
+        runs = list(protocol.runs_of(name, [501], known, train_file="documents.csv"))
+        assert [run.variant for run in runs] == list(known)
         assert {run.temperature_share for run in runs} == {0.1}
 
 
@@ -301,11 +300,113 @@ def test_the_tweets_learning_rate_is_the_best_of_those_tried(load):
     assert min(losses, key=losses.get) == protocol.TWEETS_RATE
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("protocol/[fns]*/*.json")), ids=lambda path: path.stem)
-def test_each_run_of_the_protocol_is_one_of_the_plan(path, load):
-    protocol, run = load("protocol"), json.loads(path.read_text(encoding="utf-8"))
-    condition = protocol.CONDITIONS[path.parent.name]
-    assert run["variant"] in {**protocol.VARIANTS, **(protocol.FURTHER if condition.further else {})}
-    assert run["seed"] in protocol.SEEDS[: condition.seeds]
-    assert path.stem == f"{run['variant']}-{run['seed']}"
-    assert {"nll_scaled", "selective_accuracy", "scatter_ratio"} <= set(run["figures"])
+REPORTED = [each for each in sorted(FOLDER.glob("protocol/*-*")) if not each.name.startswith("tuning")]
+
+
+@pytest.mark.parametrize("folder", REPORTED, ids=lambda folder: folder.name)
+def test_each_run_of_the_protocol_is_one_of_the_plan(folder, load):
+    protocol, kind = load("protocol"), folder.name.partition("-")[0]
+    references = load("against").REFERENCES
+    variants = {*protocol.known_variants(folder.name), *load("rivals").RIVALS.get(kind, ()), *references}
+    for path in folder.iterdir():
+        run = json.loads(path.read_text(encoding="utf-8"))
+        assert run["seed"] in protocol.SEEDS[: protocol.CONDITIONS[folder.name].seeds]
+        assert path.name == f"{run['variant']}-{run['seed']}.json"
+        assert run["variant"] in variants
+        measured = () if run["variant"] in references else ("nll_scaled", "scatter_ratio")
+        assert {"accuracy", "f1_macro", "selective_accuracy", *measured} <= set(run["figures"])
+
+
+# ---- Which remedy for which data ----
+
+
+def test_every_rival_of_the_study_builds_its_settings(load, tmp_path, monkeypatch):
+    rivals, protocol = load("rivals"), load("protocol")
+    monkeypatch.setattr(protocol, "OUTPUT", tmp_path)
+    monkeypatch.chdir(ROOT)
+    for condition, kind in rivals.SHOWN.items():
+        variants = {name: rival.settings(rival.values[0]) for name, rival in rivals.RIVALS[kind].items()}
+        runs = list(protocol.runs_of(condition, [501], variants, train_file="documents.csv"))
+        assert [run.variant for run in runs] == list(variants)
+        for run, rival in zip(runs, rivals.RIVALS[kind].values(), strict=True):
+            assert run.trainer_arguments == {rival.setting: rival.values[0]}
+
+
+def test_the_plan_of_the_rivals_names_their_settings_and_values(load):
+    plan = (FOLDER / "rivals.md").read_text(encoding="utf-8")
+    for kind in load("rivals").RIVALS.values():
+        for rival in kind.values():
+            values = ", ".join(f"{value:g}" for value in rival.values)
+            assert f"| `{rival.setting}` | {values} |" in plan
+
+
+def test_a_rival_runs_with_the_value_that_was_best_in_the_mean(load, tmp_path, monkeypatch):
+    rivals = load("rivals")
+    monkeypatch.setattr(rivals, "TUNING", tmp_path)
+    (tmp_path / "noise").mkdir()
+    assert rivals.chosen("noise", "generalised") is None
+    for value, accuracies in ((0.2, (0.5, 0.6, 0.5)), (0.5, (0.4, 0.9, 0.5)), (0.7, (0.6, 0.5, 0.5))):
+        for seed, accuracy in zip(rivals.TUNING_SEEDS, accuracies, strict=True):
+            run = {"variant": f"generalised-{value:g}", "seed": seed, "figures": {"accuracy": accuracy}}
+            (tmp_path / "noise" / f"generalised-{value:g}-{seed}.json").write_text(json.dumps(run), encoding="utf-8")
+    assert rivals.chosen("noise", "generalised") == 0.5
+    assert rivals.variants_of("noise-r52")["generalised"]["trainer_arguments"] == {"q": 0.5}
+    assert "small-loss" not in rivals.variants_of("noise-r52")
+
+
+# ---- The tables against what costs nothing ----
+
+
+def write_runs(folder, figures):
+    """Runs' files, from `{condition: {variant: {measure: [a value a seed]}}}`."""
+    for condition, variants in figures.items():
+        (folder / "protocol" / condition).mkdir(parents=True)
+        for variant, measures in variants.items():
+            for place, seed in enumerate(range(501, 501 + len(next(iter(measures.values()))))):
+                run = {"variant": variant, "seed": seed, "figures": {name: v[place] for name, v in measures.items()}}
+                path = folder / "protocol" / condition / f"{variant}-{seed}.json"
+                path.write_text(json.dumps(run), encoding="utf-8")
+
+
+def planted(gain, scores):
+    """Figures of five seeds in which the default betters each measure by `gain`, give or take."""
+    wave = [0.0, 0.002, -0.002, 0.001, -0.001]
+    lower = ("nll", "nll_scaled", "calibration_error", "calibration_error_scaled", "scatter_ratio")
+    higher = ("accuracy", "f1_macro", "selective_accuracy", "error_auroc", *scores)
+    found = {}
+    for variant, share in (("plain", 0.0), ("smoothing", 0.2), ("second-batch", 1.0), ("memory", 0.9)):
+        found[variant] = {name: [0.5 + gain * share + each for each in wave] for name in higher}
+        found[variant] |= {name: [0.5 - gain * share + each * (1 + share) for each in wave] for name in lower}
+    return found
+
+
+@pytest.mark.parametrize(("gain", "met"), [(0.05, [True] * 6), (0.0, [True] + [False] * 5), (-0.05, [False] * 6)])
+def test_goals_are_met_where_the_planted_gain_is_there(gain, met, load, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    against = load("against")
+    names = [f"{kind}-{corpus}" for kind in ("few", "noise", "short") for corpus in ("20newsgroups", "r52", "tweets")]
+    scores = dict.fromkeys(names[:2], (*against.SCORES, "new_classes_5"))
+    write_runs(tmp_path, {name: planted(gain, scores.get(name, ())) for name in names})
+    monkeypatch.setattr(against, "best_scores", lambda: dict.fromkeys(("plain", *against.TUNED_AS), "unknown_energy"))
+    monkeypatch.setattr(against, "FOLDER", tmp_path)
+    monkeypatch.setattr(against, "PICTURE", tmp_path / "against.png")
+    conditions = against.read_conditions()
+    assert list(conditions) == names
+    assert [goal.met for goal in load("goals").goals(conditions)] == met
+    rows = against.table(conditions, against.MEASURES["accuracy"]).splitlines()[2:]
+    cells = [each.strip(" *") for each in rows[0].split("|")]
+    assert cells[1:4] == ["20 newsgroups, 200", "5", "50.00 %"]
+    assert cells[5].startswith(f"{100 * gain:+.2f} ± 0.00")
+    assert len(rows) == len(names)
+    assert "| label smoothing |" in against.summary(conditions, ["few", "noise"])
+    against.draw(conditions)
+    assert (tmp_path / "against.png").stat().st_size > 10_000
+
+
+def test_the_best_scores_are_read_from_the_runs_that_are_not_reported(load):
+    against = load("against")
+    best = against.best_scores()
+    assert set(best.values()) <= set(against.SCORES)
+    figures = load("cells").read_figures(FOLDER / "mechanism" / against.TUNED_ON)["plain"]
+    means = {name: sum(figures[name].values()) for name in against.SCORES}
+    assert best["plain"] == max(means, key=means.get)

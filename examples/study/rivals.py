@@ -1,0 +1,107 @@
+"""Which remedy helps which data? The runs that `rivals.md` plans, beside the protocol's own in `protocol/`.
+
+    python -m examples.study rivals [CONDITION ...] [--seeds N]
+    python -m examples.study rivals --tune   # the runs that choose each rival's setting, on other documents
+
+What is there is not run again. Each run takes one core: start this as many times as there are cores.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from cells import finish, read_figures
+from protocol import CONDITIONS, OUTPUT, RESULTS, SEEDS, TESTED, TUNING_SEEDS, VARIANTS, read_corpus, runs_of
+from run import write_splits
+
+from itra_hf.comparison.plan import Run
+
+PACKAGE = "itra_hf.comparison.rivals:"
+
+
+class Rival(NamedTuple):
+    """A trainer of the package, and the values of its main setting that are tried."""
+
+    trainer: str
+    setting: str
+    values: tuple[float, ...]
+    twice: bool = False
+
+    def settings(self, value: float) -> dict[str, Any]:
+        """Of a variant of `itra-hf compare`."""
+        given = {"trainer": PACKAGE + self.trainer, "trainer_arguments": {self.setting: value}}
+        return {**given, "twice_compute": True} if self.twice else given
+
+
+# By the kind of condition that they are for.
+RIVALS: Mapping[str, Mapping[str, Rival]] = {
+    "thin": {
+        "logit-adjustment": Rival("LogitAdjustedTrainer", "strength", (0.5, 1.0, 2.0)),
+        "class-balanced": Rival("ClassBalancedTrainer", "beta", (0.9, 0.99, 0.999)),
+        "equalization": Rival("EqualizationTrainer", "strength", (0.5, 1.0, 2.0)),
+        "transport": Rival("TransportTrainer", "smoothness", (0.03, 0.1, 1.0)),
+        "retargeting": Rival("RetargetedTrainer", "negative", (0.5, 0.9, 0.98)),
+    },
+    "noise": {
+        "generalised": Rival("GeneralizedCrossEntropyTrainer", "q", (0.2, 0.5, 0.7)),
+        "small-loss": Rival("SmallLossTrainer", "wrong", (0.1, 0.2, 0.3)),
+    },
+    "few": {
+        "rdrop": Rival("RDropTrainer", "strength", (0.3, 1.0, 3.0), twice=True),
+        "supcon": Rival("SupConTrainer", "weight", (0.1, 0.3, 0.5)),
+        "extrapolation": Rival("ExtrapolatedTrainer", "distance", (0.5, 1.0, 2.0)),
+        "stages": Rival("StagewiseTrainer", "stages", (2, 3, 4)),
+    },
+}
+SHOWN = {f"{kind}-{corpus}": kind for kind in RIVALS for corpus in ("20newsgroups", "r52")}  # the conditions
+CHOSEN_BY = {"thin": "f1_macro", "noise": "accuracy", "few": "accuracy"}
+MOST = 10  # seeds
+TUNED_ON = "20newsgroups"
+TUNING = RESULTS / "tuning-rivals"
+
+
+def tuning_runs(kind: str) -> Iterator[Run]:
+    """The runs that choose the settings of a kind's rivals: on documents of the training split alone."""
+    rows = read_corpus(TUNED_ON)["train"].sample(frac=1, random_state=0)
+    files = write_splits(f"{TUNED_ON}-tuning", {"train": rows.iloc[TESTED:], "test": rows.iloc[:TESTED]})
+    variants = {
+        f"{name}-{value:g}": rival.settings(value) for name, rival in RIVALS[kind].items() for value in rival.values
+    }
+    return runs_of(f"{kind}-{TUNED_ON}", TUNING_SEEDS, variants, **files)
+
+
+def chosen(kind: str, name: str) -> float | None:
+    """The value of a rival's setting that was best in the mean over the tuning seeds; `None` while runs are missing."""
+    figures, rival = read_figures(TUNING / kind), RIVALS[kind][name]
+    found = {value: figures.get(f"{name}-{value:g}", {}).get(CHOSEN_BY[kind], {}) for value in rival.values}
+    if any(sorted(each) != TUNING_SEEDS for each in found.values()):
+        return None
+    return max(found, key=lambda value: float(np.mean(list(found[value].values()))))
+
+
+def variants_of(condition: str) -> dict[str, Mapping[str, Any]]:
+    """The variants of a condition: the protocol's, and the rivals that it is for and whose settings are chosen."""
+    kind = SHOWN[condition]
+    own = {name: (rival, chosen(kind, name)) for name, rival in RIVALS[kind].items()}
+    return {**VARIANTS, **{name: rival.settings(value) for name, (rival, value) in own.items() if value is not None}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="CONDITION", help=f"of: {', '.join(SHOWN)}")
+    parser.add_argument("--seeds", type=int, default=MOST, help="how many, from the first")
+    parser.add_argument("--tune", action="store_true", help="make the runs that choose the settings, and no others")
+    options = parser.parse_args()
+    if options.tune:
+        for kind in RIVALS:
+            for run in tuning_runs(kind):
+                finish(run, TUNING / kind, OUTPUT / "protocol" / f"tuning-{kind}")
+        return
+    for name in options.names or SHOWN:
+        for run in runs_of(name, SEEDS[: min(options.seeds, MOST, CONDITIONS[name].seeds)], variants_of(name)):
+            finish(run, RESULTS / name, OUTPUT / "protocol" / name)
+
+
+if __name__ == "__main__":
+    main()
