@@ -22,6 +22,8 @@ class LogitAdjustedTrainer(TaskLossTrainer):
     """
 
     def __init__(self, *args: Any, strength: float = 1.0, **kwargs: Any) -> None:
+        if not strength >= 0:
+            raise ValueError(f"strength={strength!r} must be >= 0.")
         super().__init__(*args, **kwargs)
         counts = self.class_counts()
         self.margins = strength * (counts / counts.sum()).log()
@@ -70,6 +72,8 @@ class EqualizationTrainer(TaskLossTrainer):
     """
 
     def __init__(self, *args: Any, strength: float = 1.0, **kwargs: Any) -> None:
+        if not strength >= 0:
+            raise ValueError(f"strength={strength!r} must be >= 0.")
         super().__init__(*args, **kwargs)
         self.strength = strength
         self.gradients: Tensor | None = None

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Trainer, TrainerCallback
 
+from ...companions.choice import holds_shards
 from ...trainer import ITRAMixin
 from .task_loss import TaskLossTrainer
 
@@ -24,6 +25,8 @@ class RDropTrainer(TaskLossTrainer):
     """
 
     def __init__(self, *args: Any, strength: float = 1.0, **kwargs: Any) -> None:
+        if not strength >= 0:
+            raise ValueError(f"strength={strength!r} must be >= 0.")
         if isinstance(self, ITRAMixin):
             raise ValueError("RDropTrainer runs a batch twice in one pass, which can't be aligned; take ITRAMixin off.")
         super().__init__(*args, **kwargs)
@@ -60,6 +63,10 @@ class SupConTrainer(TaskLossTrainer):
     uses_features = True
 
     def __init__(self, *args: Any, weight: float = 0.5, temperature: float = 0.3, **kwargs: Any) -> None:
+        if not 0 <= weight <= 1:
+            raise ValueError(f"weight={weight!r} must be from 0 to 1.")
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature!r} must be above 0.")
         super().__init__(*args, **kwargs)
         self.weight, self.temperature = weight, temperature
 
@@ -77,10 +84,17 @@ class AveragedTrainer(Trainer):
         *args: of `Trainer`.
         decay: of the average, an optimizer step; 0.97 lags 32 steps behind.
         **kwargs: of `Trainer`.
+
+    Raises:
+        ValueError: a wrong decay, or weights that lie in parts on several processes.
     """
 
     def __init__(self, *args: Any, decay: float = 0.97, **kwargs: Any) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay={decay!r} must be from 0 to below 1.")
         super().__init__(*args, **kwargs)
+        if holds_shards(self.accelerator, self.model):
+            raise ValueError("AveragedTrainer averages the weights, which lie in parts on several processes.")
         self.add_callback(WeightAverage(decay))
 
 

@@ -39,6 +39,8 @@ class RetargetedTrainer(TaskLossTrainer):
     def __init__(self, *args: Any, negative: float = 0.98, penalty: float = 1e-4, **kwargs: Any) -> None:
         if not 0 <= negative < 1:
             raise ValueError(f"negative={negative!r} must be from 0 to below 1.")
+        if not penalty >= 0:
+            raise ValueError(f"penalty={penalty!r} must be >= 0.")
         super().__init__(*args, **kwargs)
         if holds_shards(self.accelerator, self.model):
             raise ValueError("RetargetedTrainer fits the head as a whole, which lies in parts on several processes.")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from commands import refused, rows, write, write_config
 from datasets import Dataset
 from torch import nn
 from torch.utils.data import IterableDataset
@@ -9,8 +10,11 @@ from trainers import CLASSES, DIM, Toy, config, toy_examples
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from itra_hf import ITRAMixin
+from itra_hf.cli import parse_comparison
 from itra_hf.comparison import rivals
 from itra_hf.comparison.rivals.choice import RIVALS
+from itra_hf.comparison.study import compare
+from itra_hf.comparison.variants import BASELINES
 
 EVERY = [getattr(rivals, name) for name in rivals.__all__]
 LOSSES = [each for each in EVERY if issubclass(each, rivals.task_loss.TaskLossTrainer)]
@@ -167,6 +171,13 @@ def test_features_are_the_primary_batch_s_also_beside_a_companion(rival, decay, 
         (rivals.TransportTrainer, {"smoothness": 0.0}, "smoothness=0.0 must be above 0"),
         (rivals.RetargetedTrainer, {"negative": 1.0}, "negative=1.0 must be from 0 to below 1"),
         (rivals.ExtrapolatedTrainer, {"distance": -1.0}, "distance=-1.0 must be >= 0"),
+        (rivals.RetargetedTrainer, {"penalty": -1.0}, "penalty=-1.0 must be >= 0"),
+        (rivals.LogitAdjustedTrainer, {"strength": -1.0}, "strength=-1.0 must be >= 0"),
+        (rivals.EqualizationTrainer, {"strength": -1.0}, "strength=-1.0 must be >= 0"),
+        (rivals.RDropTrainer, {"strength": -1.0}, "strength=-1.0 must be >= 0"),
+        (rivals.SupConTrainer, {"weight": 1.5}, "weight=1.5 must be from 0 to 1"),
+        (rivals.SupConTrainer, {"temperature": 0}, "temperature=0 must be above 0"),
+        (rivals.AveragedTrainer, {"decay": 1.0}, "decay=1.0 must be from 0 to below 1"),
         (rivals.StagewiseTrainer, {"stages": 0}, "stages=0 must be an integer >= 1"),
         (rivals.StagewiseTrainer, {"proximity": float("nan")}, "proximity=nan must be >= 0"),
     ],
@@ -270,9 +281,40 @@ def test_it_helps_where_labels_are_wrong(rival, tmp_path):
 # ---- In a comparison ----
 
 
-def test_every_rival_of_a_plan_can_be_loaded():
-    from itra_hf.comparison.variants import read_variant
+@pytest.mark.parametrize("kind", RIVALS)
+def test_a_command_puts_the_rivals_of_a_kind_into_the_plan(kind, train_file, tmp_path):
+    own = '{"ITRA": {}, "label smoothing": {"trainer": "Trainer", "label_smoothing_factor": 0.3}}'
+    config_file = write_config(tmp_path, "model", train_file=train_file, variants=own)
+    plan = parse_comparison([config_file, "--rivals", kind])
+    names = [variant.name for variant in plan.variants if variant.name not in BASELINES]
+    assert names == list(dict.fromkeys(["ITRA", "label smoothing", *RIVALS[kind]]))
+    smoothing = next(variant for variant in plan.variants if variant.name == "label smoothing")
+    assert smoothing.settings == {"label_smoothing_factor": 0.3}  # what the file says comes first
 
-    for kind in RIVALS.values():
-        for name, settings in kind.items():
-            assert read_variant(name, settings, {}, None).name == name
+
+def test_without_variants_the_default_stands_beside_the_rivals(train_file, tmp_path):
+    plan = parse_comparison([write_config(tmp_path, "model", train_file=train_file), "--rivals", "noise"])
+    assert [variant.name for variant in plan.variants] == ["Trainer", "ITRATrainer", *RIVALS["noise"]]
+
+
+def test_other_kinds_and_labels_are_refused(model_folder, tmp_path, capsys):
+    named = write(tmp_path, "train.csv", rows(30))
+    config_file = write_config(tmp_path, model_folder, train_file=named)
+    assert "rivals='tails' is not one of 'longtail', 'noise', 'small'" in refused(
+        ["compare", config_file, "--rivals", "tails"], capsys
+    )
+    numbers = write(tmp_path, "numbers.csv", rows(30, label=lambda name, index: index / 7))
+    config_file = write_config(tmp_path, model_folder, train_file=numbers)
+    assert "rivals needs one class an example; this is regression" in refused(
+        ["compare", config_file, "--rivals", "small"], capsys
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", RIVALS)
+def test_every_rival_runs_in_a_comparison(kind, model_folder, train_file, tmp_path):
+    fields = {"train_file": train_file, "max_steps": 4, "use_cpu": True, "output_dir": str(tmp_path / "out")}
+    plan = parse_comparison([write_config(tmp_path, model_folder, **fields), "--rivals", kind, "--seeds", "1"])
+    comparison = compare(plan)
+    assert not comparison.failed
+    assert {result["variant"] for result in comparison.results} == {variant.name for variant in plan.variants}
