@@ -133,6 +133,8 @@ RULES: Mapping[str, Mapping[str, Any]] = {
         "fitted-32-double",
         "both-0.1",
         "late-rising",
+        "late-rising-2",
+        "late-rising-4",
         "late-fitted-8",
         "halvings",
         "share-0.1",

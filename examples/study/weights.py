@@ -23,7 +23,8 @@ class FollowingLoss(MatchingWeight):
         rule: `"rising"`: what the task loss's pull has lost since its peak, from the start; `"fitted-8"` or with
             another power, or `"halvings"`, of the peak; `"share-0.1"` or another share of the pull at the time;
             `"both-0.1"`: twice that of `"fitted-32"` and 0.1 of the pull at the time; `"late-rising"`, which is the
-            package's own `"rising"`, and `"late-fitted-8"`, which look at the epoch.
+            package's own `"rising"`, and `"late-fitted-8"`, which look at the epoch; `"late-rising-4"` or another power:
+            the peak times that power of the share of it that the task loss's pull has lost.
         args: as of `MatchingWeight`.
     """
 
@@ -50,8 +51,9 @@ class FollowingLoss(MatchingWeight):
         kind, _, number = self.rule.rpartition("-")
         if kind == "share":
             wanted = float(number) * running
-        elif self.rule.endswith("rising"):
-            wanted = self.peak - running
+        elif "rising" in self.rule:
+            lost = (1 - running / self.peak).nan_to_num()
+            wanted = self.peak * lost ** (int(number) if number.isdigit() else 1)
         elif kind == "both":
             wanted = 2 * self.fit(32) * self.peak + float(number) * running
         else:
