@@ -23,7 +23,7 @@ class FollowingLoss(MatchingWeight):
         rule: `"rising"`: what the task loss's pull has lost since its peak, from the start; `"fitted-8"` or with
             another power, or `"halvings"`, of the peak; `"share-0.1"` or another share of the pull at the time;
             `"both-0.1"`: twice that of `"fitted-32"` and 0.1 of the pull at the time; `"late-rising"`, which is the
-            package's own `"rising"`, and `"late-fitted-8"`, which look at the epoch; `"late-rising-4"` or another power:
+            package's own `"rising"`, and `"late-fitted-8"`, which look at the epoch; `"late-rising-4"` or other powers:
             the peak times that power of the share of it that the task loss's pull has lost.
         args: as of `MatchingWeight`.
     """
