@@ -24,6 +24,8 @@ class RDropTrainer(TaskLossTrainer):
         ValueError: together with `ITRAMixin`: a batch that runs twice in one pass can't be aligned.
     """
 
+    copies = 2
+
     def __init__(self, *args: Any, strength: float = 1.0, **kwargs: Any) -> None:
         if not strength >= 0:
             raise ValueError(f"strength={strength!r} must be >= 0.")
@@ -36,18 +38,6 @@ class RDropTrainer(TaskLossTrainer):
         """The mean cross-entropy of both passes plus the symmetric divergence between them."""
         first, second = logits.chunk(2)
         return self.cross_entropy(logits, labels).mean() + self.strength * symmetric_divergence(first, second)
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """That of two copies of a training batch, in one pass."""
-        if model.training:
-            inputs = {k: torch.cat([v, v]) if isinstance(v, Tensor) and v.dim() else v for k, v in inputs.items()}
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
 
 class SupConTrainer(TaskLossTrainer):

@@ -25,6 +25,7 @@ class TaskLossTrainer(Trainer):
     Attributes:
         smooths: whether `label_smoothing_factor` has a meaning.
         uses_features: whether `loss_of` wants features.
+        copies: how many times a training batch runs, one behind the other in one pass.
 
     Raises:
         ValueError: labels that are not one class id an example, or label smoothing where that has no meaning.
@@ -32,6 +33,7 @@ class TaskLossTrainer(Trainer):
 
     smooths = True
     uses_features = False
+    copies = 1
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -73,6 +75,9 @@ class TaskLossTrainer(Trainer):
         """
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.copies > 1:
+            copies = {k: torch.cat([v] * self.copies) for k, v in inputs.items() if isinstance(v, Tensor) and v.dim()}
+            inputs = {**inputs, **copies}
         labels = drop_column(find_labels(inputs, self.label_names))
         if not (isinstance(labels, Tensor) and is_class_ids(labels)):
             raise ValueError(f"{type(self).__name__} needs one class id an example in each training batch.")
