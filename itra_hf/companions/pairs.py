@@ -206,6 +206,9 @@ def read_class_ids(dataset: Any, label_names: Sequence[str]) -> np.ndarray:
         labels = labels if chosen is None else labels[chosen.column(0).to_numpy()]
     else:
         labels = np.asarray([np.asarray(dataset[index][column]) for index in range(len(dataset))])
+    if labels.dtype == object and len(labels) and {np.shape(each) for each in labels} == {(1,)}:
+        labels = np.stack(labels)  # a list of one, which is a class id too
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"companion='class_matched' needs one class id an example, but {column!r} holds values of dtype "

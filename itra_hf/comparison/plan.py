@@ -20,7 +20,7 @@ from ..text.models import ModelArguments
 from ..written_yaml import meaning
 from .measures import BY_NAME
 from .rivals.choice import RIVALS
-from .variants import BASELINES, DEFAULTS, FIXED, ITRA, PLAIN, TWICE, Variant, naming, read_variant
+from .variants import BASELINES, DEFAULTS, FIXED, ITRA, PLAIN, TWICE, Variant, load_trainer, naming, read_variant
 
 EqualCompute = Literal["batch", "steps", "both", "none"]
 QUIET = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 0.05}
@@ -244,8 +244,12 @@ def make_plan(
     plan = Plan(args, common, plain + own, Path(output_dir))
     for run in itertools.islice(plan.runs(), len(plan.variants)):
         with naming(run.variant):
-            if run.arguments(plan.output_dir)[2].prediction_loss_only:
+            args_of_run = run.arguments(plan.output_dir)[2]
+            if args_of_run.prediction_loss_only:
                 raise ValueError("prediction_loss_only=True leaves no predictions to measure; leave it out.")
+            if args_of_run.label_smoothing_factor and not getattr(load_trainer(run.trainer), "smooths", True):
+                smoothing = args_of_run.label_smoothing_factor
+                raise ValueError(f"label_smoothing_factor={smoothing} has no meaning for its trainer; give it 0.")
     return plan
 
 

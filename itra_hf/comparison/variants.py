@@ -15,6 +15,7 @@ from ..presets import preset_settings, refuse_gone
 from ..text.config_files import as_typed, named_actions, suggest
 from ..trainer import ITRAMixin, ITRATrainer
 from ..written_yaml import meaning
+from .rivals.ranges import check_ranges
 
 ExtraCompute = Literal["", "batch", "steps"]
 
@@ -23,6 +24,7 @@ TWICE: dict[ExtraCompute, str] = {"batch": "Trainer, twice the batch", "steps": 
 BASELINES = (PLAIN, *TWICE.values())
 DEFAULTS = asdict(AlignmentArguments())
 VARIANT_KEYS = ("trainer", "trainer_arguments", "twice_compute", "preset")
+GIVEN = {"self", "args", "kwargs", "model", "train_dataset", "eval_dataset", "processing_class", "compute_metrics"}
 FIXED = ("seed", "data_seed", "output_dir", "push_to_hub", "resume_from_checkpoint", "hub_model_id")
 
 
@@ -105,8 +107,11 @@ def _check_arguments(trainer: type[Trainer], given: Mapping[str, Any]) -> None:
             known |= {parameter.name for parameter in parameters}
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
                 break
+    if taken := sorted(set(given) & GIVEN):
+        raise ValueError(f"trainer_arguments has {taken[0]!r}, which the comparison gives itself.")
     if unknown := sorted(set(given) - known):
         raise ValueError(f"trainer_arguments has {unknown[0]!r}, which {trainer.__name__} does not take.")
+    check_ranges(getattr(trainer, "ranges", {}), given)
 
 
 def _typed_settings(name: str, settings: Mapping[Any, Any]) -> dict[str, Any]:

@@ -33,3 +33,7 @@ def test_the_page_has_the_scripts_measures_and_settings():
     for seed in images.TUNING_SEEDS:
         assert seed not in images.SEEDS
         assert str(seed) in page
+    assert not {*images.MENDING_SEEDS} & {*images.SEEDS, *images.TUNING_SEEDS}
+    assert f"{images.MENDING_SEEDS[0]} to {images.MENDING_SEEDS[-1]}" in page
+    for name in images.MENDS:
+        assert name in page

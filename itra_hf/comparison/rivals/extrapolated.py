@@ -1,11 +1,13 @@
 """Gradients at a point that lies further along the last step."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback
 
 from ...companions.choice import holds_shards
+from .ranges import NOT_NEGATIVE, Range, check_ranges
 
 
 class ExtrapolatedTrainer(Trainer):
@@ -14,7 +16,8 @@ class ExtrapolatedTrainer(Trainer):
     Before each optimizer step the weights go on by `distance` times their last change; the gradient is taken there;
     then they go back, and the optimizer makes its step from where they were. That the last change of the weights, which
     any optimizer makes, stands for the last gradient is a detail of ours. The first step of a run, a resumed one too,
-    is a plain one. It takes the memory of two more copies of the trained weights.
+    is a plain one. It takes the memory of two more copies of the trained weights. Where a companion runs through
+    averaged weights, it is the further points that are averaged.
 
     Args:
         *args: of `Trainer`.
@@ -25,9 +28,10 @@ class ExtrapolatedTrainer(Trainer):
         ValueError: a wrong distance, or weights that lie in parts on several processes.
     """
 
+    ranges: Mapping[str, Range] = {"distance": NOT_NEGATIVE}
+
     def __init__(self, *args: Any, distance: float = 1.0, **kwargs: Any) -> None:
-        if not distance >= 0:
-            raise ValueError(f"distance={distance!r} must be >= 0.")
+        check_ranges(self.ranges, {"distance": distance})
         super().__init__(*args, **kwargs)
         if holds_shards(self.accelerator, self.model):
             raise ValueError("ExtrapolatedTrainer moves the weights, which lie in parts on several processes.")

@@ -1,11 +1,13 @@
 """Losses for long tails: logit adjustment, class-balanced weights, and one after the equalization loss."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .task_loss import TaskLossTrainer
+from .ranges import NOT_NEGATIVE, SHARE, Range, check_ranges
+from .task_loss import TaskLossTrainer, at_least_one
 
 
 class LogitAdjustedTrainer(TaskLossTrainer):
@@ -21,23 +23,25 @@ class LogitAdjustedTrainer(TaskLossTrainer):
         **kwargs: of `Trainer`.
     """
 
+    ranges: Mapping[str, Range] = {"strength": NOT_NEGATIVE}
+
     def __init__(self, *args: Any, strength: float = 1.0, **kwargs: Any) -> None:
-        if not strength >= 0:
-            raise ValueError(f"strength={strength!r} must be >= 0.")
+        check_ranges(self.ranges, {"strength": strength})
         super().__init__(*args, **kwargs)
-        counts = self.class_counts()
-        self.margins = strength * (counts / counts.sum()).log()
+        self.strength, self.counts = strength, self.class_counts()
 
     def loss_of(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
         """See the class."""
-        return self.cross_entropy(logits + self.margins.to(logits.device), labels).mean()
+        counts = at_least_one(self.counts, logits)
+        margins = self.strength * (counts / counts.sum()).log()
+        return self.cross_entropy(logits + margins.to(logits.dtype), labels).mean()
 
 
 class ClassBalancedTrainer(TaskLossTrainer):
     """Class-balanced weights (Cui et al., *Class-Balanced Loss Based on Effective Number of Samples*, CVPR 2019).
 
     The cross-entropy of an example of a class of `n` examples counts `(1 - beta) / (1 - beta ** n)` times, scaled so
-    that the weights' mean over the classes is 1. With `beta` near 1 that is the inverse of `n`.
+    that the weights' mean over the training set's classes is 1. With `beta` near 1 that is the inverse of `n`.
 
     Args:
         *args: of `Trainer`.
@@ -45,16 +49,19 @@ class ClassBalancedTrainer(TaskLossTrainer):
         **kwargs: of `Trainer`.
     """
 
+    ranges: Mapping[str, Range] = {"beta": SHARE}
+
     def __init__(self, *args: Any, beta: float = 0.99, **kwargs: Any) -> None:
-        if not 0 <= beta < 1:
-            raise ValueError(f"beta={beta!r} must be from 0 to below 1.")
+        check_ranges(self.ranges, {"beta": beta})
         super().__init__(*args, **kwargs)
-        weights = (1 - beta) / (1 - beta ** self.class_counts())
-        self.weights = weights / weights.mean()
+        self.beta, self.counts = beta, self.class_counts()
 
     def loss_of(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
         """See the class."""
-        return (self.weights.to(logits.device)[labels] * self.cross_entropy(logits, labels)).mean()
+        counts = at_least_one(self.counts, logits)
+        weights = (1 - self.beta) / (1 - self.beta**counts)
+        weights = weights / weights[: len(self.counts)][self.counts > 0].mean()
+        return (weights.to(logits.dtype)[labels] * self.cross_entropy(logits, labels)).mean()
 
 
 class EqualizationTrainer(TaskLossTrainer):
@@ -71,18 +78,27 @@ class EqualizationTrainer(TaskLossTrainer):
         **kwargs: of `Trainer`.
     """
 
+    ranges: Mapping[str, Range] = {"strength": NOT_NEGATIVE}
+
     def __init__(self, *args: Any, strength: float = 1.0, **kwargs: Any) -> None:
-        if not strength >= 0:
-            raise ValueError(f"strength={strength!r} must be >= 0.")
+        check_ranges(self.ranges, {"strength": strength})
         super().__init__(*args, **kwargs)
         self.strength = strength
         self.gradients: Tensor | None = None
+        self.margins: Tensor | None = None  # of the batch at hand
+
+    def start_run(self) -> None:
+        """Starts the sums anew."""
+        self.gradients = None
+
+    def prepare(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> None:
+        """Takes the margins from the sums so far, then takes the batch into these."""
+        sums = logits.new_ones(logits.shape[1]) if self.gradients is None else self.gradients
+        self.margins = self.strength * (sums / sums.sum()).log()
+        likely = (logits.detach() + self.margins).softmax(dim=-1).gather(1, labels[:, None]).squeeze(1)
+        self.gradients = sums + self.summed(torch.zeros_like(sums).index_add(0, labels, 1 - likely))
 
     def loss_of(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
         """See the class."""
-        if self.gradients is None:
-            self.gradients = torch.ones(logits.shape[1], device=logits.device)
-        adjusted = logits + self.strength * (self.gradients / self.gradients.sum()).log()
-        missing = 1 - adjusted.detach().softmax(dim=-1).gather(1, labels[:, None]).squeeze(1)
-        self.gradients = self.gradients + self.summed(torch.zeros_like(self.gradients).index_add(0, labels, missing))
-        return self.cross_entropy(adjusted, labels).mean()
+        assert self.margins is not None
+        return self.cross_entropy(logits + self.margins, labels).mean()

@@ -1,5 +1,6 @@
 """Regularisers: R-Drop, supervised contrast, and averaged weights."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from transformers import Trainer, TrainerCallback
 
 from ...companions.choice import holds_shards
 from ...trainer import ITRAMixin
+from .ranges import ABOVE_ZERO, NOT_NEGATIVE, PART, SHARE, Range, check_ranges
 from .task_loss import TaskLossTrainer
 
 
@@ -25,10 +27,10 @@ class RDropTrainer(TaskLossTrainer):
     """
 
     copies = 2
+    ranges: Mapping[str, Range] = {"strength": NOT_NEGATIVE}
 
     def __init__(self, *args: Any, strength: float = 1.0, **kwargs: Any) -> None:
-        if not strength >= 0:
-            raise ValueError(f"strength={strength!r} must be >= 0.")
+        check_ranges(self.ranges, {"strength": strength})
         if isinstance(self, ITRAMixin):
             raise ValueError("RDropTrainer runs a batch twice in one pass, which can't be aligned; take ITRAMixin off.")
         super().__init__(*args, **kwargs)
@@ -51,12 +53,10 @@ class SupConTrainer(TaskLossTrainer):
     """
 
     uses_features = True
+    ranges: Mapping[str, Range] = {"weight": PART, "temperature": ABOVE_ZERO}
 
     def __init__(self, *args: Any, weight: float = 0.5, temperature: float = 0.3, **kwargs: Any) -> None:
-        if not 0 <= weight <= 1:
-            raise ValueError(f"weight={weight!r} must be from 0 to 1.")
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature!r} must be above 0.")
+        check_ranges(self.ranges, {"weight": weight, "temperature": temperature})
         super().__init__(*args, **kwargs)
         self.weight, self.temperature = weight, temperature
 
@@ -70,19 +70,25 @@ class SupConTrainer(TaskLossTrainer):
 class AveragedTrainer(Trainer):
     """Leaves the model with an exponential running average of its weights, in place of the last ones.
 
+    Checkpoints and evaluations on the way are of the weights themselves. A resumed run starts its average anew.
+
     Args:
         *args: of `Trainer`.
         decay: of the average, an optimizer step; 0.97 lags 32 steps behind.
         **kwargs: of `Trainer`.
 
     Raises:
-        ValueError: a wrong decay, or weights that lie in parts on several processes.
+        ValueError: a wrong decay, weights that lie in parts on several processes, or `load_best_model_at_end`, whose
+            model the average would replace.
     """
 
+    ranges: Mapping[str, Range] = {"decay": SHARE}
+
     def __init__(self, *args: Any, decay: float = 0.97, **kwargs: Any) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay={decay!r} must be from 0 to below 1.")
+        check_ranges(self.ranges, {"decay": decay})
         super().__init__(*args, **kwargs)
+        if self.args.load_best_model_at_end:
+            raise ValueError("load_best_model_at_end=True: AveragedTrainer would put its average in the best's place.")
         if holds_shards(self.accelerator, self.model):
             raise ValueError("AveragedTrainer averages the weights, which lie in parts on several processes.")
         self.add_callback(WeightAverage(decay))

@@ -1,16 +1,20 @@
 """A second stage for long tails: the head is trained anew on frozen features."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import has_length
 
-from ...batches import find_labels
+from ...batches import drop_column, find_labels
 from ...companions.choice import holds_shards
 from ...features.head import build_tap
 from ...features.models import eval_mode, logits_of, unwrap
+from ...features.randomness import untouched_randomness
 from ...losses.kernels import UNLABELLED
+from .ranges import NOT_NEGATIVE, SHARE, Range, check_ranges
 from .task_loss import TaskLossTrainer
 
 STEPS = 200  # of L-BFGS, at most: the objective is convex
@@ -33,15 +37,17 @@ class RetargetedTrainer(TaskLossTrainer):
         **kwargs: of `Trainer`.
 
     Raises:
-        ValueError: weights that lie in parts on several processes, or a head that is no linear layer of its own.
+        ValueError: a wrong value, a training set without length, or weights that lie in parts on several processes;
+            when training begins, a head that is no linear layer of its own or does not learn.
     """
 
+    ranges: Mapping[str, Range] = {"negative": SHARE, "penalty": NOT_NEGATIVE}
+
     def __init__(self, *args: Any, negative: float = 0.98, penalty: float = 1e-4, **kwargs: Any) -> None:
-        if not 0 <= negative < 1:
-            raise ValueError(f"negative={negative!r} must be from 0 to below 1.")
-        if not penalty >= 0:
-            raise ValueError(f"penalty={penalty!r} must be >= 0.")
+        check_ranges(self.ranges, {"negative": negative, "penalty": penalty})
         super().__init__(*args, **kwargs)
+        if not has_length(self.train_dataset):
+            raise ValueError("RetargetedTrainer goes through the training set once more, which has no length.")
         if holds_shards(self.accelerator, self.model):
             raise ValueError("RetargetedTrainer fits the head as a whole, which lies in parts on several processes.")
         self.add_callback(HeadRetraining(self, negative, penalty))
@@ -58,6 +64,19 @@ class HeadRetraining(TrainerCallback):
         self.trainer, self.negative, self.penalty = trainer, negative, penalty
 
     @torch.no_grad()
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Looks whether there is a head that can be fitted.
+
+        Raises:
+            ValueError: there is none.
+        """
+        loader = all_batches(self.trainer)
+        # Accelerate would take a loader that is begun and not ended for the one that is trained on.
+        with untouched_randomness():  # a loader draws a seed for its workers
+            head, *_ = next(tapped_batches(self.trainer, getattr(loader, "base_dataloader", loader)))
+        linear_head(head)
+
+    @torch.no_grad()
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Fits the head, on all processes alike."""
         head, features, labels = training_features(self.trainer)
@@ -67,36 +86,67 @@ class HeadRetraining(TrainerCallback):
             head.bias.copy_(bias)
 
 
-def training_features(trainer: Trainer) -> tuple[nn.Linear, Tensor, Tensor]:
-    """The head, and the features `[n, dim]` and class ids of the labelled training examples of all processes.
+def linear_head(module: nn.Module) -> nn.Linear:
+    """The linear layer that a head is, also inside peft's wrapper of modules that are trained and saved whole.
 
     Raises:
-        ValueError: the head is no linear layer.
+        ValueError: it is none, or it does not learn, so that a saved adapter would lack it.
     """
-    model, features, labels = unwrap(trainer.model), [], []
-    loader, tap = trainer.get_test_dataloader(trainer.train_dataset), None  # type: ignore[arg-type]
-    with eval_mode(model):
-        for batch in loader:
+    saved: Any = getattr(module, "modules_to_save", None)
+    module = module if saved is None else saved[module.active_adapter]
+    if type(module) is not nn.Linear or not module.weight.requires_grad:
+        raise ValueError(
+            f"RetargetedTrainer needs a linear layer that is trained as head; this one is a {type(module).__name__}"
+            f"{'' if type(module) is not nn.Linear else ' that is frozen'}."
+        )
+    return module
+
+
+def all_batches(trainer: Trainer) -> Any:
+    """A loader of the whole training set, in order; on several processes each has its own batches."""
+    drops, trainer.args.dataloader_drop_last = trainer.args.dataloader_drop_last, False  # that is of training alone
+    try:
+        return trainer.get_test_dataloader(trainer.train_dataset)  # type: ignore[arg-type]
+    finally:
+        trainer.args.dataloader_drop_last = drops
+
+
+def tapped_batches(trainer: Trainer, batches: Iterable[Any]) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
+    """The head of the model, with the features `[batch, dim]`, without dropout, and class ids of each batch."""
+    model, tap = unwrap(trainer.model), None
+    try:
+        for batch in batches:
             inputs = trainer._prepare_inputs(batch)
-            ids = find_labels(inputs, trainer.label_names)
+            ids = drop_column(find_labels(inputs, trainer.label_names))
+            assert ids is not None
             inputs = {name: value for name, value in inputs.items() if name not in trainer.label_names}
 
             def run(inputs: dict[str, Any] = inputs) -> tuple[Tensor | None, dict[str, Any]]:
                 return logits_of(model(**inputs)), inputs
 
-            with trainer.compute_loss_context_manager():
+            with eval_mode(model), trainer.compute_loss_context_manager():
                 tap = tap or build_tap(model, "auto", run)
                 with tap.recording():
                     run()
-            found = trainer.accelerator.gather_for_metrics((tap.features(inputs).float(), ids.flatten()))
-            features.append(found[0])
-            labels.append(found[1])
-    assert tap is not None
-    tap.remove()
-    if not isinstance(tap.module, nn.Linear):
-        raise ValueError(f"RetargetedTrainer needs a linear layer as head, not a {type(tap.module).__name__}.")
-    together, ids = torch.cat(features), torch.cat(labels)
-    return tap.module, together[ids != UNLABELLED], ids[ids != UNLABELLED]
+            yield tap.module, tap.features(inputs).float(), ids
+    finally:
+        if tap is not None:
+            tap.remove()
+
+
+def training_features(trainer: Trainer) -> tuple[nn.Linear, Tensor, Tensor]:
+    """The head, and the features `[n, dim]` and class ids of the labelled training examples of all processes.
+
+    Raises:
+        ValueError: see `linear_head`.
+    """
+    found = [
+        (head, *trainer.accelerator.gather_for_metrics((rows, ids)))
+        for head, rows, ids in tapped_batches(trainer, all_batches(trainer))
+    ]
+    features, labels = (torch.cat([each[place] for each in found]) for place in (1, 2))
+    kept = labels != UNLABELLED
+    return linear_head(found[0][0]), features[kept], labels[kept]
 
 
 @torch.enable_grad()

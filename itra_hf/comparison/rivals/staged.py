@@ -1,58 +1,67 @@
 """Training in stages, each on twice the examples of the one before."""
 
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
 from ...companions.choice import holds_shards
 from ...features.models import unwrap
+from .ranges import COUNT, NOT_NEGATIVE, Range, check_ranges
 from .task_loss import TaskLossTrainer
 
 
 class StagewiseTrainer(TaskLossTrainer):
     """After *Pairwise Learning via Stagewise Training in Proximal Setting* (2022): the training set doubles by stages.
 
-    The epochs are divided into stages of equal length. The last one trains on all examples, the one before on a random
-    half, and so on. Every epoch has as many steps as a plain one, so a smaller stage sees its examples more often.
-    Each stage is held near where it started by half the squared distance of the weights times `proximity`. With
-    two classes a pairwise loss is added: the mean, over the pairs of an example of each class in a batch, of the
-    squared hinge of the difference of their scores, which stands for the area under the ROC curve. Numbers of epochs in
-    place of bounds of stability, and uniform draws in place of importance sampling, are details of ours.
+    The epochs are divided into stages. The last one trains on all examples, the one before on a random half, and so
+    on. Every epoch has as many steps as a plain one, so a smaller stage sees its examples more often. Each stage is
+    held near where it started by half the squared distance of the weights times `proximity`. With two classes a
+    pairwise loss is added: the mean, over the pairs of an example of each class in a batch, of the squared hinge of the
+    difference of their scores, which stands for the area under the ROC curve. Numbers of epochs in place of bounds of
+    stability, and uniform draws in place of importance sampling, are details of ours. Its sampler stands in for the
+    Trainer's. A resumed run is held near the checkpoint's weights until the next stage.
 
     Args:
         *args: of `Trainer`.
-        stages: how many, >= 1.
+        stages: how many, >= 1, at most as many as epochs.
         proximity: >= 0.
         pairwise: what the pairwise loss counts, >= 0; without effect on more than two classes.
         **kwargs: of `Trainer`.
 
     Raises:
-        ValueError: a wrong value, a training set without length, or weights in parts on several processes.
+        ValueError: a wrong value, a training set without length, or weights in parts on several processes; when
+            training begins, fewer epochs than stages.
     """
 
+    ranges: Mapping[str, Range] = {"stages": COUNT, "proximity": NOT_NEGATIVE, "pairwise": NOT_NEGATIVE}
+
     def __init__(
-        self, *args: Any, stages: int = 3, proximity: float = 1e-3, pairwise: float = 1.0, **kwargs: Any
+        self, *args: Any, stages: int = 2, proximity: float = 1e-3, pairwise: float = 1.0, **kwargs: Any
     ) -> None:
-        values = {"proximity": proximity, "pairwise": pairwise}
-        if type(stages) is not int or stages < 1:
-            raise ValueError(f"stages={stages!r} must be an integer >= 1.")
-        if wrong := next((name for name, value in values.items() if not value >= 0), None):
-            raise ValueError(f"{wrong}={values[wrong]!r} must be >= 0.")
+        check_ranges(self.ranges, {"stages": stages, "proximity": proximity, "pairwise": pairwise})
         super().__init__(*args, **kwargs)
         if not has_length(self.train_dataset):
             raise ValueError("StagewiseTrainer takes parts of the training set, which has no length.")
         if proximity and holds_shards(self.accelerator, self.model):
             raise ValueError("proximity above 0 looks at all weights, which lie in parts on several processes.")
-        self.proximity, self.pairwise = proximity, pairwise
-        self.growing = GrowingDataset(self.train_dataset, stages, self.args.seed)
-        self.train_dataset = self.growing
+        self.stages, self.proximity, self.pairwise = stages, proximity, pairwise
+        self.sampler: StageSampler | None = None
         self.start: dict[str, Tensor] = {}  # the weights at the start of the stage
         self.add_callback(Stages(self))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
+        # No public method gives a training loader another sampler and leaves the rest of it to the Trainer.
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.sampler = StageSampler(len(dataset), self.stages, seed)
+        return self.sampler
 
     def loss_of(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
         """See the class."""
@@ -66,59 +75,64 @@ class StagewiseTrainer(TaskLossTrainer):
 
 
 class Stages(TrainerCallback):
-    """Begins the stages, before the loader's workers start."""
+    """Begins the stages, each with an epoch."""
 
     def __init__(self, trainer: StagewiseTrainer) -> None:
         self.trainer = trainer
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begins the first."""
-        self.trainer.growing.stage = -1
+    def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
+        """Counts the epochs."""
+        steps = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
+        if state.max_steps < self.trainer.stages * steps:
+            raise ValueError(
+                f"stages={self.trainer.stages} needs as many epochs, but this run has {state.max_steps} steps of "
+                f"{steps} an epoch."
+            )
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Begins the one that is due."""
-        growing = self.trainer.growing
-        stage = min(growing.stages - 1, int(growing.stages * (state.epoch or 0) / max(1, state.num_train_epochs)))
-        if stage > growing.stage and self.trainer.proximity:
-            self.trainer.start = {
+        """Begins the stage that is due."""
+        trainer, epoch = self.trainer, math.floor(state.epoch or 0)
+        assert trainer.sampler is not None
+        stage = min(trainer.stages - 1, trainer.stages * epoch // max(1, state.num_train_epochs))
+        if trainer.proximity and (stage != trainer.sampler.stage or not trainer.start):
+            trainer.start = {
                 name: weight.detach().clone()
                 for name, weight in unwrap(model).named_parameters()
                 if weight.requires_grad
             }
-        growing.stage = stage
+        trainer.sampler.stage, trainer.sampler.epoch = stage, epoch
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Frees the weights, and leaves the whole training set."""
-        self.trainer.start, self.trainer.growing.stage = {}, self.trainer.growing.stages - 1
+        """Frees the weights."""
+        self.trainer.start = {}
 
 
-class GrowingDataset(Dataset):
-    """A training set of which a part, which doubles with each stage, stands for the whole.
+class StageSampler(Sampler):
+    """Draws as many rows as a training set has from a part of it that doubles with each stage.
 
     Args:
-        dataset: with a length.
+        size: how many rows there are.
         stages: how many.
-        seed: of the order in which examples come in.
+        seed: of the parts and of the order.
 
     Attributes:
-        stage: the current one, from 0; -1 is as 0.
+        stage: the current one, from 0.
+        epoch: the current one, which gives the order.
     """
 
-    def __init__(self, dataset: Any, stages: int, seed: int) -> None:
-        self.dataset, self.stages, self.stage = dataset, stages, stages - 1
-        self.order = np.random.default_rng(seed).permutation(len(dataset))
-
-    @property
-    def size(self) -> int:
-        """How many examples the stage has, at least one."""
-        return max(1, len(self.order) // 2 ** (self.stages - 1 - max(0, self.stage)))
+    def __init__(self, size: int, stages: int, seed: int) -> None:
+        self.size, self.stages, self.seed = size, stages, seed
+        self.stage = self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.order)
+        return self.size
 
-    def __getitem__(self, item: int) -> Any:
-        # In the last stage as they are, so that what looks at the whole set finds its order.
-        return self.dataset[int(item if self.size == len(self) else self.order[item % self.size])]
+    def __iter__(self) -> Iterator[int]:
+        part = max(1, self.size // 2 ** (self.stages - 1 - self.stage))
+        rows = np.random.default_rng(self.seed).permutation(self.size)[:part]
+        random = np.random.default_rng([self.seed, self.epoch])
+        order = np.concatenate([random.permutation(rows) for _ in range(math.ceil(self.size / part))])
+        return iter(order[: self.size].tolist())
 
 
 def pairwise_hinge(scores: Tensor, labels: Tensor) -> Tensor:

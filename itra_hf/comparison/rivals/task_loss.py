@@ -1,19 +1,21 @@
 """What most rivals share: a training loss of logits, class ids and, where wanted, features."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import has_length
 
-from ...batches import drop_column, find_labels, is_class_ids
+from ...batches import count_rows, drop_column, find_labels, is_class_ids
 from ...companions.pairs import read_class_ids
 from ...features.models import logits_of, unwrap, unwrap_adapter
 from ...features.placing import ModelTap
 from ...losses.kernels import UNLABELLED
 from ...processes import agree
+from .ranges import Range
 
 
 class TaskLossTrainer(Trainer):
@@ -26,18 +28,24 @@ class TaskLossTrainer(Trainer):
         smooths: whether `label_smoothing_factor` has a meaning.
         uses_features: whether `loss_of` wants features.
         copies: how many times a training batch runs, one behind the other in one pass.
+        ranges: of the rival's own settings.
 
     Raises:
-        ValueError: labels that are not one class id an example, or label smoothing where that has no meaning.
+        ValueError: a wrong value, labels that are not one class id an example, label smoothing where that has no
+            meaning, or a loss function beside the rival's own.
     """
 
     smooths = True
     uses_features = False
     copies = 1
+    ranges: Mapping[str, Range] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False  # the loss is a mean: the Trainer divides by the accumulation steps
+        # The loss is a mean: the Trainer divides by the accumulation steps. Older ones know the second switch alone.
+        self.loss_is_scaled_for_ga, self.model_accepts_loss_kwargs = False, False
+        if self.compute_loss_func is not None:
+            raise ValueError(f"{type(self).__name__} has a loss of its own, so compute_loss_func must be left out.")
         config = getattr(unwrap_adapter(unwrap(self.model)), "config", None)
         problem, name = getattr(config, "problem_type", None), type(self).__name__
         if problem not in (None, "single_label_classification") or getattr(config, "num_labels", 2) < 2:
@@ -47,6 +55,13 @@ class TaskLossTrainer(Trainer):
                 f"label_smoothing_factor={self.args.label_smoothing_factor!r} has no meaning for {name}; only 0 has."
             )
         self._tap = ModelTap(self.label_names)
+        self.add_callback(_RunStart(self))
+
+    def start_run(self) -> None:
+        """Forgets what an earlier run has left; called when training begins."""
+
+    def prepare(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> None:
+        """Looks at a batch before `loss_of` does, on all processes alike, also where no example has a label."""
 
     def loss_of(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
         """The loss of the labelled examples of a batch.
@@ -76,16 +91,17 @@ class TaskLossTrainer(Trainer):
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self.copies > 1:
-            copies = {k: torch.cat([v] * self.copies) for k, v in inputs.items() if isinstance(v, Tensor) and v.dim()}
-            inputs = {**inputs, **copies}
+            rows = count_rows(inputs, self.label_names)
+            inputs = {name: _repeated(value, self.copies, rows) for name, value in inputs.items()}
         labels = drop_column(find_labels(inputs, self.label_names))
         if not (isinstance(labels, Tensor) and is_class_ids(labels)):
             raise ValueError(f"{type(self).__name__} needs one class id an example in each training batch.")
         outputs, features = self._run(model, {k: v for k, v in inputs.items() if k not in self.label_names})
         logits, kept = logits_of(outputs), labels != UNLABELLED
         assert logits is not None
-        features = None if features is None else features[kept]
-        loss = self.loss_of(logits[kept].float(), labels[kept], features) if kept.any() else 0.0 * logits.sum()
+        batch = logits[kept].float(), labels[kept], None if features is None else features[kept]
+        self.prepare(*batch)
+        loss = self.loss_of(*batch) if kept.any() else 0.0 * logits.sum()
         return (loss, outputs) if return_outputs else loss
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -99,12 +115,12 @@ class TaskLossTrainer(Trainer):
         return self.accelerator.reduce(values, reduction="sum") if self.accelerator.num_processes > 1 else values
 
     def class_counts(self) -> Tensor:
-        """How many training examples each class has, `[classes]` float32 on the model's device, at least 1 each.
+        """How many training examples each class has, `[classes]` float64; the last classes may be missing.
 
         Raises:
             ValueError: the training set has no length or no class ids.
         """
-        name, config = type(self).__name__, getattr(unwrap_adapter(unwrap(self.model)), "config", None)
+        name = type(self).__name__
         try:
             if not has_length(self.train_dataset):
                 raise ValueError("there is none of known length")
@@ -114,8 +130,7 @@ class TaskLossTrainer(Trainer):
                 f"{name} counts the classes of the training set first, which needs one of known length with one class "
                 "id an example."
             ) from error
-        counts = np.bincount(ids[ids >= 0], minlength=getattr(config, "num_labels", 0))
-        return torch.from_numpy(counts).float().clamp(min=1).to(self.args.device)
+        return torch.from_numpy(np.bincount(ids[ids >= 0])).double()
 
     def _run(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Tensor | None]:
         if not self.uses_features:
@@ -134,3 +149,25 @@ class TaskLossTrainer(Trainer):
         features = tap.features(inputs)
         tap.captured = None
         return outputs, features
+
+
+class _RunStart(TrainerCallback):
+    """Tells a trainer that training begins."""
+
+    def __init__(self, trainer: TaskLossTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.start_run()
+
+
+def _repeated(value: Any, times: int, rows: int) -> Any:
+    """What holds a row an example, several times one behind the other; anything else as it is."""
+    if isinstance(value, Tensor):
+        return torch.cat([value] * times) if value.dim() and len(value) == rows else value
+    return value * times if isinstance(value, (list, tuple)) and len(value) == rows else value
+
+
+def at_least_one(counts: Tensor, logits: Tensor) -> Tensor:
+    """Class counts for all classes of the logits, on their device; a class without examples counts as one."""
+    return nn.functional.pad(counts, (0, logits.shape[1] - len(counts))).clamp(min=1).to(logits.device)

@@ -1,10 +1,12 @@
 """Example weights by optimal transport, for long tails."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .ranges import ABOVE_ZERO, Range, check_ranges
 from .task_loss import TaskLossTrainer
 
 KEPT = 0.9  # of a class's mean feature, by each batch that holds the class
@@ -27,25 +29,30 @@ class TransportTrainer(TaskLossTrainer):
     """
 
     uses_features = True
+    ranges: Mapping[str, Range] = {"smoothness": ABOVE_ZERO}
 
     def __init__(self, *args: Any, smoothness: float = 0.1, **kwargs: Any) -> None:
-        if not smoothness > 0:
-            raise ValueError(f"smoothness={smoothness!r} must be above 0.")
+        check_ranges(self.ranges, {"smoothness": smoothness})
         super().__init__(*args, **kwargs)
         self.smoothness = smoothness
         self.means: Tensor | None = None  # [classes, dim], 0 for a class not seen yet
 
+    def start_run(self) -> None:
+        """Starts the means anew."""
+        self.means = None
+
     def loss_of(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
         """See the class."""
         assert features is not None
-        rows = features.detach().float()
-        self._follow(rows, labels, logits.shape[1])
         assert self.means is not None
-        costs = 1 - nn.functional.cosine_similarity(rows, self.means[labels], dim=-1)
+        costs = 1 - nn.functional.cosine_similarity(features.detach().float(), self.means[labels], dim=-1)
         return (transport_weights(costs, labels, self.smoothness) * self.cross_entropy(logits, labels)).sum()
 
-    def _follow(self, rows: Tensor, labels: Tensor, classes: int) -> None:
-        sums = rows.new_zeros(classes, rows.shape[1] + 1)
+    def prepare(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> None:
+        """Takes the batch into the means."""
+        assert features is not None
+        rows = features.detach().float()
+        sums = rows.new_zeros(logits.shape[1], rows.shape[1] + 1)
         sums.index_add_(0, labels, torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1))
         sums = self.summed(sums)
         seen, found = sums[:, -1:] > 0, sums[:, :-1] / sums[:, -1:].clamp(min=1)

@@ -1,10 +1,13 @@
 """Losses for wrong labels: generalised cross-entropy, and the selection of small losses after co-teaching."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from .ranges import ABOVE_ZERO_TO_ONE, SHARE, Range, check_ranges
 from .task_loss import TaskLossTrainer
 
 
@@ -21,42 +24,42 @@ class GeneralizedCrossEntropyTrainer(TaskLossTrainer):
     """
 
     smooths = False
+    ranges: Mapping[str, Range] = {"q": ABOVE_ZERO_TO_ONE}
 
     def __init__(self, *args: Any, q: float = 0.7, **kwargs: Any) -> None:
-        if not 0 < q <= 1:
-            raise ValueError(f"q={q!r} must be above 0 and at most 1.")
+        check_ranges(self.ranges, {"q": q})
         super().__init__(*args, **kwargs)
         self.q = q
 
     def loss_of(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
         """See the class."""
-        return ((1 - (-self.q * self.cross_entropy(logits, labels)).exp()) / self.q).mean()
+        return (-torch.expm1(-self.q * self.cross_entropy(logits, labels)) / self.q).mean()
 
 
 class SmallLossTrainer(TaskLossTrainer):
     """After co-teaching (Han et al., NeurIPS 2018), with one model in place of two: large losses are left out.
 
     A model learns right labels before wrong ones, so of each batch of a process the share `wrong` of the examples with
-    the largest losses is taken for wrong, and left out. The share grows from 0 over the first epochs.
+    the largest losses is taken for wrong, and left out: as many as that share is of the batch, rounded up. The share
+    grows from 0 over the first part of the run.
 
     Args:
         *args: of `Trainer`.
         wrong: the share of wrong labels, 0 to below 1.
-        epochs: over which the share grows.
+        ramp: the part of the run's steps over which the share grows, above 0 to 1.
         **kwargs: of `Trainer`.
     """
 
-    def __init__(self, *args: Any, wrong: float = 0.2, epochs: float = 5.0, **kwargs: Any) -> None:
-        for name, value, fits in (("wrong", wrong, 0 <= wrong < 1), ("epochs", epochs, epochs > 0)):
-            if not fits:
-                needed = "from 0 to below 1" if name == "wrong" else "above 0"
-                raise ValueError(f"{name}={value!r} must be {needed}.")
+    ranges: Mapping[str, Range] = {"wrong": SHARE, "ramp": ABOVE_ZERO_TO_ONE}
+
+    def __init__(self, *args: Any, wrong: float = 0.2, ramp: float = 0.25, **kwargs: Any) -> None:
+        check_ranges(self.ranges, {"wrong": wrong, "ramp": ramp})
         super().__init__(*args, **kwargs)
-        self.wrong, self.epochs = wrong, epochs
+        self.wrong, self.ramp = wrong, ramp
 
     def loss_of(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
         """See the class."""
-        losses = self.cross_entropy(logits, labels)
-        share = self.wrong * min(1.0, (self.state.epoch or 0.0) / self.epochs)
-        kept = max(1, math.ceil((1 - share) * len(losses)))
+        losses, done = self.cross_entropy(logits, labels), self.state.global_step / max(1, self.state.max_steps)
+        share = self.wrong * min(1.0, done / self.ramp)
+        kept = max(1, math.floor((1 - share) * len(losses) + 1e-6))  # 0.7 * 10 is a little less than 7
         return losses.topk(kept, largest=False).values.mean()

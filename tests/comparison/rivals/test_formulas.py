@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from itra_hf.comparison import rivals
 from itra_hf.comparison.propagation import propagate
 from itra_hf.comparison.rivals.retargeted import fit_head
-from itra_hf.comparison.rivals.staged import GrowingDataset, pairwise_hinge
+from itra_hf.comparison.rivals.staged import StageSampler, pairwise_hinge
 from itra_hf.comparison.rivals.transport import KEPT, transport_weights
 
 TAIL = [each for each in toy_examples(60) if each["labels"] == 0] + toy_examples(9, seed=1)
@@ -67,6 +67,29 @@ def test_class_balanced_weights_are_the_inverse_of_effective_numbers(beta, tmp_p
     weights = [1 / each for each in effective]
     weights = [each * CLASSES / sum(weights) for each in weights]
     parts = [-weights[label] * math.log(probabilities(row)[label]) for row, label in zip(logits, labels, strict=True)]
+    assert loss == pytest.approx(sum(parts) / len(parts), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["LogitAdjustedTrainer", "ClassBalancedTrainer"])
+def test_classes_without_examples_change_no_weight_of_the_others(kind, tmp_path):
+    """The last class is known to the model alone, and the loss is as large as with two classes."""
+    data = [{**each, "labels": each["labels"] % 2} for each in TAIL]
+    trainer = build(getattr(rivals, kind), tmp_path, data)
+    inputs = batch(rows=8)
+    inputs["labels"] = inputs["labels"] % 2
+    loss, logits, labels = loss_and_logits(trainer, inputs)
+    counts = [sum(each["labels"] == label for each in data) for label in (0, 1)]
+    margins = [0.0] * CLASSES
+    weights = [1.0] * CLASSES
+    if kind == "LogitAdjustedTrainer":
+        margins = [math.log(count / (sum(counts) + 1)) for count in (*counts, 1)]
+    else:
+        effective = [1 / sum(0.99**power for power in range(count)) for count in counts]
+        weights = [2 * each / sum(effective) for each in effective]
+    parts = [
+        -weights[label] * math.log(probabilities([a + b for a, b in zip(row, margins, strict=True)])[label])
+        for row, label in zip(logits, labels, strict=True)
+    ]
     assert loss == pytest.approx(sum(parts) / len(parts), rel=1e-4)
 
 
@@ -156,7 +179,7 @@ def test_the_second_stage_leaves_the_fitted_head_and_the_first_stages_features(t
 # ---- Wrong labels ----
 
 
-@pytest.mark.parametrize("q", [0.3, 0.7, 1.0])
+@pytest.mark.parametrize("q", [1e-3, 0.3, 0.7, 1.0])
 def test_generalised_cross_entropy_is_the_papers(q, tmp_path):
     trainer = build(rivals.GeneralizedCrossEntropyTrainer, tmp_path, arguments={"q": q})
     loss, logits, labels = loss_and_logits(trainer, batch())
@@ -164,13 +187,23 @@ def test_generalised_cross_entropy_is_the_papers(q, tmp_path):
     assert loss == pytest.approx(sum(parts) / len(parts), rel=1e-5)
 
 
-@pytest.mark.parametrize(("epoch", "kept"), [(0.0, 10), (1.0, 9), (2.0, 8), (7.0, 8)])
-def test_the_largest_losses_are_left_out_the_more_the_later(epoch, kept, tmp_path):
-    trainer = build(rivals.SmallLossTrainer, tmp_path, arguments={"wrong": 0.2, "epochs": 2.0})
-    trainer.state.epoch = epoch
-    loss, logits, labels = loss_and_logits(trainer, batch(rows=10))
+@pytest.mark.parametrize(
+    ("rows", "step", "kept"), [(10, 0, 10), (10, 1, 9), (10, 2, 8), (10, 7, 8), (4, 2, 3), (4, 8, 3), (1, 8, 1)]
+)
+def test_the_largest_losses_are_left_out_the_more_the_later(rows, step, kept, tmp_path):
+    trainer = build(rivals.SmallLossTrainer, tmp_path, arguments={"wrong": 0.2, "ramp": 0.25})
+    trainer.state.global_step, trainer.state.max_steps = step, 8
+    loss, logits, labels = loss_and_logits(trainer, batch(rows=rows))
     parts = sorted(-math.log(probabilities(row)[label]) for row, label in zip(logits, labels, strict=True))
     assert loss == pytest.approx(sum(parts[:kept]) / kept, rel=1e-5)
+
+
+def test_a_share_that_is_no_binary_number_leaves_out_as_many_as_it_says(tmp_path):
+    trainer = build(rivals.SmallLossTrainer, tmp_path, arguments={"wrong": 0.7})
+    trainer.state.global_step = trainer.state.max_steps = 8
+    loss, logits, labels = loss_and_logits(trainer, batch(rows=10))
+    parts = sorted(-math.log(probabilities(row)[label]) for row, label in zip(logits, labels, strict=True))
+    assert loss == pytest.approx(sum(parts[:3]) / 3, rel=1e-5)
 
 
 # ---- Small data ----
@@ -207,17 +240,19 @@ def test_the_pairwise_hinge_is_that_of_all_pairs(labels):
     assert pairwise_hinge(torch.tensor(scores), torch.tensor(labels)).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_growing_set_doubles_and_repeats():
-    data = GrowingDataset(list(range(40)), stages=3, seed=5)
-    seen = []
-    for stage in (0, 1, 2):
-        data.stage = stage
-        items = [data[index] for index in range(len(data))]
-        assert len(items) == 40
-        seen.append(set(items))
-        assert max(map(items.count, items)) - min(map(items.count, items)) <= 1
+def test_a_stage_draws_from_a_part_that_doubles_as_often_as_there_are_rows():
+    sampler, seen = StageSampler(40, stages=3, seed=5), []
+    for sampler.stage in (0, 1, 2):
+        for sampler.epoch in (0, 1):
+            rows = list(sampler)
+            assert len(rows) == len(sampler) == 40
+            assert max(map(rows.count, rows)) == min(map(rows.count, rows))
+            assert rows == list(sampler)
+        seen.append(set(rows))
     assert [len(each) for each in seen] == [10, 20, 40]
     assert seen[0] < seen[1] < seen[2]
+    sampler.epoch = 0
+    assert list(sampler) != rows
 
 
 def test_stages_pull_back_to_where_they_started(tmp_path):

@@ -13,7 +13,7 @@ OWN = ("TransportTrainer", "SmallLossTrainer", "SupConTrainer")
 
 
 def run_of(rival, size, weight):
-    arguments = {"per_device_train_batch_size": size, "max_steps": 6, "matching_weight": weight, "logging_steps": 1}
+    arguments = {"per_device_train_batch_size": size, "max_steps": 10, "matching_weight": weight, "logging_steps": 1}
     return {"arguments": arguments, "count": 32, "rival": rival}
 
 
@@ -40,3 +40,15 @@ def test_the_second_stage_fits_one_head_to_the_features_of_all_processes(tmp_pat
     assert first["parameters"] == second["parameters"]
     head, expected = (torch.tensor(each["parameters"]["classifier.weight"]) for each in (first, reference))
     assert (head - expected).norm() < 1e-3 * expected.norm()  # the fit makes rounding of the features larger
+
+
+@pytest.mark.slow
+def test_a_process_without_labels_takes_part(tmp_path):
+    order = [*range(32)] * 3
+    runs = {
+        rival: {**run_of(rival, 4, 0.0), "kind": "unlabelled at times", "order": order}
+        for rival in ("EqualizationTrainer", "TransportTrainer", "LogitAdjustedTrainer")
+    }
+    for first, second in launch(tmp_path, runs, 2).values():
+        assert first["parameters"] == second["parameters"]
+        assert len(first["steps"]) == 10

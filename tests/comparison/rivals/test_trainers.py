@@ -1,9 +1,12 @@
 """What every rival keeps of the Trainer, what it goes with, what it refuses, and that it helps where it must."""
 
+import json
+
 import pytest
 import torch
 from commands import refused, rows, write, write_config
 from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.data import IterableDataset
 from trainers import CLASSES, DIM, Toy, config, toy_examples
@@ -12,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainingAr
 from itra_hf import ITRAMixin
 from itra_hf.cli import parse_comparison
 from itra_hf.comparison import rivals
+from itra_hf.comparison.rivals import retargeted
 from itra_hf.comparison.rivals.choice import RIVALS
 from itra_hf.comparison.study import compare
 from itra_hf.comparison.variants import BASELINES
@@ -23,7 +27,7 @@ UNALIGNED = [rivals.RDropTrainer]
 
 
 def quiet(folder, **settings):
-    given = {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "max_steps": 3}
+    given = {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "max_steps": 6}
     return TrainingArguments(output_dir=str(folder), **{**given, **settings})
 
 
@@ -119,11 +123,11 @@ def test_it_is_aligned_by_the_mixin(rival, decay, tmp_path):
     class Mine(ITRAMixin, rival):
         pass
 
-    args = config(tmp_path, companion_decay=decay, max_steps=6, matching_weight=0.5)
+    args = config(tmp_path, companion_decay=decay, max_steps=12, matching_weight=0.5)
     trainer = Mine(model=Toy(), args=args, train_dataset=toy_examples(24))
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "matching_loss" in entry]
-    assert len(logged) == 6
+    assert len(logged) == 12
     assert max(entry["matching_weight"] for entry in logged) > 0
     assert weights(trainer).isfinite().all()
 
@@ -135,7 +139,8 @@ def test_without_weight_the_mixin_changes_no_bit(rival, tmp_path):
 
     found = []
     for each in (Mine, rival):
-        trainer = each(model=Toy(), args=config(tmp_path, matching_weight=0.0), train_dataset=toy_examples(24))
+        args = config(tmp_path, matching_weight=0.0, max_steps=12)
+        trainer = each(model=Toy(), args=args, train_dataset=toy_examples(24))
         trainer.train()
         found.append(weights(trainer))
     assert torch.equal(*found)
@@ -167,7 +172,9 @@ def test_features_are_the_primary_batch_s_also_beside_a_companion(rival, decay, 
         (rivals.ClassBalancedTrainer, {"beta": 1.0}, "beta=1.0 must be from 0 to below 1"),
         (rivals.GeneralizedCrossEntropyTrainer, {"q": 0.0}, "q=0.0 must be above 0 and at most 1"),
         (rivals.SmallLossTrainer, {"wrong": 1.0}, "wrong=1.0 must be from 0 to below 1"),
-        (rivals.SmallLossTrainer, {"epochs": 0}, "epochs=0 must be above 0"),
+        (rivals.SmallLossTrainer, {"ramp": 0}, "ramp=0 must be above 0 and at most 1"),
+        (rivals.SmallLossTrainer, {"wrong": "30%"}, "wrong='30%' must be from 0 to below 1"),
+        (rivals.SmallLossTrainer, {"wrong": None}, "wrong=None must be from 0 to below 1"),
         (rivals.TransportTrainer, {"smoothness": 0.0}, "smoothness=0.0 must be above 0"),
         (rivals.RetargetedTrainer, {"negative": 1.0}, "negative=1.0 must be from 0 to below 1"),
         (rivals.ExtrapolatedTrainer, {"distance": -1.0}, "distance=-1.0 must be >= 0"),
@@ -179,6 +186,7 @@ def test_features_are_the_primary_batch_s_also_beside_a_companion(rival, decay, 
         (rivals.SupConTrainer, {"temperature": 0}, "temperature=0 must be above 0"),
         (rivals.AveragedTrainer, {"decay": 1.0}, "decay=1.0 must be from 0 to below 1"),
         (rivals.StagewiseTrainer, {"stages": 0}, "stages=0 must be an integer >= 1"),
+        (rivals.StagewiseTrainer, {"stages": 2.0}, "stages=2.0 must be an integer >= 1"),
         (rivals.StagewiseTrainer, {"proximity": float("nan")}, "proximity=nan must be >= 0"),
     ],
 )
@@ -187,7 +195,7 @@ def test_wrong_values_are_refused(rival, arguments, message, tmp_path):
         build(rival, tmp_path, arguments=arguments)
 
 
-@pytest.mark.parametrize("rival", [*MEANS[:2], rivals.StagewiseTrainer])
+@pytest.mark.parametrize("rival", [*MEANS[:2], rivals.StagewiseTrainer, rivals.RetargetedTrainer])
 def test_a_stream_is_refused_where_its_length_is_needed(rival, tmp_path):
     class Stream(IterableDataset):
         def __iter__(self):
@@ -224,6 +232,142 @@ def test_classes_of_a_selection_are_counted(tmp_path):
     data = Dataset.from_list([{"x": [0.0] * DIM, "labels": row % 3} for row in range(9)]).select([0, 1, 3, 4, 6])
     trainer = build(rivals.LogitAdjustedTrainer, tmp_path, data)
     assert trainer.class_counts().tolist() == [3, 2]
+
+
+def test_classes_in_a_column_of_one_are_counted(tmp_path):
+    rows = [{"x": [0.0] * DIM, "labels": [row % 3]} for row in range(8)]
+    for data in (rows, Dataset.from_list(rows)):
+        assert build(rivals.LogitAdjustedTrainer, tmp_path, data).class_counts().tolist() == [3, 3, 2]
+    build(rivals.LogitAdjustedTrainer, tmp_path, rows).train()
+
+
+@pytest.mark.parametrize("rival", LOSSES)
+def test_another_loss_beside_its_own_is_refused(rival, tmp_path):
+    with pytest.raises(ValueError, match="compute_loss_func must be left out"):
+        build(rival, tmp_path, arguments={"compute_loss_func": lambda *args, **kwargs: 0})
+
+
+def test_an_average_in_the_best_model_s_place_is_refused(tmp_path):
+    best = {"eval_strategy": "steps", "save_strategy": "steps", "load_best_model_at_end": True}
+    with pytest.raises(ValueError, match="load_best_model_at_end=True: AveragedTrainer"):
+        build(rivals.AveragedTrainer, tmp_path, **best)
+
+
+# ---- One run after another, and parts of runs ----
+
+
+@pytest.mark.parametrize("rival", EVERY)
+def test_a_second_run_knows_nothing_of_the_first(rival, tmp_path):
+    trainer = rival(model_init=lambda: Toy(), args=quiet(tmp_path), train_dataset=toy_examples(24))
+    found = []
+    for _ in range(2):
+        trainer.train()
+        found.append(weights(trainer))
+    assert torch.equal(*found)
+
+
+def test_every_stage_sees_its_part_and_the_last_one_all(tmp_path):
+    class Seeing(rivals.StagewiseTrainer):
+        def training_step(self, model, inputs, *args):
+            seen[int(self.state.epoch or 0)] += [tuple(row) for row in inputs["x"].tolist()]
+            return super().training_step(model, inputs, *args)
+
+    for workers in ({}, {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}):
+        seen = {epoch: [] for epoch in range(4)}
+        settings = {"max_steps": -1, "num_train_epochs": 4, "per_device_train_batch_size": 8, **workers}
+        build(Seeing, tmp_path, toy_examples(64), arguments={"stages": 2}, **settings).train()
+        assert [len(set(each)) for each in seen.values()] == [32, 32, 64, 64]
+        assert {len(each) for each in seen.values()} == {64}
+
+
+@pytest.mark.parametrize("settings", [{"max_steps": 3}, {"max_steps": -1, "num_train_epochs": 1.5}])
+def test_fewer_epochs_than_stages_are_refused(settings, tmp_path):
+    with pytest.raises(ValueError, match="stages=2 needs as many epochs"):
+        build(rivals.StagewiseTrainer, tmp_path, **settings).train()
+
+
+def test_stages_go_on_where_a_checkpoint_was_left(tmp_path):
+    settings = {"max_steps": 12, "save_strategy": "steps", "save_steps": 5, "per_device_train_batch_size": 4}
+    arguments = {"stages": 2, "proximity": 0.0}
+    whole = build(rivals.StagewiseTrainer, tmp_path, arguments=arguments, **settings)
+    whole.train()
+    resumed = build(rivals.StagewiseTrainer, tmp_path, arguments=arguments, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_companions_of_a_stage_are_of_their_examples_classes(tmp_path):
+    class Mine(ITRAMixin, rivals.StagewiseTrainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            assert torch.equal(inputs["labels"], inputs["itra_companion"]["labels"])
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    args = config(tmp_path, companion="class_matched", max_steps=12)
+    Mine(model=Toy(), args=args, train_dataset=toy_examples(24), stages=2).train()
+
+
+# ---- The second stage's head ----
+
+
+def test_the_second_stage_is_saved_with_an_adapter(model_folder, tmp_path):
+    data = [{"input_ids": [2, 3 + row % 9, 6, 3], "labels": row % 3} for row in range(12)]
+    adapted = get_peft_model(bert(model_folder), LoraConfig(task_type="SEQ_CLS", target_modules=["query"], r=2))
+    trainer = build(rivals.RetargetedTrainer, tmp_path, data, adapted)
+    before = adapted.base_model.model.classifier.modules_to_save["default"].weight.detach().clone()
+    trainer.train()
+    assert not torch.equal(before, adapted.base_model.model.classifier.modules_to_save["default"].weight)
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded = PeftModel.from_pretrained(bert(model_folder), str(tmp_path / "saved")).eval()
+    ids = torch.tensor([row["input_ids"] for row in data])
+    trainer.model.eval()
+    torch.testing.assert_close(loaded(ids).logits, trainer.model(ids).logits)
+
+
+def test_a_head_that_does_not_learn_is_refused_before_the_first_step(model_folder, tmp_path):
+    data = [{"input_ids": [2, 3 + row % 9, 6, 3], "labels": row % 3} for row in range(12)]
+    adapted = get_peft_model(bert(model_folder), LoraConfig(target_modules=["query"], r=2))
+    trainer = build(rivals.RetargetedTrainer, tmp_path, data, adapted)
+    with pytest.raises(ValueError, match="this one is a Linear that is frozen"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("count", [20, 7])
+def test_the_head_is_fitted_to_examples_that_training_drops_too(count, tmp_path):
+    trainer = build(rivals.RetargetedTrainer, tmp_path, toy_examples(count), dataloader_drop_last=True)
+    rows = retargeted.training_features(trainer)[1]
+    assert len(rows) == count
+    assert trainer.args.dataloader_drop_last
+
+
+def test_looking_at_the_head_draws_no_random_numbers(model_folder, tmp_path):
+    data, found = [{"input_ids": [2, 3 + row % 9, 6, 3], "labels": row % 3} for row in range(12)], []
+    for rival in (rivals.RetargetedTrainer, rivals.ClassBalancedTrainer):
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_pretrained(model_folder, num_labels=3)  # with dropout
+        trainer = build(rival, tmp_path, data, model)
+        trainer.train()
+        found.append(trainer.model.bert.encoder.layer[0].output.dense.weight.detach())
+    assert torch.equal(*found)  # the classes are of one size, so the weights of ClassBalancedTrainer are 1
+
+
+@pytest.mark.parametrize("extra", [{"position_ids": torch.arange(4)[None]}, {"names": list("abcdef")}])
+def test_rdrop_doubles_what_has_a_row_an_example(extra, model_folder, tmp_path):
+    seen = {}
+
+    class Noting(rivals.RDropTrainer):
+        def _run(self, model, inputs):
+            seen.update(inputs)
+            return super()._run(model, {name: value for name, value in inputs.items() if name != "names"})
+
+    trainer = build(Noting, tmp_path, model=bert(model_folder))
+    trainer.model.train()
+    ids = torch.tensor([[2, 3 + row, 6, 3] for row in range(6)])
+    trainer.compute_loss(trainer.model, {"input_ids": ids, "labels": torch.arange(6) % 3, **extra})
+    assert len(seen["input_ids"]) == 12
+    name, value = next(iter(extra.items()))
+    assert len(seen[name]) == (2 if name == "names" else 1) * len(value)
 
 
 # ---- Planted cases ----
@@ -310,10 +454,28 @@ def test_other_kinds_and_labels_are_refused(model_folder, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trainer_arguments": {"q": 5}}, "q=5 must be above 0 and at most 1"),
+        ({"trainer_arguments": {"q": "30%"}}, "q='30%' must be above 0 and at most 1"),
+        ({"trainer_arguments": {"model": 5}}, "'model', which the comparison gives itself"),
+        ({"trainer_arguments": {"kwargs": 3}}, "'kwargs', which the comparison gives itself"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 has no meaning for its trainer"),
+    ],
+)
+def test_what_a_rival_does_not_take_is_refused_before_any_run(settings, message, train_file, tmp_path, capsys):
+    variant = {"GCE": {"trainer": "itra_hf.comparison.rivals:GeneralizedCrossEntropyTrainer", **settings}}
+    config_file = write_config(tmp_path, "model", train_file=train_file, variants=json.dumps(variant))
+    said = refused(["compare", config_file], capsys)
+    assert "'GCE'" in said
+    assert message in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", RIVALS)
 def test_every_rival_runs_in_a_comparison(kind, model_folder, train_file, tmp_path):
-    fields = {"train_file": train_file, "max_steps": 4, "use_cpu": True, "output_dir": str(tmp_path / "out")}
+    fields = {"train_file": train_file, "max_steps": 8, "use_cpu": True, "output_dir": str(tmp_path / "out")}
     plan = parse_comparison([write_config(tmp_path, model_folder, **fields), "--rivals", kind, "--seeds", "1"])
     comparison = compare(plan)
     assert not comparison.failed
