@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +20,43 @@ TITLES = {"accuracy": "accuracy, points", "calibration_error": "calibration erro
 Figures = dict[str, dict[str, dict[int, float]]]  # by variant, measure and seed
 
 
-def finish(run: Run, kept: Path, scratch: Path) -> None:
+Measuring = Callable[[Run, Path], Sequence[Mapping[str, Any]]]
+
+
+def finish(run: Run, kept: Path, scratch: Path, measuring: Measuring | None = None, gives: Sequence[str] = ()) -> None:
     """Runs what has no figures yet and is not being run, on one thread; what went wrong is printed.
 
     Args:
         run: what to do.
         kept: the folder of the condition's figures, a file a run.
         scratch: the folder of what is only there while it runs.
+        measuring: trains once, and gives the results of several variants; `None` for the run's own.
+        gives: the names of these variants.
     """
     name = f"{run.variant}-{run.seed}"
-    path, folder = kept / f"{name}.json", scratch / name
-    if path.is_file():
+    paths, folder = [kept / f"{each}-{run.seed}.json" for each in gives or (run.variant,)], scratch / name
+    if all(path.is_file() for path in paths):
         return
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            if not path.is_file():  # since
-                print(kept.name, name, _run(run, path, folder), flush=True)
+            if not all(path.is_file() for path in paths):  # since
+                print(kept.name, name, _run(run, paths, folder, measuring), flush=True)
     except Timeout:
         print(kept.name, name, "is being run", flush=True)
 
 
-def _run(run: Run, path: Path, folder: Path) -> str:
-    process = process_context().Process(target=execute, args=(run, folder, 1))
+def _run(run: Run, paths: Sequence[Path], folder: Path, measuring: Measuring | None) -> str:
+    process = process_context().Process(target=execute, args=(run, folder, 1, None, measuring))
     process.start()
     process.join()
     result, error = folder / RESULT, folder / ERROR
     if not result.is_file():
         return f"failed: {error.read_text(encoding='utf-8').strip()}" if error.is_file() else "was killed"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, small(json.loads(result.read_text(encoding="utf-8"))))
+    results = json.loads(result.read_text(encoding="utf-8"))
+    for path, each in zip(paths, results if measuring else [results], strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, small(each))
     shutil.rmtree(folder)
     return "done"
 

@@ -8,16 +8,17 @@ What is there is not run again. Each run takes one core: start this as many time
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing below needs the Hub
 
+import averaged
 import pandas as pd
 from cells import finish
 from packaged import MODEL, read_split, read_tweets
-from run import OUTPUT, REGULARISERS, write_splits
+from run import OUTPUT, write_splits
 
 from itra_hf.comparison.plan import ComparisonArguments, Run, make_plan
 
@@ -38,7 +39,7 @@ ALIGNED = {"matching_weight": 1.0, "weight_mode": "rising", "alignment": "condit
 SECOND_BATCH = {**ALIGNED, "companion": "sample", "companion_decay": 0.97}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "plain": {"trainer": "Trainer"},
-    "averaged": {"trainer": f"{REGULARISERS}:AveragedTrainer"},
+    "averaged": {"trainer": averaged.TRAINER},  # whose last weights are those of `plain`
     "smoothing": {"trainer": "Trainer", "label_smoothing_factor": 0.1},
     "second-batch": SECOND_BATCH,
     "memory": {**ALIGNED, "companion": "memory", "memory_size": 256},
@@ -157,6 +158,14 @@ def tuning_runs() -> Iterator[Run]:
     return (run for run in plan.runs() if run.variant in variants)
 
 
+def make(runs: Iterable[Run], name: str) -> None:
+    """Makes the runs of a condition that have no figures yet; one run gives those of `plain` and of `averaged`."""
+    for run in runs:
+        both = {"measuring": averaged.measure_both, "gives": ("plain", "averaged")} if run.variant == "averaged" else {}
+        if run.variant != "plain":
+            finish(run, RESULTS / name, OUTPUT / "protocol" / name, **both)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="CONDITION", help=f"of: {', '.join(CONDITIONS)}")
@@ -171,8 +180,7 @@ def main() -> None:
     for name in options.names or CONDITIONS:
         seeds = SEEDS[: min(options.seeds, CONDITIONS[name].seeds)]
         asked = {each: settings for each, settings in known_variants(name).items() if each in options.variants}
-        for run in runs_of(name, seeds, asked):
-            finish(run, RESULTS / name, OUTPUT / "protocol" / name)
+        make(runs_of(name, seeds, asked), name)
 
 
 if __name__ == "__main__":

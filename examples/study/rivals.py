@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from cells import finish, read_figures
-from protocol import CONDITIONS, OUTPUT, RESULTS, SEEDS, TESTED, TUNING_SEEDS, VARIANTS, read_corpus, runs_of
+from protocol import CONDITIONS, OUTPUT, RESULTS, SEEDS, TESTED, TUNING_SEEDS, VARIANTS, make, read_corpus, runs_of
 from run import write_splits
 
 from itra_hf.comparison.plan import Run
@@ -99,8 +99,7 @@ def main() -> None:
                 finish(run, TUNING / kind, OUTPUT / "protocol" / f"tuning-{kind}")
         return
     for name in options.names or SHOWN:
-        for run in runs_of(name, SEEDS[: min(options.seeds, MOST, CONDITIONS[name].seeds)], variants_of(name)):
-            finish(run, RESULTS / name, OUTPUT / "protocol" / name)
+        make(runs_of(name, SEEDS[: min(options.seeds, MOST, CONDITIONS[name].seeds)], variants_of(name)), name)
 
 
 if __name__ == "__main__":

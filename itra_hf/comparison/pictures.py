@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..reports import drawing, plots
+from .assessment import FEATURES
 from .measures import Measure, mean
-from .run import FEATURES
 from .summary import Comparison, Size
 from .variants import PLAIN
 

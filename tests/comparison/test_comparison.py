@@ -17,7 +17,8 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainingAr
 
 from itra_hf.cli import main, parse_comparison
 from itra_hf.comparison import schedule
-from itra_hf.comparison.run import build, negative_log_likelihood
+from itra_hf.comparison.assessment import negative_log_likelihood
+from itra_hf.comparison.run import build
 from itra_hf.comparison.variants import PLAIN, TWICE
 
 pytestmark = pytest.mark.slow

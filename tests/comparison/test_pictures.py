@@ -8,8 +8,8 @@ import pytest
 from studies import build_plan, study
 
 from itra_hf.comparison import pictures
+from itra_hf.comparison.assessment import FEATURES
 from itra_hf.comparison.report import write_reports
-from itra_hf.comparison.run import FEATURES
 from itra_hf.comparison.variants import TWICE
 
 

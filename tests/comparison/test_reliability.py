@@ -8,7 +8,7 @@ from commands import examples, refused, write, write_config
 from scipy.special import softmax
 
 from itra_hf.cli import parse_comparison
-from itra_hf.comparison import run as running
+from itra_hf.comparison import assessment
 from itra_hf.comparison.few_examples import few_example_accuracy
 from itra_hf.comparison.run import build, measure
 from itra_hf.comparison.selective import selective_figures
@@ -109,7 +109,7 @@ def plan_of(folder, model_folder, rows=None, **fields):
 
 def test_a_run_keeps_examples_out_and_measures_with_the_temperature_that_fits_them(model_folder, tmp_path, monkeypatch):
     fitted = []
-    monkeypatch.setattr(running, "fit_temperature", lambda *arrays: fitted.append(arrays) or 2.0)
+    monkeypatch.setattr(assessment, "fit_temperature", lambda *arrays: fitted.append(arrays) or 2.0)
     plan = plan_of(tmp_path, model_folder, temperature_share=0.1, max_train_samples="[40]", label_noise=0.5)
     plain, own = (measure(run, tmp_path) for run in plan.runs())
     assert plain["trained"] == own["trained"] == 36

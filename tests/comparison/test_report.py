@@ -8,9 +8,9 @@ import pytest
 from studies import build_plan, result, study
 
 from itra_hf.comparison import report
+from itra_hf.comparison.assessment import FEATURES
 from itra_hf.comparison.plan import ComparisonArguments, make_plan
 from itra_hf.comparison.report import write_reports
-from itra_hf.comparison.run import FEATURES
 from itra_hf.comparison.summary import Comparison, read_results
 from itra_hf.comparison.variants import PLAIN, TWICE
 

@@ -7,8 +7,8 @@ import torch
 from commands import examples, refused, write, write_config
 
 from itra_hf.cli import parse_comparison
+from itra_hf.comparison import assessment, schedule
 from itra_hf.comparison import run as running
-from itra_hf.comparison import schedule
 from itra_hf.comparison.run import build, measure
 from itra_hf.comparison.spoiling import UNKNOWN, leave_out_classes
 from itra_hf.comparison.unknown import (
@@ -194,7 +194,7 @@ def test_the_run_is_one_on_the_known_classes_alone_with_the_new_measures_beside(
 
 def test_the_scores_get_logits_and_features_of_the_right_rows(model_folder, tmp_path, monkeypatch):
     got, made = [], []
-    monkeypatch.setattr(running, "unknown_auroc", lambda *arrays: got.append(arrays) or {})
+    monkeypatch.setattr(assessment, "unknown_auroc", lambda *arrays: got.append(arrays) or {})
     monkeypatch.setattr(running, "build", lambda *args: made.append(build(*args)) or made[-1])
     measure(next(plan_of(tmp_path, model_folder, unknown_classes=1, max_train_samples="[21]").runs()), tmp_path)
     ((known, unknown, known_features, unknown_features, train_features, labels),) = got

@@ -317,6 +317,29 @@ def test_each_run_of_the_protocol_is_one_of_the_plan(folder, load):
         assert {"accuracy", "f1_macro", "selective_accuracy", *measured} <= set(run["figures"])
 
 
+@pytest.mark.slow
+def test_a_run_that_is_measured_twice_has_the_plain_trainers_figures(load, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    protocol, cells = load("protocol"), load("cells")
+    model = save_model(tmp_path / "model", BertModel, BertConfig, pad_token="[PAD]")
+    small = {"model_name_or_path": model, "max_predict_samples": 90}
+    monkeypatch.setattr(protocol, "COMMON", protocol.COMMON | small)
+    monkeypatch.setattr(protocol, "OUTPUT", tmp_path / "output")
+    monkeypatch.setattr(protocol, "RESULTS", tmp_path / "results")
+    tiny = protocol.Condition("20newsgroups", 40, 4.0, 1e-3, harder=protocol.UNKNOWN)
+    monkeypatch.setattr(protocol, "CONDITIONS", {"tiny": tiny})
+    asked = {name: protocol.VARIANTS[name] for name in ("plain", "averaged")}
+    protocol.make(protocol.runs_of("tiny", [501], asked), "tiny")
+    assert capsys.readouterr().out == "tiny averaged-501 done\n"
+    for run in protocol.runs_of("tiny", [501], {name: asked[name] for name in ("plain",)}):
+        cells.finish(run, tmp_path / "alone" / "tiny", tmp_path / "output" / "alone")
+    both, alone = (cells.read_figures(tmp_path / folder / "tiny") for folder in ("results", "alone"))
+    timed = ("seconds", "peak_memory")
+    figures = [{k: v for k, v in each["plain"].items() if k not in timed} for each in (both, alone)]
+    assert figures[0] == figures[1]
+    assert both["averaged"]["nll"] != both["plain"]["nll"]
+
+
 # ---- Which remedy for which data ----
 
 
