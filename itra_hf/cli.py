@@ -14,15 +14,14 @@ from transformers import HfArgumentParser
 from .comparison.plan import ComparisonArguments, Plan, make_plan
 from .comparison.report import REPORTS, terminal
 from .comparison.study import compare
-from .config import ITRAConfig
+from .config import ITRAConfig, setting
 from .presets import preset_settings, refuse_gone
 from .text.config_files import given_fields, read_config
 from .text.data import DataArguments
-from .text.data_arguments import setting
 from .text.files import check_exists
 from .text.inspect import InspectionArguments, inspect_model
 from .text.models import ModelArguments
-from .text.train import build_trainer, card_details, finetune, publish
+from .text.train import build_trainer, card_details, finetune
 
 USAGE = {
     "train": "itra-hf train [CONFIG.yaml] [--field value ...]",
@@ -80,7 +79,7 @@ def _train(arguments: Sequence[str]) -> None:
     with _telling(FloatingPointError, status=1):
         finetune(trainer, splits, task, card)
     with _telling(HfHubHTTPError, ConnectionError):
-        publish(trainer, card)
+        (trainer.push_to_hub if trainer.args.push_to_hub else trainer.create_model_card)(**card)
 
 
 def _compare(arguments: Sequence[str]) -> None:

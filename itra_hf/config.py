@@ -13,6 +13,11 @@ from .presets import KnowsGoneNames, preset_settings
 Config = TypeVar("Config", bound="AlignmentArguments")
 
 
+def setting(text: str, default: Any = None) -> Any:
+    """A field of a configuration, with its help."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass
 class AlignmentArguments(KnowsGoneNames):
     """The method's own settings, to be mixed into any `TrainingArguments` dataclass.
@@ -26,130 +31,94 @@ class AlignmentArguments(KnowsGoneNames):
             is allowed.
     """
 
-    matching_weight: float = field(
-        default=1.0,
-        metadata={
-            "help": "How much the matching loss counts, >= 0. With weight_mode 'rising' (up to 10) and 'balanced' (up "
-            "to 100; 0.1 is a good start) the share of the pull on the features that weight_mode says, with 'constant' "
-            "(up to 1e6; start at 0.1 or less) the factor of the matching loss. 0 switches the method off."
-        },
+    matching_weight: float = setting(
+        "How much the matching loss counts, >= 0. With weight_mode 'rising' (up to 10) and 'balanced' (up to 100; 0.1 "
+        "is a good start) the share of the pull on the features that weight_mode says, with 'constant' (up to 1e6; "
+        "start at 0.1 or less) the factor of the matching loss. 0 switches the method off.",
+        1.0,
     )
-    weight_mode: WeightMode = field(
-        default="rising",
-        metadata={
-            "help": "What the matching loss's pull on the features follows, by way of running averages of gradient "
-            "norms: 'rising' a tenth of the pull that the task loss has, and from the fourth epoch on what that has "
-            "lost since it was largest, so that what is still being learnt is left alone; 'balanced' the pull that the "
-            "task loss has, and fades with it; 'constant' nothing: it adds matching_weight times the matching loss, "
-            "which can collapse the features."
-        },
+    weight_mode: WeightMode = setting(
+        "What the matching loss's pull on the features follows, by way of running averages of gradient norms: 'rising' "
+        "a tenth of the pull that the task loss has, and from the fourth epoch on what that has lost since it was "
+        "largest, so that what is still being learnt is left alone; 'balanced' the pull that the task loss has, and "
+        "fades with it; 'constant' nothing: it adds matching_weight times the matching loss, which can collapse the "
+        "features.",
+        "rising",
     )
-    alignment: AlignmentSetting = field(
-        default="auto",
-        metadata={
-            "help": "'conditional' aligns class by class; 'joint' aligns "
-            "(feature, label) pairs and suits float and multi-label targets too; 'marginal' aligns the features "
-            "whatever their labels. 'auto' is decided by the first labelled batch: 'conditional' for one class id an "
-            "example, 'joint' for floats and several labels, 'marginal' where the matching loss has no joint form or "
-            "there are no labels of an example."
-        },
+    alignment: AlignmentSetting = setting(
+        "'conditional' aligns class by class; 'joint' aligns (feature, label) pairs and suits float and multi-label "
+        "targets too; 'marginal' aligns the features whatever their labels. 'auto' is decided by the first labelled "
+        "batch: 'conditional' for one class id an example, 'joint' for floats and several labels, 'marginal' where the "
+        "matching loss has no joint form or there are no labels of an example.",
+        "auto",
     )
-    class_weighting: ClassWeighting = field(
-        default="size",
-        metadata={
-            "help": "Of conditional alignment: 'size' weighs a class by n m / (n + m) of its examples in the two "
-            "batches, so that one of few examples counts less; 'alike' gives each class that both batches hold the "
-            "same weight."
-        },
+    class_weighting: ClassWeighting = setting(
+        "Of conditional alignment: 'size' weighs a class by n m / (n + m) of its examples in the two batches, so that "
+        "one of few examples counts less; 'alike' gives each class that both batches hold the same weight.",
+        "size",
     )
-    matching_loss: str = field(
-        default="mmd",
-        metadata={
-            "help": "The distance of the two batches' features: 'mmd' (maximum mean discrepancy), or a function of "
-            "yours by name, 'package.module:function' or 'file.py:function', of two batches of features [n, dim] and "
-            "[m, dim] that returns a scalar. Only 'mmd' has 'joint' alignment and the settings that are of the MMD."
-        },
+    matching_loss: str = setting(
+        "The distance of the two batches' features: 'mmd' (maximum mean discrepancy), or a function of yours by name, "
+        "'package.module:function' or 'file.py:function', of two batches of features [n, dim] and [m, dim] that "
+        "returns a scalar. Only 'mmd' has 'joint' alignment and the settings that are of the MMD.",
+        "mmd",
     )
-    estimator: Estimator = field(
-        default="biased",
-        metadata={
-            "help": "Of the MMD: 'biased' (V-statistic) makes features compact, 'unbiased' (U-statistic) has "
-            "expectation 0."
-        },
+    estimator: Estimator = setting(
+        "Of the MMD: 'biased' (V-statistic) makes features compact, 'unbiased' (U-statistic) has expectation 0.",
+        "biased",
     )
-    kernel: Kernel = field(
-        default="gaussian",
-        metadata={
-            "help": "Of the MMD: 'gaussian', 'laplacian' (sharper near 0) or 'inverse_multiquadric' (its pull reaches "
-            "far modes)."
-        },
+    kernel: Kernel = setting(
+        "Of the MMD: 'gaussian', 'laplacian' (sharper near 0) or 'inverse_multiquadric' (its pull reaches far modes).",
+        "gaussian",
     )
-    bandwidth: str = field(
-        default="mean",
-        metadata={
-            "help": "Of the MMD: the kernel's squared length scale: a positive number, or 'mean' or 'median' of the "
-            "squared distances between the features of the two batches."
-        },
+    bandwidth: str = setting(
+        "Of the MMD: the kernel's squared length scale: a positive number, or 'mean' or 'median' of the squared "
+        "distances between the features of the two batches.",
+        "mean",
     )
-    companion: Companion = field(
-        default="auto",
-        metadata={
-            "help": "Where the companion batch comes from: 'sample' draws it independently from the training set, "
-            "'class_matched' draws for each example one of its class; 'split' halves the primary batch, and 'memory' "
-            "keeps the features of past batches, both without a second forward pass. 'auto' is 'sample', or 'memory' "
-            "where there can't be a second batch, which the log then says: with a data loader of your own, a stream "
-            "that may be readable only once, and sharded weights."
-        },
+    companion: Companion = setting(
+        "Where the companion batch comes from: 'sample' draws it independently from the training set, 'class_matched' "
+        "draws for each example one of its class; 'split' halves the primary batch, and 'memory' keeps the features of "
+        "past batches, both without a second forward pass. 'auto' is 'sample', or 'memory' where there can't be a "
+        "second batch, which the log then says: with a data loader of your own, a stream that may be readable only "
+        "once, and sharded weights.",
+        "auto",
     )
-    memory_size: int = field(
-        default=256,
-        metadata={
-            "help": "companion 'memory': how many past features it holds, >= 2: of all processes together, or with "
-            "gather_features False of each."
-        },
+    memory_size: int = setting(
+        "companion 'memory': how many past features it holds, >= 2: of all processes together, or with gather_features "
+        "False of each.",
+        256,
     )
-    companion_buffer_size: int = field(
-        default=1000,
-        metadata={
-            "help": "Streaming training sets: how many examples a companion is drawn from, >= 1. They are read before "
-            "the first step and kept in memory."
-        },
+    companion_buffer_size: int = setting(
+        "Streaming training sets: how many examples a companion is drawn from, >= 1. They are read before the first "
+        "step and kept in memory.",
+        1000,
     )
-    companion_decay: float = field(
-        default=0.97,
-        metadata={
-            "help": "companion 'sample' and 'class_matched' only: the decay of the running average of the weights that "
-            "the companion batch runs through, without gradient and dropout, from 0 to below 1. 0.97 lags 32 "
-            "optimizer steps behind. 0: no average; the companion runs through the weights themselves, with gradient."
-        },
+    companion_decay: float = setting(
+        "companion 'sample' and 'class_matched' only: the decay of the running average of the weights that the "
+        "companion batch runs through, without gradient and dropout, from 0 to below 1. 0.97 lags 32 optimizer steps "
+        "behind. 0: no average; the companion runs through the weights themselves, with gradient.",
+        0.97,
     )
-    gather_features: bool = field(
-        default=True,
-        metadata={
-            "help": "Several processes: True aligns the features of all processes together, as one process with the "
-            "whole batch would; False lets each process align its own, and sends no features around."
-        },
+    gather_features: bool = setting(
+        "Several processes: True aligns the features of all processes together, as one process with the whole batch "
+        "would; False lets each process align its own, and sends no features around.",
+        True,
     )
-    feature: str = field(
-        default="auto",
-        metadata={
-            "help": "Which features to align: 'auto' (input of the last linear layer), 'cls', 'mean' or 'last' "
-            "(pooled hidden states of the backbone), or the name of a module, whose input is taken."
-        },
+    feature: str = setting(
+        "Which features to align: 'auto' (input of the last linear layer), 'cls', 'mean' or 'last' (pooled hidden "
+        "states of the backbone), or the name of a module, whose input is taken.",
+        "auto",
     )
-    eval_compactness: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether evaluation also measures how compact the features are (eval_compactness_*), and training "
-            "starts with such a measurement. For one class an example."
-        },
+    eval_compactness: bool = setting(
+        "Whether evaluation also measures how compact the features are (eval_compactness_*), and training starts with "
+        "such a measurement. For one class an example.",
+        False,
     )
-    gradient_noise_steps: int = field(
-        default=0,
-        metadata={
-            "help": "Every how many optimizer steps to measure the variance of the mini-batch gradient and what a step "
-            "does to the loss of a held-out batch, >= 1; 0: never. A measurement costs about as much as three steps."
-        },
+    gradient_noise_steps: int = setting(
+        "Every how many optimizer steps to measure the variance of the mini-batch gradient and what a step does to the "
+        "loss of a held-out batch, >= 1; 0: never. A measurement costs about as much as three steps.",
+        0,
     )
 
     @classmethod

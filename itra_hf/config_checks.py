@@ -39,11 +39,7 @@ GONE_VALUES: Mapping[str, str] = {
     "central_moments": _OWN.format("central_moments"),
 }
 SWITCHES = ("gather_features", "eval_compactness")
-LEAST = {
-    "companion_buffer_size": 1,
-    "memory_size": 2,
-    "gradient_noise_steps": 0,
-}
+LEAST = {"companion_buffer_size": 1, "memory_size": 2, "gradient_noise_steps": 0}
 
 
 class Need(NamedTuple):
@@ -93,7 +89,7 @@ def check_alignment_arguments(args: "AlignmentArguments", together: bool = True)
     for name, allowed in CHOICES.items():
         value = getattr(args, name)
         if value not in get_args(allowed):
-            ending = "." if (advice := _gone(value)) is None else f" any more: {advice}"
+            ending = "." if (advice := GONE_VALUES.get(str(value))) is None else f" any more: {advice}"
             raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, get_args(allowed)))}{ending}")
     for name in SWITCHES:
         if not isinstance(getattr(args, name), bool):
@@ -102,9 +98,13 @@ def check_alignment_arguments(args: "AlignmentArguments", together: bool = True)
         value = getattr(args, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}={value!r} must be an integer >= {least}.")
-    if (advice := _gone(args.matching_loss)) is not None:
+    if (advice := GONE_VALUES.get(str(args.matching_loss))) is not None:
         raise ValueError(f"matching_loss={args.matching_loss!r} is no more: {advice}")
-    _check_weight(args)
+    weight, mode = args.matching_weight, args.weight_mode
+    if not 0 <= _number(args, "matching_weight") <= MOST_WEIGHT[mode]:
+        raise ValueError(
+            f"matching_weight={weight!r} must be from 0 to {MOST_WEIGHT[mode]:g} with weight_mode={mode!r}."
+        )
     if not 0 <= _number(args, "companion_decay") < 1:
         raise ValueError(f"companion_decay={args.companion_decay!r} must be from 0 to below 1.")
     parse_bandwidth(args.bandwidth)
@@ -124,19 +124,6 @@ def build_matching_loss(args: "AlignmentArguments") -> MatchingLoss:
     own = {name: getattr(args, name) for name, need in NEEDS.items() if need == _MMD and args.matching_loss == MMD}
     alignment = "marginal" if args.alignment == "auto" else args.alignment
     return MatchingLoss(alignment, **own, matching_loss=args.matching_loss, class_weighting=args.class_weighting)
-
-
-def _gone(value: Any) -> str | None:
-    return GONE_VALUES.get(value) if isinstance(value, str) else None
-
-
-def _check_weight(args: "AlignmentArguments") -> None:
-    most = MOST_WEIGHT[args.weight_mode]
-    if not 0 <= _number(args, "matching_weight") <= most:
-        raise ValueError(
-            f"matching_weight={args.matching_weight!r} must be from 0 to {most:g} "
-            f"with weight_mode={args.weight_mode!r}."
-        )
 
 
 def _check_needs(args: "AlignmentArguments") -> None:

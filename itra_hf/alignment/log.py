@@ -61,7 +61,7 @@ class TrainingWatch:
             task_loss: a scalar.
             matching_loss: a scalar; `None` where nothing was aligned.
             weight: a scalar, of the matching loss.
-            features: `[n, dim]`, whose spread is followed; `None` where there are none.
+            features: `[n, dim]`, whose mean squared distance from their mean is followed; `None` where there are none.
             share: the micro-batch's part of an optimizer step.
         """
         zero, one = self.sums.new_zeros(()), self.sums.new_ones(())
@@ -69,7 +69,8 @@ class TrainingWatch:
         losses = [each.detach().float() for each in (task_loss, *aligned)]
         self.sums += share * torch.stack([*losses, one, one if matching_loss is not None else zero])
         if features is not None:
-            self._follow_spread(feature_spread(features.detach()), share)
+            rows = features.detach().float()
+            self._follow_spread((rows - rows.mean(dim=0)).square().sum(dim=1).mean(), share)
 
     def _follow_spread(self, current: Tensor, share: float) -> None:
         start, running, steps = self.spread
@@ -136,16 +137,3 @@ class TrainingWatch:
         """Restores `state_dict()`."""
         self.sums = self.sums.new_tensor(state["sums"])
         self.spread = self.spread.new_tensor(state["spread"])
-
-
-def feature_spread(features: Tensor) -> Tensor:
-    """The mean squared distance of features from their mean, in float32.
-
-    Args:
-        features: `[n, dim]`, any floating dtype.
-
-    Returns:
-        A scalar >= 0.
-    """
-    features = features.float()
-    return (features - features.mean(dim=0)).square().sum(dim=1).mean()

@@ -38,11 +38,14 @@ class RunRecord(TrainerCallback):
         if due or control.should_save:
             self._check_finite(state)
         if due:
-            self._take_means()
+            trainer, watch = self.trainer, self.trainer._itra_watch
+            self.means = watch.drain(trainer.accelerator.reduce(watch.sums.clone(), reduction="sum"))
+            if self.means.get("matching_loss") == 0:
+                trainer._itra_warn_once(NOTHING_ALIGNED)
+            if (warning := watch.collapse_warning()) is not None:
+                trainer._itra_warn_once(warning)
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """As at the end of a step."""
-        self.on_step_end(args, state, control)
+    on_epoch_end = on_step_end
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Looks before the best model is saved."""
@@ -50,11 +53,3 @@ class RunRecord(TrainerCallback):
 
     def _check_finite(self, state: Any) -> None:
         self.trainer._itra_watch.check_finite(state.global_step, state.epoch or 0)
-
-    def _take_means(self) -> None:
-        trainer, watch = self.trainer, self.trainer._itra_watch
-        self.means = watch.drain(trainer.accelerator.reduce(watch.sums.clone(), reduction="sum"))
-        if self.means.get("matching_loss") == 0:
-            trainer._itra_warn_once(NOTHING_ALIGNED)
-        if (warning := watch.collapse_warning()) is not None:
-            trainer._itra_warn_once(warning)

@@ -1,48 +1,17 @@
 """From a training set to a loader of pairs: what the Trainer layer needs around the stock data loader."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import datasets
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainerCallback
 
-from ..config import AlignmentArguments
 from ..config_checks import PAIRED_COMPANIONS, Companion
 from ..mixins import TrainerBase
 from .choice import choose_companion
 from .pairs import CompanionSampler, PairCollator, PairedDataset, check_size, read_class_ids
 from .streams import PairedStream
-
-
-def pair_examples(
-    dataset: Any,
-    args: AlignmentArguments,
-    seed: int,
-    label_names: list[str],
-    drop_columns: Callable[[datasets.Dataset], datasets.Dataset] | None,
-) -> PairedDataset | PairedStream:
-    """Makes a training set one of pairs `(example, companion example)`.
-
-    Args:
-        dataset: map-style or streaming.
-        args: the method's settings.
-        seed: of the companions.
-        label_names: the model's label arguments.
-        drop_columns: takes the columns off that the model doesn't know; `None` to keep all.
-
-    Raises:
-        ValueError: too few examples, or companions of the same class without class ids.
-    """
-    by_class = args.companion == "class_matched"
-    if isinstance(dataset, (IterableDataset, datasets.IterableDataset)):
-        return PairedStream(dataset, seed, args.companion_buffer_size, label_names if by_class else None)
-    check_size(len(dataset))
-    class_ids = read_class_ids(dataset, label_names) if by_class else None
-    if isinstance(dataset, datasets.Dataset) and drop_columns is not None:
-        dataset = drop_columns(dataset)
-    return PairedDataset(dataset, CompanionSampler(len(dataset), seed, class_ids))
 
 
 class CompanionEpoch(TrainerCallback):
@@ -88,32 +57,32 @@ class PairedLoadingMixin(TrainerBase):
             self._itra_companion_epoch.paired = None
         if not is_training or not self._itra_pairs_examples():
             return load(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
-        paired, collator = self._itra_pair(dataset, description), self.data_collator
-        single = collator
+        self._itra_companion_epoch.paired = paired = self._itra_pair(dataset, description)
+        single = collator = self.data_collator
         if not isinstance(paired.dataset, datasets.Dataset):  # else its columns are gone already
             single = self._get_collator_with_removed_columns(collator, description=description)
         # Samplers that look into the data, such as length grouping, must see single examples.
-        sampler_fn = None if sampler_fn is None else partial(_call_with, sampler_fn, dataset)
+        sample = None if sampler_fn is None else (lambda _paired: sampler_fn(dataset))
         self.data_collator = PairCollator(single)  # type: ignore[assignment]
         try:
-            return load(paired, description, batch_size, sampler_fn, is_training, **kwargs)
+            return load(paired, description, batch_size, sample, is_training, **kwargs)
         finally:
             self.data_collator = collator
 
     def _itra_pair(self, dataset: Any, description: str) -> PairedDataset | PairedStream:
-        drop = partial(self._remove_unused_columns, description=description)
+        """Makes a training set, map-style or streaming, one of pairs `(example, companion example)`."""
+        args, label_names = self.alignment_args, self.label_names
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        paired = pair_examples(
-            dataset, self.alignment_args, seed, self.label_names, drop if self.args.remove_unused_columns else None
-        )
-        self._itra_companion_epoch.paired = paired
-        return paired
+        by_class = args.companion == "class_matched"
+        if isinstance(dataset, (IterableDataset, datasets.IterableDataset)):
+            return PairedStream(dataset, seed, args.companion_buffer_size, label_names if by_class else None)
+        check_size(len(dataset))
+        class_ids = read_class_ids(dataset, label_names) if by_class else None
+        if isinstance(dataset, datasets.Dataset):
+            dataset = self._remove_unused_columns(dataset, description=description)
+        return PairedDataset(dataset, CompanionSampler(len(dataset), seed, class_ids))
 
     def _itra_pairs_examples(self) -> bool:
         args, companion = self.alignment_args, self._itra_companion
         companion = companion or choose_companion(args, self.accelerator, self.model, self.train_dataset)[0]
         return args.matching_weight > 0 and companion in PAIRED_COMPANIONS
-
-
-def _call_with(function: Callable[[Any], Any], argument: Any, _paired: Any) -> Any:
-    return function(argument)

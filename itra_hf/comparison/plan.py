@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from transformers import HfArgumentParser
 
-from ..config import ITRAConfig
+from ..config import ITRAConfig, setting
 from ..config_checks import can_act
 from ..text.data import DataArguments
 from ..text.models import ModelArguments
@@ -42,46 +42,31 @@ class ComparisonArguments:
         default_factory=list,
         metadata={"help": "Random subsets of these sizes to train on, one after the other; default: all examples."},
     )
-    equal_compute: EqualCompute = field(
-        default="batch",
-        metadata={
-            "help": "The plain run that sees as many examples as one with companions: 'batch' takes twice the batch in "
-            "as many steps, 'steps' takes twice the steps, 'both' runs both, 'none' neither."
-        },
+    equal_compute: EqualCompute = setting(
+        "The plain run that sees as many examples as one with companions: 'batch' takes twice the batch in as many "
+        "steps, 'steps' takes twice the steps, 'both' runs both, 'none' neither.",
+        "batch",
     )
-    metric: str | None = field(
-        default=None,
-        metadata={"help": f"What the verdict goes by: {', '.join(BY_NAME)}; default: accuracy, for regression mse."},
+    metric: str | None = setting(
+        f"What the verdict goes by: {', '.join(BY_NAME)}; default: accuracy, for regression mse."
     )
-    label_noise: float = field(
-        default=0.0, metadata={"help": "The share of training labels to replace by wrong ones, 0 to below 1."}
+    label_noise: float = setting("The share of training labels to replace by wrong ones, 0 to below 1.", 0.0)
+    class_imbalance: float = setting(
+        "Thins the training classes to sizes that fall to one in this many, >= 1; 1: not at all.", 1.0
     )
-    class_imbalance: float = field(
-        default=1.0,
-        metadata={"help": "Thins the training classes to sizes that fall to one in this many, >= 1; 1: not at all."},
+    unknown_classes: int = setting(
+        "Leaves so many classes out of training, and measures how well their texts are told apart.", 0
     )
-    unknown_classes: int = field(
-        default=0,
-        metadata={"help": "Leaves so many classes out of training, and measures how well their texts are told apart."},
+    temperature_share: float = setting(
+        "Keeps this share of each training set out, 0 to below 1, fits a temperature on it, and measures likelihood "
+        "and calibration with it too.",
+        0.0,
     )
-    temperature_share: float = field(
-        default=0.0,
-        metadata={
-            "help": "Keeps this share of each training set out, 0 to below 1, fits a temperature on it, and measures "
-            "likelihood and calibration with it too."
-        },
+    rivals: str | None = setting(
+        "Puts what people try on such data beside the variants: 'longtail', 'noise' (wrong labels) or 'small' (few "
+        "examples); see itra_hf.comparison.rivals."
     )
-    rivals: str | None = field(
-        default=None,
-        metadata={
-            "help": "Puts what people try on such data beside the variants: 'longtail', 'noise' (wrong labels) or "
-            "'small' (few examples); see itra_hf.comparison.rivals."
-        },
-    )
-    processes: int = field(
-        default=1,
-        metadata={"help": "Runs at one time, >= 1, as far as memory allows; they share the threads and the GPUs."},
-    )
+    processes: int = setting("Runs at one time, >= 1, as far as memory allows; they share the threads and the GPUs.", 1)
 
     def __post_init__(self) -> None:
         """Checks the fields."""

@@ -32,11 +32,7 @@ RESULT, ERROR, LOG = "result.json", "error.txt", "log.txt"
 
 
 def execute(
-    run: Run,
-    folder: Path,
-    threads: int,
-    device: str | None = None,
-    measuring: Callable[[Run, Path], Any] | None = None,
+    run: Run, folder: Path, threads: int, device: str | None = None, measuring: Callable[[Run, Path], Any] | None = None
 ) -> None:
     """Runs, and writes `result.json` at once and whole, or `error.txt`; what is printed goes to `log.txt`.
 

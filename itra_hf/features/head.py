@@ -92,7 +92,7 @@ def find_head(model: nn.Module, run: Run, pad_token_id: int | None = None) -> nn
     Args:
         model: the model, unwrapped.
         run: runs the model once, see `build_tap`.
-        pad_token_id: see `last_token_rows`.
+        pad_token_id: see `pool`.
 
     Returns:
         The module whose input is the feature.
@@ -145,14 +145,10 @@ def _are_logits(scores: Tensor, logits: Tensor) -> bool:
     """Whether the model returns these scores: as they are, without a column of one, or as probabilities."""
     if len(scores) != len(logits) or scores.numel() != logits.numel():
         return False
-    scores = scores.reshape(logits.shape)
-    return any(_close(each, logits) for each in (scores, scores.softmax(-1), scores.sigmoid()))
-
-
-def _close(scores: Tensor, logits: Tensor) -> bool:
-    scores, logits = scores.float(), logits.float()
+    scores, logits = scores.reshape(logits.shape), logits.float()
     tolerance = 1e-3 * float(logits.abs().max()) + 1e-6
-    return float((scores - logits).abs().max()) <= tolerance
+    candidates = (scores, scores.softmax(-1), scores.sigmoid())
+    return any(float((each.float() - logits).abs().max()) <= tolerance for each in candidates)
 
 
 def _rows(inputs: Mapping[str, Any]) -> int:

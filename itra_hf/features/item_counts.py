@@ -8,6 +8,8 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
+from functools import reduce
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -66,12 +68,10 @@ def _reaches_loss(owner: type, name: str, module: Any, seen: set[Method]) -> boo
 def _calls_with(tree: ast.AST, keywords: str | None) -> Iterator[str]:
     """What is called with `**keywords`, alone or among others, as it is written."""
     for node in ast.walk(tree):
-        handed = (
-            [keyword.value for keyword in node.keywords if keyword.arg is None] if isinstance(node, ast.Call) else []
-        )
-        names = {each.id for value in handed for each in ast.walk(value) if isinstance(each, ast.Name)}
-        if isinstance(node, ast.Call) and keywords in names:
-            yield ast.unparse(node.func)
+        if isinstance(node, ast.Call):
+            handed = [ast.walk(keyword.value) for keyword in node.keywords if keyword.arg is None]
+            if any(isinstance(each, ast.Name) and each.id == keywords for each in chain.from_iterable(handed)):
+                yield ast.unparse(node.func)
 
 
 def _leads_to_loss(called: str, owner: type, module: Any, seen: set[Method]) -> bool:
@@ -83,19 +83,12 @@ def _leads_to_loss(called: str, owner: type, module: Any, seen: set[Method]) -> 
         later = next((each for each in mro[mro.index(owner) + 1 :] if name in vars(each)), object)
         return _reaches_loss(later, name, module, seen)
     place, _, path = called.partition(".")
-    inner = _found(module, path) if place == "self" else None
+    inner = reduce(lambda each, part: getattr(each, part, None), path.split("."), module) if place == "self" else None
     if isinstance(inner, nn.Module):
         return _reaches_loss(type(inner), "forward", inner, seen)
     if target == "self" and callable(inner):
         return _reaches_loss(type(module), name, module, seen)
     return not owner.__module__.startswith("transformers.")
-
-
-def _found(module: Any, path: str) -> Any:
-    """What an attribute of an attribute is; `None` where there is none, or it is no such path."""
-    for name in path.split("."):
-        module = getattr(module, name, None)
-    return module
 
 
 def computes_with_item_count(trainer: type[Trainer]) -> bool:

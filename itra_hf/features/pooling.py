@@ -15,9 +15,10 @@ def pool(captured: Tensor, inputs: Mapping[str, Any], pooling: str, pad_token_id
     Args:
         captured: `[batch, dim]`, returned as it is, or `[batch, tokens, dim]`.
         inputs: what the model was called with.
-        pooling: `"input"` picks the token that the model itself scores; `"cls"` the first token, `"last"` the
+        pooling: `"input"` picks the token that a model with one score a token takes as the sequence's, the right-most
+            non-padding one, whichever side the padding is on; `"cls"` the first token, `"last"` the
             last attended one, `"mean"` the mean over the attended ones.
-        pad_token_id: for `"input"`, see `last_token_rows`.
+        pad_token_id: for `"input"`, the model config's; without it, and without `input_ids`, the last token is taken.
 
     Returns:
         `[batch, dim]`.
@@ -29,7 +30,10 @@ def pool(captured: Tensor, inputs: Mapping[str, Any], pooling: str, pad_token_id
         return captured
     rows = torch.arange(len(captured), device=captured.device)
     if pooling == "input":
-        return captured[rows, last_token_rows(inputs, captured, pad_token_id)]
+        input_ids = inputs.get("input_ids")
+        if input_ids is None or pad_token_id is None or input_ids.shape != captured.shape[:2]:
+            return captured[:, -1]
+        return captured[rows, _last_true(input_ids != pad_token_id)]
     if pooling == "cls":
         return captured[:, 0]
     mask = inputs.get("attention_mask")
@@ -44,23 +48,6 @@ def pool(captured: Tensor, inputs: Mapping[str, Any], pooling: str, pad_token_id
         return captured[rows, _last_true(mask.bool())]
     weights = mask.to(captured.dtype)[:, :, None]
     return (captured * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-def last_token_rows(inputs: Mapping[str, Any], captured: Tensor, pad_token_id: int | None) -> Tensor:
-    """The token that a model with one score a token takes as the sequence's: the right-most non-padding one.
-
-    Args:
-        inputs: what the model was called with.
-        captured: `[batch, tokens, dim]`.
-        pad_token_id: the model config's; without it, and without `input_ids`, the model takes the last token.
-
-    Returns:
-        `[batch]` indices, whichever side the padding is on.
-    """
-    input_ids = inputs.get("input_ids")
-    if input_ids is None or pad_token_id is None or input_ids.shape != captured.shape[:2]:
-        return torch.full((len(captured),), captured.shape[1] - 1, device=captured.device)
-    return _last_true(input_ids != pad_token_id)
 
 
 def _last_true(mask: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class FeatureTap:
         module: the module to watch.
         pooling: `"input"`: the module's input is the feature, or holds one feature a token; `"cls"`, `"mean"`,
             `"last"`: the module's output is one hidden state a token, to be pooled.
-        pad_token_id: how a model that scores every token finds the last one; see `last_token_rows`.
+        pad_token_id: how a model that scores every token finds the last one; see `pool`.
 
     Attributes:
         captured: the tensor as tapped, `[batch, dim]` or `[batch, tokens, dim]`, still in the graph.

@@ -8,21 +8,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment
 
+from . import readme
 from .facts import KINDS, CardFacts
-from .readme import (
-    BEGIN,
-    END,
-    REPLACED_KEYS,
-    KeptParts,
-    choose_card,
-    decode_card,
-    listed,
-    mark,
-    merge_metadata,
-    results_of,
-    stamp,
-    texts,
-)
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 TAG, METHOD = "itra", "arxiv:2211.13332"
@@ -51,7 +38,7 @@ def write_card(path: Path, facts: CardFacts, remote: str | None = None) -> None:
         facts: what the card says.
         remote: the repository's README; `choose_card` says which of the two the user's part is taken from.
     """
-    kept = choose_card(decode_card(path.read_bytes()) if path.is_file() else None, remote)
+    kept = readme.choose_card(readme.decode_card(path.read_bytes()) if path.is_file() else None, remote)
     block, marks = metadata(facts, kept)
     environment = Environment()
     environment.filters.update(plain=_plain, number=_number)
@@ -59,8 +46,8 @@ def write_card(path: Path, facts: CardFacts, remote: str | None = None) -> None:
     content = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         metadata=block,
         marks=marks,
-        begin=BEGIN,
-        end=END,
+        begin=readme.BEGIN,
+        end=readme.END,
         kept=kept,
         facts=facts,
         kind=KINDS.get(facts.task or "", "A model"),
@@ -70,10 +57,10 @@ def write_card(path: Path, facts: CardFacts, remote: str | None = None) -> None:
         label_arguments=_label_arguments(facts),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(stamp(content, kept.seen), encoding="utf-8", newline="")
+    path.write_text(readme.stamp(content, kept.seen), encoding="utf-8", newline="")
 
 
-def metadata(facts: CardFacts, kept: KeptParts) -> tuple[str, list[str]]:
+def metadata(facts: CardFacts, kept: readme.KeptParts) -> tuple[str, list[str]]:
     """The card's metadata as YAML, and the marks of what was found rather than said, which the next run finds anew.
 
     What the user says, in the arguments or in the README, goes before what the run finds. Results in a README that was
@@ -86,20 +73,27 @@ def metadata(facts: CardFacts, kept: KeptParts) -> tuple[str, list[str]]:
         "pipeline_tag": facts.task,
         "datasets": [each.name for each in facts.datasets],
     }
-    own = {key: facts.said.get(key) or texts(kept.data.get(key)) for key in found}
+    own = {key: facts.said.get(key) or readme.texts(kept.data.get(key)) for key in found}
     data: dict[str, Any] = {key: own[key] or found[key] or None for key in found}
-    own_tags = [tag for tag in listed(texts(kept.data.get("tags"))) if facts.settings or tag not in (TAG, METHOD)]
+    own_tags = [
+        tag for tag in readme.listed(readme.texts(kept.data.get("tags"))) if facts.settings or tag not in (TAG, METHOD)
+    ]
     own["tags"] = [*own_tags, *facts.tags]
     found_tags = [*([facts.adapter] if facts.adapter else []), *([TAG, METHOD] if facts.settings else [])]
     data["tags"] = [*own["tags"], *found_tags]
     data["library_name"] = "peft" if facts.adapter else "transformers"
     results = eval_results(facts, data["pipeline_tag"])
     data["metrics"] = list(dict.fromkeys(each.metric_type for each in results if each.metric_type != "loss")) or None
-    marks = [mark(key, item) for key in data for item in listed(data[key]) if item not in listed(own.get(key))]
-    old_results = [old for old in results_of(kept.data) if old.source_url or not kept.generated]
+    marks = [
+        readme.mark(key, item)
+        for key in data
+        for item in readme.listed(data[key])
+        if item not in readme.listed(own.get(key))
+    ]
+    old_results = [old for old in readme.results_of(kept.data) if old.source_url or not kept.generated]
     shown = [*results, *(old for old in old_results if not any(map(old.is_equal_except_value, results)))]
     values = ModelCardData(**data, eval_results=shown or None, model_name=facts.name if shown else None).to_dict()
-    return merge_metadata(kept, values, {*data, *REPLACED_KEYS, *REFUSED_KEYS}), marks
+    return readme.merge_metadata(kept, values, {*data, *readme.REPLACED_KEYS, *REFUSED_KEYS}), marks
 
 
 def eval_results(facts: CardFacts, task: Any) -> list[EvalResult]:

@@ -84,11 +84,7 @@ class MatchingLoss(nn.Module):
             )
 
     def forward(
-        self,
-        features: Tensor,
-        labels: Tensor | None,
-        companion_features: Tensor,
-        companion_labels: Tensor | None,
+        self, features: Tensor, labels: Tensor | None, companion_features: Tensor, companion_labels: Tensor | None
     ) -> Tensor:
         """Computes the loss, in float32 whatever autocast says.
 
@@ -184,18 +180,8 @@ class MatchingLoss(nn.Module):
     ) -> Match:
         if self.distance is not None:
             return self._match_by_function(x, labels, y, other_labels)
-        return squared_mmd(
-            x,
-            labels,
-            y,
-            other_labels,
-            self.alignment,
-            self.estimator,
-            self.kernel,
-            self.bandwidth,
-            self.class_weighting,
-            (True, companion_learns),
-        )
+        settings = (self.alignment, self.estimator, self.kernel, self.bandwidth, self.class_weighting)
+        return squared_mmd(x, labels, y, other_labels, *settings, (True, companion_learns))
 
     @torch.enable_grad()
     def _match_by_function(self, x: Tensor, labels: Tensor | None, y: Tensor, other_labels: Tensor | None) -> Match:
@@ -204,11 +190,26 @@ class MatchingLoss(nn.Module):
         if labels is None or other_labels is None:
             value = self.distance(x, y)
         else:
-            value = class_mean(self.distance, x, labels, y, other_labels, self.class_weighting)
+            value = self._class_mean(x, labels, y, other_labels)
         if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
             raise ValueError(f"matching_loss={self.matching_loss!r} must return a scalar tensor that needs a gradient.")
         gradients = torch.autograd.grad(value, (x, y), allow_unused=True, materialize_grads=True)
         return Match(value.detach(), *gradients)
+
+    def _class_mean(self, x: Tensor, labels: Tensor, y: Tensor, other_labels: Tensor) -> Tensor:
+        """The mean of the distance over the classes that both batches hold, weighted by `shared_size`; 0 over none."""
+        assert self.distance is not None
+        values, sizes = [], []
+        for label in labels.unique().tolist():
+            rows, other_rows = x[labels == label], y[other_labels == label]
+            if label != UNLABELLED and len(other_rows):
+                values.append(self.distance(rows, other_rows))
+                count, other_count = (values[-1].new_tensor(len(each)) for each in (rows, other_rows))
+                sizes.append(shared_size(count, other_count, self.class_weighting))
+        if not values:
+            return 0.0 * (x.sum() + y.sum())  # in the graph, with zero gradients
+        weights = torch.stack(sizes)
+        return (torch.stack(values) * weights).sum() / weights.sum()
 
     def _match_rows(
         self, x: Tensor, labels: Tensor | None, y: Tensor, other_labels: Tensor | None, companion_learns: bool
@@ -242,34 +243,3 @@ def _finite_rows(labels: Tensor) -> Tensor:
     """Which rows of targets are all finite, `[n]`."""
     finite = torch.isfinite(labels)
     return finite if labels.dim() == 1 else finite.flatten(1).all(dim=1)
-
-
-def class_mean(
-    distance: Distance,
-    features: Tensor,
-    labels: Tensor,
-    other: Tensor,
-    other_labels: Tensor,
-    class_weighting: ClassWeighting = "size",
-) -> Tensor:
-    """The mean of a distance over the classes that both batches hold, weighted by `shared_size`; 0 over none.
-
-    Args:
-        distance: of `[n, dim]` and `[m, dim]` features, a scalar.
-        features: `[n, dim]`.
-        labels: `[n]` class ids; the id -100 is no class.
-        other: `[m, dim]`.
-        other_labels: `[m]` class ids.
-        class_weighting: see `shared_size`.
-    """
-    values, sizes = [], []
-    for label in labels.unique().tolist():
-        rows, other_rows = features[labels == label], other[other_labels == label]
-        if label != UNLABELLED and len(other_rows):
-            values.append(distance(rows, other_rows))
-            count, other_count = (values[-1].new_tensor(len(each)) for each in (rows, other_rows))
-            sizes.append(shared_size(count, other_count, class_weighting))
-    if not values:
-        return 0.0 * (features.sum() + other.sum())  # in the graph, with zero gradients
-    weights = torch.stack(sizes)
-    return (torch.stack(values) * weights).sum() / weights.sum()

@@ -213,12 +213,6 @@ def subset(data: datasets.Dataset, size: int | None, seed: int) -> datasets.Data
     return data.shuffle(seed=seed).select(range(size))
 
 
-def with_rows(data: datasets.Dataset) -> datasets.Dataset:
-    """The data with the numbers of its rows, which stay when it is cut and tokenised."""
-    kept = data.remove_columns(ROW) if ROW in data.column_names else data
-    return kept.add_column(ROW, np.arange(len(data)))
-
-
 def tokenize(
     data: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, task: Task, max_length: int, processes: int | None
 ) -> datasets.Dataset:

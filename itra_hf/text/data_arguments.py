@@ -1,17 +1,13 @@
 """Which data to train on, and how its files and labels are read: the fields of a configuration that say so."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, get_args
 
+from ..config import setting
 from .metrics import ProblemType
 
 USUAL_TEXTS, USUAL_LABELS = ("text", "sentence"), ("label", "labels")
-
-
-def setting(text: str, default: Any = None) -> Any:
-    """A field of a configuration, with its help."""
-    return field(default=default, metadata={"help": text})
 
 
 def checked_delimiter(delimiter: str, setting: str) -> str:
@@ -72,12 +68,9 @@ class DataArguments:
     label_delimiter: str | None = setting("Splits a cell into several labels, for multi-label CSV and TSV files.")
     csv_delimiter: str | None = setting("Between the cells of CSV and TSV files; default: a comma, in TSV a tab.")
     file_encoding: str = setting("Of CSV, TSV and JSON files, such as latin-1, cp1252 or utf-16.", "utf-8")
-    problem_type: ProblemType | None = field(
-        default=None,
-        metadata={
-            "help": "What the labels are: 'single_label_classification', 'multi_label_classification' or 'regression'; "
-            "default: inferred from them, as the log says."
-        },
+    problem_type: ProblemType | None = setting(
+        "What the labels are: 'single_label_classification', 'multi_label_classification' or 'regression'; default: "
+        "inferred from them, as the log says."
     )
     do_regression: bool = setting("The same as problem_type: regression.", False)
     validation_fraction: float = setting("Part of the training data cut off for evaluation where none is given.", 0.1)
@@ -137,8 +130,4 @@ class DataArguments:
     @property
     def most_samples(self) -> dict[str, int | None]:
         """The largest size of each split, by its name; `None` for all of it."""
-        return {
-            "train": self.max_train_samples,
-            "validation": self.max_eval_samples,
-            "test": self.max_predict_samples,
-        }
+        return {"train": self.max_train_samples, "validation": self.max_eval_samples, "test": self.max_predict_samples}

@@ -48,11 +48,7 @@ class Reading(NamedTuple):
 
 
 def read_files(
-    paths: Sequence[str],
-    reading: Reading,
-    cache_dir: str | None = None,
-    kind: str | None = None,
-    split: str = "train",
+    paths: Sequence[str], reading: Reading, cache_dir: str | None = None, kind: str | None = None, split: str = "train"
 ) -> datasets.Dataset:
     """Reads files of one kind, one after the other, as one table.
 

@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..config import setting
 from ..features.extract import extract_features
 from ..reports.compactness import compactness
 from .data import DataArguments, Task, encode_labels, infer_task, load_splits, subset, tokenize
-from .data_arguments import expand_paths, setting
+from .data_arguments import expand_paths
 from .labels import INTEGER
 from .models import ModelSource, fitting_length, load_tokenizer
 

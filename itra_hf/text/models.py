@@ -13,8 +13,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from ..config import setting
 from .data import Task
-from .data_arguments import expand_paths, setting
+from .data_arguments import expand_paths
 
 logger = logging.get_logger(__name__)
 

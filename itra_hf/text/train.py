@@ -15,18 +15,7 @@ from transformers.utils import logging
 
 from ..config import ITRAConfig
 from ..trainer import ITRATrainer
-from .data import (
-    ROW,
-    DataArguments,
-    Task,
-    cut_validation,
-    encode_labels,
-    infer_task,
-    load_splits,
-    subset,
-    tokenize,
-    with_rows,
-)
+from .data import ROW, DataArguments, Task, cut_validation, encode_labels, infer_task, load_splits, subset, tokenize
 from .metrics import compute_metrics_for
 from .models import ModelArguments, fitting_length, load_model
 
@@ -73,7 +62,8 @@ def build_trainer(
     with training_args.main_process_first(desc="reading and tokenising the data"):
         splits, task = read_data(data_args, training_args, model_args)
         if "test" in splits:
-            splits["test"] = with_rows(splits["test"])
+            test = splits["test"].select_columns([each for each in splits["test"].column_names if each != ROW])
+            splits["test"] = test.add_column(ROW, np.arange(len(test)))  # which stays when it is cut and tokenised
         check_alignment_fits(training_args, task)
         model, tokenizer = load_model(model_args, task)
         longest = fitting_length(data_args.max_seq_length, model, tokenizer)
@@ -212,22 +202,6 @@ def find_checkpoint(args: ITRAConfig) -> str | None:
         advice = f"; did you mean {found!r}?" if found else ""
         raise FileNotFoundError(f"{asked!r} is no checkpoint, for it has no {TRAINER_STATE_NAME}{advice}")
     return asked
-
-
-def publish(trainer: ITRATrainer, card: dict[str, Any]) -> None:
-    """Writes the model card, and pushes the output folder where `push_to_hub` asks for it.
-
-    Args:
-        trainer: after `finetune`.
-        card: from `card_details`.
-
-    Raises:
-        HfHubHTTPError, ConnectionError: see `ITRATrainer.push_to_hub`.
-    """
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub(**card)
-    else:
-        trainer.create_model_card(**card)
 
 
 def _write_predictions(path: str, prediction: Any, task: Task, rows: Sequence[int]) -> None:
