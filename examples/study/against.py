@@ -75,21 +75,23 @@ def best_scores() -> dict[str, str]:
     return found
 
 
-def read_conditions() -> dict[str, Figures]:
-    """The figures of all conditions that have enough runs of the default beside plain ones, clean ones first."""
-    best = best_scores()
-    places = {kind: place for place, kind in enumerate(KINDS)}
+def read_all() -> dict[str, Figures]:
+    """The figures of all conditions that have runs, clean ones first, with the best score of unknown classes."""
+    best, places = best_scores(), {kind: place for place, kind in enumerate(KINDS)}
     folders = [path for path in (FOLDER / "protocol").iterdir() if path.name.partition("-")[0] in KINDS]
     found = {}
     for folder in sorted(folders, key=lambda path: (places[path.name.partition("-")[0]], path.name)):
-        figures = read_figures(folder)
-        for variant, measures in figures.items():
+        found[folder.name] = read_figures(folder)
+        for variant, measures in found[folder.name].items():
             name = best.get(variant, best[PLAIN])
             if name in measures:
                 measures[UNKNOWN.name] = measures[name]
-        if paired(figures, OURS) >= FEWEST:
-            found[folder.name] = figures
     return found
+
+
+def read_conditions() -> dict[str, Figures]:
+    """Those that have enough runs of the default beside plain ones."""
+    return {name: figures for name, figures in read_all().items() if paired(figures, OURS) >= FEWEST}
 
 
 def paired(figures: Figures, variant: str, measure: str = "accuracy") -> int:
@@ -115,20 +117,20 @@ def table(conditions: Mapping[str, Figures], measure: Measure) -> str:
 
 def reference_table(conditions: Mapping[str, Figures]) -> str:
     """What needs no fine-tuning, and the fine-tuned ones beside it: accuracy and macro-F1, not differences."""
-    columns = {PLAIN: "Trainer", OURS: VARIANTS[OURS], **REFERENCES}
+    columns = {**REFERENCES, PLAIN: "Trainer", OURS: VARIANTS[OURS]}
     rows: Rows = [["training documents", *(f"{each}: accuracy; macro-F1" for each in columns.values())]]
     for name, figures in conditions.items():
-        if not figures.keys() >= REFERENCES.keys():
-            continue
-        row = [title(name)]
-        for variant in columns:
-            values = [
-                np.mean(list(means_by_seed([figures], variant, measure, also="tfidf").values()))
-                for measure in ("accuracy", "f1_macro")
-            ]
-            row.append("; ".join(show(MEASURES["accuracy"], float(value)) for value in values))
-        rows.append(row)
+        if figures.keys() >= REFERENCES.keys():
+            rows.append([title(name), *(both(figures.get(variant, {})) for variant in columns)])
     return markdown_table(rows, escape=False)
+
+
+def both(runs: Mapping[str, Mapping[int, float]]) -> str:
+    """The means of accuracy and macro-F1 over the seeds; empty with too few runs."""
+    if len(runs.get("accuracy", ())) < FEWEST:
+        return ""
+    means = (float(np.mean(list(runs[name].values()))) for name in ("accuracy", "f1_macro"))
+    return "; ".join(show(MEASURES["accuracy"], each) for each in means)
 
 
 def summary(conditions: Mapping[str, Figures], kinds: Sequence[str]) -> str:

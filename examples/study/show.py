@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import against
 import lag
 import numpy as np
 
@@ -22,6 +23,7 @@ from itra_hf.reports import drawing
 
 FOLDER = Path(__file__).resolve().parent
 README, PAGE = FOLDER.parents[1] / "README.md", FOLDER / "README.md"
+AGAINST = FOLDER / "against.md"
 PICTURE, CURVES = FOLDER / "differences.png", FOLDER / "curves.png"
 NAMES = {"reuters-r8": "R8", "reuters-r52": "R52", "20newsgroups": "20 newsgroups"}
 ITRA, SMALL = "ITRA", "**up to 1,000 documents, together**"
@@ -205,6 +207,7 @@ def main() -> None:
     for condition in lag.conditions():
         put(PAGE, f"mechanism, {condition}", lag.table(condition))
     lag.draw("20newsgroups-200")
+    put(AGAINST, "references", against.reference_table(against.read_all()))
     draw(results)
     draw_curves(read_curves(FOLDER / "curves"))
     print(main_table(results), others_table(results), sep="\n\n")

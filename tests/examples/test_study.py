@@ -426,6 +426,11 @@ def test_goals_are_met_where_the_planted_gain_is_there(gain, met, load, tmp_path
     assert (tmp_path / "against.png").stat().st_size > 10_000
 
 
+def test_the_page_has_the_tables_against_what_costs_nothing(load):
+    against, page = load("against"), (FOLDER / "against.md").read_text(encoding="utf-8")
+    assert against.reference_table(against.read_all()) in page
+
+
 def test_the_best_scores_are_read_from_the_runs_that_are_not_reported(load):
     against = load("against")
     best = against.best_scores()
