@@ -34,7 +34,7 @@ class LogitAdjustedTrainer(TaskLossTrainer):
         """See the class."""
         counts = at_least_one(self.counts, logits)
         margins = self.strength * (counts / counts.sum()).log()
-        return self.cross_entropy(logits + margins.to(logits.dtype), labels).mean()
+        return self.cross_entropy(logits + margins.to(logits), labels).mean()
 
 
 class ClassBalancedTrainer(TaskLossTrainer):
@@ -61,7 +61,7 @@ class ClassBalancedTrainer(TaskLossTrainer):
         counts = at_least_one(self.counts, logits)
         weights = (1 - self.beta) / (1 - self.beta**counts)
         weights = weights / weights[: len(self.counts)][self.counts > 0].mean()
-        return (weights.to(logits.dtype)[labels] * self.cross_entropy(logits, labels)).mean()
+        return (weights.to(logits)[labels] * self.cross_entropy(logits, labels)).mean()
 
 
 class EqualizationTrainer(TaskLossTrainer):

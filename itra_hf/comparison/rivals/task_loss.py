@@ -115,7 +115,7 @@ class TaskLossTrainer(Trainer):
         return self.accelerator.reduce(values, reduction="sum") if self.accelerator.num_processes > 1 else values
 
     def class_counts(self) -> Tensor:
-        """How many training examples each class has, `[classes]` float64; the last classes may be missing.
+        """How many training examples each class has, `[classes]` float64 on the CPU; the last ones may be missing.
 
         Raises:
             ValueError: the training set has no length or no class ids.
@@ -169,5 +169,5 @@ def _repeated(value: Any, times: int, rows: int) -> Any:
 
 
 def at_least_one(counts: Tensor, logits: Tensor) -> Tensor:
-    """Class counts for all classes of the logits, on their device; a class without examples counts as one."""
-    return nn.functional.pad(counts, (0, logits.shape[1] - len(counts))).clamp(min=1).to(logits.device)
+    """Class counts for all classes of the logits, on the CPU still; a class without examples counts as one."""
+    return nn.functional.pad(counts, (0, logits.shape[1] - len(counts))).clamp(min=1)
