@@ -35,10 +35,10 @@ def show_base_signatures(cls: type, package: str) -> None:
         cls: a subclass of mixins and a Trainer.
         package: where the mixins are defined; methods of other classes stay as they are.
     """
-    ours = {name for base in cls.__mro__ if base.__module__.startswith(package) for name in vars(base)}
-    for name in ours:
+    mixins = [base for base in cls.__mro__ if base.__module__.startswith(package) and not issubclass(base, Trainer)]
+    for name in {name for base in mixins for name in vars(base)}:
         owners = [base for base in cls.__mro__ if name in vars(base)]
-        below = next((base for base in owners if not base.__module__.startswith(package)), None)
+        below = next((base for base in owners if base not in mixins), None)
         method = vars(owners[0])[name]
         public = isinstance(method, FunctionType) and (name == "__init__" or not name.startswith("_"))
         if not public or below in (None, object) or owners[0] in (below, cls):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from .summary import Comparison, Size
 from .variants import PLAIN
 
 ROW, MARGIN = 0.34, 1.3  # inches
+TITLE_WIDTH = 44  # characters of a line over a panel
 LOSSES = {"training loss": ("loss", "task_loss"), "evaluation loss": ("eval_loss",)}  # their keys in logs
 
 
@@ -45,7 +47,9 @@ def differences(size: Size, measures: Sequence[Measure]) -> Figure | None:
             axis.errorbar(scale * found.mean, height, xerr=half, fmt="o", **style, markersize=6, elinewidth=2)
         axis.axvline(0, color="black", linewidth=0.8)
         unit = {"points": " (points)", "plain": ""}.get(measure.unit, f" ({measure.unit})")
-        drawing.decorate(axis, measure.title, f"difference to {PLAIN}{unit}\n{measure.better} is better")
+        drawing.decorate(
+            axis, fill(measure.title, TITLE_WIDTH), f"difference to {PLAIN}{unit}\n{measure.better} is better"
+        )
         axis.set_yticks(range(len(variants)), [drawing.shorten(name) for name in variants], parse_math=False)
         axis.set_ylim(len(variants) - 0.5, -0.5)
         axis.locator_params("x", nbins=6)

@@ -48,7 +48,8 @@ class ComparisonArguments:
         "batch",
     )
     metric: str | None = setting(
-        f"What the verdict goes by: {', '.join(BY_NAME)}; default: accuracy, for regression mse."
+        f"What the verdict goes by: {', '.join(BY_NAME)}; default: accuracy, for regression mse, with rivals "
+        "'longtail' f1_macro."
     )
     label_noise: float = setting("The share of training labels to replace by wrong ones, 0 to below 1.", 0.0)
     class_imbalance: float = setting(

@@ -2,7 +2,7 @@
 
 from filelock import FileLock, Timeout
 
-from ..text.data import infer_task, load_splits
+from ..text.data import encode_labels, infer_task, load_splits
 from ..text.train import check_alignment_fits
 from .plan import Plan
 from .report import write_reports
@@ -41,7 +41,8 @@ def compare(plan: Plan) -> Comparison:
     if not results:
         raise RuntimeError(f"No run has a result. The first error: {next(iter(failed.values()), 'none')}")
     comparison = Comparison(plan, results, failed)
-    write_reports(comparison, f"{plan.output_dir.name}: does alignment help?")
+    question = "does alignment help?" if plan.args.rivals is None else "what helps?"
+    write_reports(comparison, f"{plan.output_dir.name}: {question}")
     return comparison
 
 
@@ -49,11 +50,14 @@ def check_labels(plan: Plan) -> None:
     """Checks, before anything runs, that the labels go with alignment, unknown classes and the verdicts' measure.
 
     Raises:
-        ValueError: they don't.
+        ValueError: they don't, or some can't be learnt.
     """
     runs = list(zip(plan.variants, plan.runs(), strict=False))  # the first seed's
     model_args, data_args, _ = runs[0][1].arguments(plan.output_dir)
-    task = infer_task(data_args, load_splits(data_args, model_args.cache_dir, model_args.token)["train"])
+    splits = load_splits(data_args, model_args.cache_dir, model_args.token)
+    task = infer_task(data_args, splits["train"])
+    for name, data in splits.items():
+        encode_labels(data, name, task, data_args)  # else every run would find what is wrong with them
     check_unknown_classes(plan.args.unknown_classes, task)
     for name in ("temperature_share", "rivals"):
         if getattr(plan.args, name) and task.problem_type != "single_label_classification":

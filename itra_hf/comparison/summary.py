@@ -36,7 +36,11 @@ class Size:
         """What reports call it."""
         asked, trained = self.train_samples, self.trained
         if asked is None:
-            return "all training examples" if trained is None else f"all {trained:,} training examples"
+            counts = sorted(
+                {result["trained"] for result in self.results}
+            )  # seeds may leave out classes of other sizes
+            told = " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1]))) if counts else ""
+            return f"all {told} training examples" if told else "all training examples"
         less = trained is not None and trained < asked
         return f"{trained:,} training examples ({asked:,} were asked for)" if less else f"{asked:,} training examples"
 
@@ -92,13 +96,14 @@ class Comparison:
 
     @cached_property
     def metric(self) -> Measure:
-        """What the verdicts go by: the measure asked for, or accuracy, or the mean squared error.
+        """What the verdicts go by: what was asked for, or accuracy (on long tails macro-F1), or the mean squared error.
 
         Raises:
             ValueError: no run has it.
         """
         names = {name for result in self.results for name in result["metrics"]}
-        metric = self.plan.args.metric or ("mse" if "mse" in names else "accuracy")
+        usual = "f1_macro" if self.plan.args.rivals == "longtail" else "accuracy"
+        metric = self.plan.args.metric or ("mse" if "mse" in names else usual)
         if metric not in names:
             raise ValueError(f"metric={metric!r} was not measured; there are: {', '.join(sorted(names))}.")
         return BY_NAME[metric]

@@ -18,6 +18,7 @@ from itra_hf.comparison import rivals
 from itra_hf.comparison.rivals import retargeted
 from itra_hf.comparison.rivals.choice import RIVALS
 from itra_hf.comparison.study import compare
+from itra_hf.comparison.summary import Comparison
 from itra_hf.comparison.variants import BASELINES
 
 EVERY = [getattr(rivals, name) for name in rivals.__all__]
@@ -480,3 +481,36 @@ def test_every_rival_runs_in_a_comparison(kind, model_folder, train_file, tmp_pa
     comparison = compare(plan)
     assert not comparison.failed
     assert {result["variant"] for result in comparison.results} == {variant.name for variant in plan.variants}
+
+
+def test_an_aligned_rival_takes_the_rivals_arguments(train_file, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from itra_hf import ITRAMixin\nfrom itra_hf.comparison.rivals import EqualizationTrainer\n\n\n"
+        "class Mine(ITRAMixin, EqualizationTrainer): ...\n",
+        encoding="utf-8",
+    )
+    variant = {"mine": {"trainer": f"{file}:Mine", "trainer_arguments": {"strength": 0.5}}}
+    config_file = write_config(tmp_path, "model", train_file=train_file, variants=json.dumps(variant))
+    mine = parse_comparison([config_file]).variants[-1]
+    assert mine.trainer_arguments == {"strength": 0.5}
+    assert mine.aligns
+
+
+def test_labels_of_the_test_file_are_looked_at_before_any_run(model_folder, train_file, tmp_path, capsys):
+    tested = write(tmp_path, "test.csv", [*rows(6), {"text": "a leaf", "label": "purple"}])
+    config_file = write_config(tmp_path, model_folder, train_file=train_file, test_file=tested)
+    said = refused(["compare", config_file, "--output_dir", str(tmp_path / "out")], capsys)
+    assert "purple" in said
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+@pytest.mark.parametrize(("options", "metric"), [(["--rivals", "longtail"], "f1_macro"), ([], "accuracy")])
+def test_long_tails_are_judged_by_macro_f1(options, metric, train_file, tmp_path):
+    plan = parse_comparison([write_config(tmp_path, "model", train_file=train_file), *options])
+    results = [
+        {"train_samples": None, "trained": count, "metrics": {"accuracy": 1, "f1_macro": 1}} for count in (46, 31)
+    ]
+    comparison = Comparison(plan, results, {})
+    assert comparison.metric.name == metric
+    assert comparison.sizes[0].title == "all 31 to 46 training examples"
