@@ -104,7 +104,7 @@ def write_comparison(tables: dict[str, pd.DataFrame]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train_samples", type=int, default=1000, help="how many of the 5,485 documents to train on")
-    parser.add_argument("--test_samples", type=int, default=2189, help="how many of the 2,189 documents to test on")
+    parser.add_argument("--test_samples", type=int, default=1000, help="how many of the 2,189 documents to test on")
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=42)
     options = parser.parse_args()
