@@ -36,9 +36,7 @@ class Size:
         """What reports call it."""
         asked, trained = self.train_samples, self.trained
         if asked is None:
-            counts = sorted(
-                {result["trained"] for result in self.results}
-            )  # seeds may leave out classes of other sizes
+            counts = sorted({result["trained"] for result in self.results})  # which classes are left out may differ
             told = " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1]))) if counts else ""
             return f"all {told} training examples" if told else "all training examples"
         less = trained is not None and trained < asked

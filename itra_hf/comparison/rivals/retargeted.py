@@ -118,7 +118,8 @@ def tapped_batches(trainer: Trainer, batches: Iterable[Any]) -> Iterator[tuple[n
         for batch in batches:
             inputs = trainer._prepare_inputs(batch)
             ids = drop_column(find_labels(inputs, trainer.label_names))
-            assert ids is not None
+            if ids is None:
+                raise ValueError("RetargetedTrainer fits the head to labels, which the training set lacks.")
             inputs = {name: value for name, value in inputs.items() if name not in trainer.label_names}
 
             def run(inputs: dict[str, Any] = inputs) -> tuple[Tensor | None, dict[str, Any]]:
@@ -163,7 +164,7 @@ def fit_head(
         penalty: on half the squared weights, the bias's left out.
         biased: whether there is a bias.
     """
-    rows = features.double()
+    rows, labels = features.cpu().double(), labels.cpu()  # some devices have no float64
     weight = rows.new_zeros(classes, rows.shape[1]).requires_grad_()
     bias = rows.new_zeros(classes).requires_grad_(biased)
     optimizer = torch.optim.LBFGS(
@@ -179,4 +180,4 @@ def fit_head(
         return loss
 
     optimizer.step(objective)
-    return weight.detach().to(features.dtype), bias.detach().to(features.dtype) if biased else None
+    return weight.detach().to(features), bias.detach().to(features) if biased else None

@@ -81,7 +81,15 @@ class Stages(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
-        """Counts the epochs."""
+        """Counts the epochs.
+
+        Raises:
+            ValueError: fewer epochs than stages, or a training loader that is not the Trainer's.
+        """
+        if self.trainer.sampler is None:
+            raise ValueError(
+                "StagewiseTrainer draws the training examples itself; leave get_train_dataloader as it is."
+            )
         steps = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
         if state.max_steps < self.trainer.stages * steps:
             raise ValueError(

@@ -98,7 +98,8 @@ class TaskLossTrainer(Trainer):
             raise ValueError(f"{type(self).__name__} needs one class id an example in each training batch.")
         outputs, features = self._run(model, {k: v for k, v in inputs.items() if k not in self.label_names})
         logits, kept = logits_of(outputs), labels != UNLABELLED
-        assert logits is not None
+        if logits is None:
+            raise ValueError(f"{type(self).__name__} needs logits, but {type(unwrap(self.model)).__name__} gives none.")
         batch = logits[kept].float(), labels[kept], None if features is None else features[kept]
         self.prepare(*batch)
         loss = self.loss_of(*batch) if kept.any() else 0.0 * logits.sum()

@@ -8,7 +8,7 @@ from commands import refused, rows, write, write_config
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 from trainers import CLASSES, DIM, Toy, config, toy_examples
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
@@ -514,3 +514,27 @@ def test_long_tails_are_judged_by_macro_f1(options, metric, train_file, tmp_path
     comparison = Comparison(plan, results, {})
     assert comparison.metric.name == metric
     assert comparison.sizes[0].title == "all 31 to 46 training examples"
+
+
+def test_a_loader_of_ones_own_is_refused_where_stages_draw_the_examples(tmp_path):
+    class Own(rivals.StagewiseTrainer):
+        def get_train_dataloader(self):
+            return DataLoader(self.train_dataset, batch_size=4, collate_fn=self.data_collator)
+
+    with pytest.raises(ValueError, match="draws the training examples itself"):
+        build(Own, tmp_path, max_steps=12).train()
+
+
+def test_a_second_stage_without_labels_is_refused_in_words(tmp_path):
+    data = [{"x": each["x"]} for each in toy_examples(8)]
+    with pytest.raises(ValueError, match="fits the head to labels, which the training set lacks"):
+        build(rivals.RetargetedTrainer, tmp_path, data).train()
+
+
+def test_a_model_without_logits_is_refused_in_words(tmp_path):
+    class Silent(Toy):
+        def forward(self, x, labels=None):
+            return {"loss": self.head(self.body(x)).sum()}
+
+    with pytest.raises(ValueError, match="GeneralizedCrossEntropyTrainer needs logits, but Silent gives none"):
+        build(rivals.GeneralizedCrossEntropyTrainer, tmp_path, model=Silent()).train()
