@@ -4,36 +4,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from itra_hf.comparison.plan import Run
-from itra_hf.comparison.rivals import AveragedTrainer
+from itra_hf.comparison.rivals.regularised import WeightAverage
 from itra_hf.comparison.run import build, report
 
-TRAINER = f"{Path(__file__).resolve()}:KeepingTrainer"
+DECAY = 0.97  # the companion's
 
 
-class KeepingTrainer(AveragedTrainer):
-    """Keeps the last weights beside the average."""
+class KeptAverage(WeightAverage):
+    """Keeps the average, and leaves the model its last weights."""
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains, with `last`, the weights by name, as they are before the average takes their place."""
-        callback = self.callback_handler.callbacks[-1]  # the average's, which is added last
+    kept: tuple[Tensor, ...] = ()
 
-        def keep_and_average(args: Any, state: Any, control: Any, model: Any = None, **more: Any) -> None:
-            self.last = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-            end(args, state, control, model=model, **more)
-
-        end, callback.on_train_end = callback.on_train_end, keep_and_average
-        return super().train(*args, **kwargs)
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        """Keeps it."""
+        self.kept = tuple(self.average.module.parameters())
 
 
 def measure_both(run: Run, folder: Path) -> list[dict[str, Any]]:
-    """The results of the plain run, and of its averaged weights."""
+    """The results of a plain run, and of its averaged weights."""
     trainer, tested, task, others = build(run, folder)
+    average = KeptAverage(DECAY)
+    trainer.add_callback(average)
     seconds = trainer.train().metrics["train_runtime"]
-    averaged = report(run, folder, trainer, tested, task, others, seconds)
-    with torch.no_grad():
-        for name, weight in trainer.model.named_parameters():
-            weight.copy_(trainer.last[name])
     plain = report(run, folder, trainer, tested, task, others, seconds)
-    return [{**plain, "variant": "plain"}, {**averaged, "variant": "averaged"}]
+    with torch.no_grad():
+        for weight, averaged in zip(trainer.model.parameters(), average.kept, strict=True):
+            weight.copy_(averaged)
+    return [plain, {**report(run, folder, trainer, tested, task, others, seconds), "variant": "averaged"}]

@@ -39,7 +39,7 @@ ALIGNED = {"matching_weight": 1.0, "weight_mode": "rising", "alignment": "condit
 SECOND_BATCH = {**ALIGNED, "companion": "sample", "companion_decay": 0.97}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "plain": {"trainer": "Trainer"},
-    "averaged": {"trainer": averaged.TRAINER},  # whose last weights are those of `plain`
+    "averaged": {"trainer": "itra_hf.comparison.rivals:AveragedTrainer"},  # measured in the run of `plain`
     "smoothing": {"trainer": "Trainer", "label_smoothing_factor": 0.1},
     "second-batch": SECOND_BATCH,
     "memory": {**ALIGNED, "companion": "memory", "memory_size": 256},
@@ -161,8 +161,8 @@ def tuning_runs() -> Iterator[Run]:
 def make(runs: Iterable[Run], name: str) -> None:
     """Makes the runs of a condition that have no figures yet; one run gives those of `plain` and of `averaged`."""
     for run in runs:
-        both = {"measuring": averaged.measure_both, "gives": ("plain", "averaged")} if run.variant == "averaged" else {}
-        if run.variant != "plain":
+        both = {"measuring": averaged.measure_both, "gives": ("plain", "averaged")} if run.variant == "plain" else {}
+        if run.variant != "averaged":
             finish(run, RESULTS / name, OUTPUT / "protocol" / name, **both)
 
 

@@ -330,13 +330,14 @@ def test_a_run_that_is_measured_twice_has_the_plain_trainers_figures(load, tmp_p
     monkeypatch.setattr(protocol, "CONDITIONS", {"tiny": tiny})
     asked = {name: protocol.VARIANTS[name] for name in ("plain", "averaged")}
     protocol.make(protocol.runs_of("tiny", [501], asked), "tiny")
-    assert capsys.readouterr().out == "tiny averaged-501 done\n"
-    for run in protocol.runs_of("tiny", [501], {name: asked[name] for name in ("plain",)}):
+    assert capsys.readouterr().out == "tiny plain-501 done\n"
+    for run in protocol.runs_of("tiny", [501], asked):
         cells.finish(run, tmp_path / "alone" / "tiny", tmp_path / "output" / "alone")
     both, alone = (cells.read_figures(tmp_path / folder / "tiny") for folder in ("results", "alone"))
     timed = ("seconds", "peak_memory")
-    figures = [{k: v for k, v in each["plain"].items() if k not in timed} for each in (both, alone)]
-    assert figures[0] == figures[1]
+    for variant in asked:
+        figures = [{k: v for k, v in each[variant].items() if k not in timed} for each in (both, alone)]
+        assert figures[0] == figures[1]
     assert both["averaged"]["nll"] != both["plain"]["nll"]
 
 
