@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from commands import examples, refused, write, write_config
 from scipy.special import softmax
+from sklearn.preprocessing import normalize
 
 from itra_hf.cli import parse_comparison
 from itra_hf.comparison import assessment
 from itra_hf.comparison.few_examples import few_example_accuracy
+from itra_hf.comparison.propagation import propagate
 from itra_hf.comparison.run import build, measure
 from itra_hf.comparison.selective import selective_figures
 from itra_hf.comparison.spoiling import HELD_OUT
@@ -139,6 +141,23 @@ def test_left_out_classes_are_learnt_from_a_few_examples(model_folder, tmp_path)
     plan = plan_of(tmp_path, model_folder, (rows, rows), unknown_classes=2)
     figures = measure(next(plan.runs()), tmp_path)["metrics"]
     assert {"new_classes_1", "new_classes_5"} <= set(figures)
+
+
+def test_propagated_figures_are_those_of_propagated_features(model_folder, tmp_path, monkeypatch):
+    asked, found = [], iter([0.1, 0.2, 0.3, 0.4])
+    monkeypatch.setattr(assessment, "few_example_accuracy", lambda *given: asked.append(given) or next(found))
+    colours = ["red", "blue", "green", "grey"]
+    rows = [{"text": f"a {colours[number % 4]} thing {number}", "label": colours[number % 4]} for number in range(40)]
+    figures = measure(next(plan_of(tmp_path, model_folder, (rows, rows), unknown_classes=2).runs()), tmp_path)[
+        "metrics"
+    ]
+    names = ("new_classes_1", "new_classes_5", "new_classes_1_propagated", "new_classes_5_propagated")
+    assert [figures[name] for name in names] == [0.1, 0.2, 0.3, 0.4]
+    assert [given[2] for given in asked] == [1, 5, 1, 5]
+    (plain, classes, _, seed), (smooth, some, *_) = asked[0], asked[2]
+    order = np.random.default_rng(seed).permutation(len(classes))
+    assert (some == classes[order]).all()
+    np.testing.assert_allclose(smooth, propagate(normalize(plain[order].astype(np.float64))))
 
 
 @pytest.mark.parametrize(

@@ -70,21 +70,22 @@ def test_class_balanced_weights_are_the_inverse_of_effective_numbers(beta, tmp_p
     assert loss == pytest.approx(sum(parts) / len(parts), rel=1e-4)
 
 
+@pytest.mark.parametrize("absent", [1, 2])
 @pytest.mark.parametrize("kind", ["LogitAdjustedTrainer", "ClassBalancedTrainer"])
-def test_classes_without_examples_change_no_weight_of_the_others(kind, tmp_path):
-    """The last class is known to the model alone, and the loss is as large as with two classes."""
-    data = [{**each, "labels": each["labels"] % 2} for each in TAIL]
+def test_classes_without_examples_change_no_weight_of_the_others(kind, absent, tmp_path):
+    """One class is known to the model alone, and the loss is as large as with two classes."""
+    data = [{**each, "labels": 3 - absent if each["labels"] else 0} for each in TAIL]
     trainer = build(getattr(rivals, kind), tmp_path, data)
     inputs = batch(rows=8)
-    inputs["labels"] = inputs["labels"] % 2
+    inputs["labels"] = (inputs["labels"] > 0) * (3 - absent)
     loss, logits, labels = loss_and_logits(trainer, inputs)
-    counts = [sum(each["labels"] == label for each in data) for label in (0, 1)]
-    margins = [0.0] * CLASSES
-    weights = [1.0] * CLASSES
+    counts = [sum(each["labels"] == label for each in data) for label in range(CLASSES)]
+    assert counts[absent] == 0
+    margins, weights = [0.0] * CLASSES, [1.0] * CLASSES
     if kind == "LogitAdjustedTrainer":
-        margins = [math.log(count / (sum(counts) + 1)) for count in (*counts, 1)]
+        margins = [math.log(max(1, count) / (sum(counts) + 1)) for count in counts]
     else:
-        effective = [1 / sum(0.99**power for power in range(count)) for count in counts]
+        effective = [1 / sum(0.99**power for power in range(count)) if count else 0.0 for count in counts]
         weights = [2 * each / sum(effective) for each in effective]
     parts = [
         -weights[label] * math.log(probabilities([a + b for a, b in zip(row, margins, strict=True)])[label])
