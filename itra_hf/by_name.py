@@ -2,8 +2,27 @@
 
 import importlib
 import importlib.util
+import sysconfig
 from pathlib import Path
 from typing import Any
+
+
+def own_file(name: str) -> str | None:
+    """The file that a name as for `load_named` is in, if it is the user's: not an installed package's.
+
+    Of a package it is the file of the named module alone.
+    """
+    where = name.rpartition(":")[0]
+    if where.endswith(".py"):
+        return where
+    try:
+        spec = importlib.util.find_spec(where) if where else None
+    except (ImportError, ValueError):  # loading tells what is wrong
+        return None
+    if spec is None or spec.origin is None or where.partition(".")[0] == __name__.partition(".")[0]:
+        return None
+    places = (sysconfig.get_path(each) for each in ("purelib", "platlib", "stdlib"))
+    return None if any(Path(spec.origin).is_relative_to(place) for place in places) else spec.origin
 
 
 def load_named(name: str, setting: str) -> Any:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from itra_hf.comparison.plan import Run
 from itra_hf.comparison.rivals.regularised import WeightAverage
@@ -16,11 +15,8 @@ DECAY = 0.97  # the companion's
 class KeptAverage(WeightAverage):
     """Keeps the average, and leaves the model its last weights."""
 
-    kept: tuple[Tensor, ...] = ()
-
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        """Keeps it."""
-        self.kept = tuple(self.average.module.parameters())
+        """Leaves the model as it is."""
 
 
 def measure_both(run: Run, folder: Path) -> list[dict[str, Any]]:
@@ -31,6 +27,6 @@ def measure_both(run: Run, folder: Path) -> list[dict[str, Any]]:
     seconds = trainer.train().metrics["train_runtime"]
     plain = report(run, folder, trainer, tested, task, others, seconds)
     with torch.no_grad():
-        for weight, averaged in zip(trainer.model.parameters(), average.kept, strict=True):
-            weight.copy_(averaged)
+        for name, weight in trainer.model.named_parameters():
+            weight.copy_(average.average.weights[name])
     return [plain, {**report(run, folder, trainer, tested, task, others, seconds), "variant": "averaged"}]

@@ -51,10 +51,9 @@ def assess(
     if not single:
         return metrics
     metrics["scatter_ratio"] = compactness(features, labels)["scatter_ratio"]
-    # float16 is plenty for a picture
-    sample = features[:MOST_FEATURES].astype(np.float16)
-    names = np.array(task.label_names)
-    np.savez_compressed(folder / FEATURES, features=sample, labels=labels[:MOST_FEATURES], names=names)
+    rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:MOST_FEATURES])  # files may be sorted by class
+    sample = features[rows].astype(np.float16)  # plenty for a picture
+    np.savez_compressed(folder / FEATURES, features=sample, labels=labels[rows], names=np.array(task.label_names))
     metrics |= selective_figures(logits, labels)
     if HELD_OUT in others:
         held_out, held_out_logits, _ = _predict(trainer, others[HELD_OUT], collects=False)

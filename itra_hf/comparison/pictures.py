@@ -60,8 +60,8 @@ def differences(size: Size, measures: Sequence[Measure]) -> Figure | None:
 
 def size_curves(comparison: Comparison) -> Figure | None:
     """The verdicts' measure over the size of the training set, a line a variant; `None` for a single size."""
-    measure, ticks = comparison.metric, comparison.plan.args.max_train_samples
-    if len(ticks) < 2:
+    measure, ticks = comparison.metric, [size.trained for size in comparison.sizes if size.trained is not None]
+    if len(comparison.sizes) < 2 or len(ticks) < len(comparison.sizes):
         return None
     scale = 100 if measure.unit == "points" else 1
     figure = drawing.new_figure(3.4)

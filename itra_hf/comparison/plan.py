@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from transformers import HfArgumentParser
+from transformers.utils import logging
 
+from ..by_name import own_file
 from ..config import ITRAConfig, setting
 from ..config_checks import can_act
 from ..text.data import DataArguments
@@ -21,6 +23,8 @@ from ..written_yaml import meaning
 from .measures import BY_NAME
 from .rivals.choice import RIVALS
 from .variants import BASELINES, DEFAULTS, FIXED, ITRA, PLAIN, TWICE, Variant, load_trainer, naming, read_variant
+
+logger = logging.get_logger(__name__)
 
 EqualCompute = Literal["batch", "steps", "both", "none"]
 QUIET = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 0.05}
@@ -73,7 +77,8 @@ class ComparisonArguments:
         """Checks the fields."""
         seeds, sizes, unknown, metric = self.seeds, self.max_train_samples, self.unknown_classes, self.metric
         different = len(set(seeds)) == len(seeds) > 0 and all(0 <= seed < 2**32 for seed in seeds)
-        ways, counted = (*TWICE, "both", "none"), not (metric or "").startswith(("unknown_", "new_classes_")) or unknown
+        ways = (*TWICE, "both", "none")
+        least = 1 if (metric or "").startswith("unknown_") else 2 if (metric or "").startswith("new_classes_") else 0
         scaled = not (metric or "").endswith("_scaled") or self.temperature_share > 0
         for name, fits, needed in (
             ("seeds", different, "must be different integers >= 0 and below 2**32, one or more"),
@@ -87,7 +92,7 @@ class ComparisonArguments:
             ("processes", self.processes >= 1, "must be an integer >= 1"),
             ("equal_compute", self.equal_compute in ways, f"is not one of {', '.join(map(repr, ways))}"),
             ("metric", metric in (None, *BY_NAME), f"is not one of {', '.join(map(repr, BY_NAME))}"),
-            ("metric", counted, "needs unknown_classes >= 1"),
+            ("metric", not least or unknown >= least, f"needs unknown_classes >= {least}"),
             ("metric", scaled, "needs temperature_share above 0"),
         ):
             if not fits:
@@ -150,11 +155,17 @@ class Plan(NamedTuple):
     common: dict[str, Any]  # the fields that all runs share
     variants: list[Variant]  # the plain Trainer first, then its runs of equal compute, then the others
     output_dir: Path  # where runs and reports go
+    left_out: Mapping[str, str] = {}  # of the rivals asked for, those that don't go with the arguments, and why
 
     @property
     def sizes(self) -> list[int | None]:
         """The sizes of the training set; `None` for all examples."""
         return [*self.args.max_train_samples] or [None]
+
+    @property
+    def other_losses(self) -> list[str]:
+        """The variants whose trainers are neither the stock one nor the method's, and may log a loss of their own."""
+        return [variant.name for variant in self.variants if variant.trainer not in (PLAIN, ITRA)]
 
     def baselines(self, variant: Variant) -> list[str]:
         """The plain runs that are fair to compare a variant with."""
@@ -164,17 +175,19 @@ class Plan(NamedTuple):
         """All runs, seed by seed, so that a study that is cut short has whole seeds; first one of each variant."""
         args, sources = self.args, _sources(self.common)
         for seed, size, variant in itertools.product(args.seeds, self.sizes, self.variants):
+            fields = self._given(variant) | {"seed": seed}
+            named = (own_file(str(name)) for name in (variant.trainer, fields.get("matching_loss")) if name)
             yield Run(
                 variant=variant.name,
                 seed=seed,
                 train_samples=size,
-                fields={**self._given(variant), "seed": seed},
+                fields=fields,
                 trainer=variant.trainer,
                 trainer_arguments=dict(variant.trainer_arguments),
                 extra_compute=variant.extra_compute,
                 label_noise=args.label_noise,
                 class_imbalance=args.class_imbalance,
-                sources=sources | _hashes(variant.trainer.rpartition(":")[0]),
+                sources=sources | _hashes(*named),
                 unknown_classes=args.unknown_classes,
                 temperature_share=args.temperature_share,
             )
@@ -228,15 +241,26 @@ def make_plan(
     if any(variant.sees_twice for variant in own):
         plain += [Variant(TWICE[way], extra_compute=way) for way in TWICE if args.equal_compute in (way, "both")]
     plan = Plan(args, common, plain + own, Path(output_dir))
+    written, left_out = {PLAIN, *TWICE.values(), *map(str, variants if isinstance(variants, Mapping) else ())}, {}
     for run in itertools.islice(plan.runs(), len(plan.variants)):
         with naming(run.variant):
-            args_of_run = run.arguments(plan.output_dir)[2]
-            if args_of_run.prediction_loss_only:
-                raise ValueError("prediction_loss_only=True leaves no predictions to measure; leave it out.")
-            if args_of_run.label_smoothing_factor and not getattr(load_trainer(run.trainer), "smooths", True):
-                smoothing = args_of_run.label_smoothing_factor
-                raise ValueError(f"label_smoothing_factor={smoothing} has no meaning for its trainer; give it 0.")
-    return plan
+            if (problem := _problem(run, plan.output_dir)) is None:
+                continue
+            if run.variant in written or args.rivals is None:
+                raise ValueError(problem)
+            left_out[run.variant] = problem
+            logger.warning(f"rivals={args.rivals!r} leaves {run.variant} out: {problem}")
+    kept = [variant for variant in plan.variants if variant.name not in left_out]
+    return plan._replace(variants=kept, left_out=left_out)
+
+
+def _problem(run: Run, output_dir: Path) -> str | None:
+    """Which of its arguments don't go with a run's trainer, in words."""
+    args = run.arguments(output_dir)[2]
+    if args.prediction_loss_only:
+        return "prediction_loss_only=True leaves no predictions to measure; leave it out."
+    refusal = getattr(load_trainer(run.trainer), "refusal", None)
+    return None if refusal is None else refusal(args, **run.trainer_arguments)
 
 
 def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -116,16 +117,17 @@ def difference_rows(size: Size) -> Rows:
 def terminal(comparison: Comparison) -> str:
     """What `itra-hf compare` prints: the plain Trainer's means, differences to them with half their interval, notes."""
     lines: list[str] = []
+    titles, width = [measure.title for measure in comparison.measures], shutil.get_terminal_size((120, 24)).columns
     for size in comparison.sizes:
-        rows = {PLAIN: figure_rows(comparison, size)[1][3:]}
+        columns = {PLAIN: figure_rows(comparison, size)[1][3:]}
         for variant in size.figures:
             found = [size.differences.get((variant, PLAIN, measure.name)) for measure in comparison.measures]
             if any(found):
                 cells = zip(comparison.measures, found, strict=True)
-                rows[variant] = [show_half(measure, each) if each else DASH for measure, each in cells]
-        titles = [measure.title for measure in comparison.measures]
+                columns[variant] = [show_half(measure, each) if each else DASH for measure, each in cells]
         lines.append(f"{size.title}, differences to {PLAIN} (± half of the 95 % interval)")
-        lines += [pd.DataFrame.from_dict(rows, "index", columns=titles).to_string(), *size.verdicts.values(), ""]
+        table = pd.DataFrame(columns, titles).to_string(line_width=max(80, width))
+        lines += [table, *size.verdicts.values(), ""]
     return "\n".join([*lines, *notes(comparison)])
 
 

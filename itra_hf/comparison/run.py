@@ -80,9 +80,12 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
 
     Raises:
         FloatingPointError: the run diverged.
+        ValueError: no step was made.
     """
     trainer, tested, task, others = build(run, folder)
     seconds = trainer.train().metrics["train_runtime"]
+    if trainer.state.global_step == 0:
+        raise ValueError(f"nothing was trained: {len(trainer.train_dataset)} training examples fill no batch.")  # type: ignore[arg-type]
     result = report(run, folder, trainer, tested, task, others, seconds)
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     return result
@@ -152,6 +155,12 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task, dict
     if run.extra_compute == "batch":
         args.per_device_train_batch_size *= 2
         args.max_steps = steps
+        if args.dataloader_drop_last and args.per_device_train_batch_size > len(splits["train"]):
+            raise ValueError(
+                f"twice the batch is {args.per_device_train_batch_size}, of which {len(splits['train'])} training "
+                "examples fill none, and dataloader_drop_last=True drops what is not full; equal_compute: steps does "
+                "without."
+            )
     elif run.extra_compute == "steps":
         args.max_steps = 2 * steps
     trainer = trainer_class(

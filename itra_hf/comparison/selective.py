@@ -28,8 +28,10 @@ def selective_figures(logits: np.ndarray, labels: np.ndarray) -> dict[str, float
     logits, labels = logits[labels >= 0], labels[labels >= 0]
     right = logits.argmax(axis=1) == labels
     sureness = softmax(logits.astype(np.float64), axis=1).max(axis=1)
-    surest = np.argsort(-sureness, kind="stable")[: max(1, round(COVERAGE * len(labels)))]
-    figures = {"selective_accuracy": float(right[surest].mean())}
+    kept = max(1, round(COVERAGE * len(labels)))
+    last = np.sort(sureness)[-kept]  # those as sure as this one count in part, right and wrong ones alike
+    surer, tied = sureness > last, sureness == last
+    figures = {"selective_accuracy": float((right[surer].sum() + right[tied].mean() * (kept - surer.sum())) / kept)}
     if 0 < right.sum() < len(right):
         figures["error_auroc"] = float(roc_auc_score(right, sureness))
     return figures

@@ -26,7 +26,7 @@ def compare(plan: Plan) -> Comparison:
         The comparison, with the runs that failed.
 
     Raises:
-        ValueError: the data do not have the measure that the verdicts go by.
+        ValueError: the labels do not go with the plan.
         RuntimeError: no run has a result, or another comparison runs in the same folder.
     """
     check_labels(plan)
@@ -59,6 +59,11 @@ def check_labels(plan: Plan) -> None:
     for name, data in splits.items():
         encode_labels(data, name, task, data_args)  # else every run would find what is wrong with them
     check_unknown_classes(plan.args.unknown_classes, task)
+    if sum(size >= len(splits["train"]) for size in plan.args.max_train_samples) > 1:
+        raise ValueError(
+            f"max_train_samples={plan.args.max_train_samples!r} must have one size at most that takes all of the "
+            f"{len(splits['train'])} training examples."
+        )
     for name in ("temperature_share", "rivals"):
         if getattr(plan.args, name) and task.problem_type != "single_label_classification":
             raise ValueError(f"{name} needs one class an example; this is {task.problem_type}.")

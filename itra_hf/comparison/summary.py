@@ -39,8 +39,11 @@ class Size:
             counts = sorted({result["trained"] for result in self.results})  # which classes are left out may differ
             told = " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1]))) if counts else ""
             return f"all {told} training examples" if told else "all training examples"
-        less = trained is not None and trained < asked
-        return f"{trained:,} training examples ({asked:,} were asked for)" if less else f"{asked:,} training examples"
+        if trained is None or trained >= asked:
+            return f"{asked:,} training examples"
+        kept_out = trained == asked - round(self.plan.args.temperature_share * asked)
+        why = "with those for the temperature" if kept_out else "were asked for"
+        return f"{trained:,} training examples ({asked:,} {why})"
 
     @property
     def steps(self) -> dict[str, int]:
@@ -94,17 +97,13 @@ class Comparison:
 
     @cached_property
     def metric(self) -> Measure:
-        """What the verdicts go by: what was asked for, or accuracy (on long tails macro-F1), or the mean squared error.
+        """What the verdicts go by.
 
-        Raises:
-            ValueError: no run has it.
+        It is what was asked for, if some run has it, or accuracy (on long tails macro-F1), or the mean squared error.
         """
-        names = {name for result in self.results for name in result["metrics"]}
+        names, asked = {name for result in self.results for name in result["metrics"]}, self.plan.args.metric
         usual = "f1_macro" if self.plan.args.rivals == "longtail" else "accuracy"
-        metric = self.plan.args.metric or ("mse" if "mse" in names else usual)
-        if metric not in names:
-            raise ValueError(f"metric={metric!r} was not measured; there are: {', '.join(sorted(names))}.")
-        return BY_NAME[metric]
+        return BY_NAME[asked if asked is not None and asked in names else "mse" if "mse" in names else usual]
 
     @cached_property
     def sizes(self) -> list[Size]:

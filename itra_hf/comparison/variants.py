@@ -85,9 +85,15 @@ def read_variant(name: str, settings: Any, common: Mapping[str, Any], preset: st
         trainer_class = load_trainer(trainer)
         aligns = issubclass(trainer_class, ITRAMixin)
         _check_arguments(trainer_class, arguments or {})
+        for field in typed:
+            if field in DEFAULTS and not aligns:
+                raise ValueError(
+                    f"{field}={typed[field]!r} is of trainers with the method, not of {trainer!r}. A subclass of "
+                    "ITRAMixin and it has both."
+                )
         if own.get("preset") is not None:
-            if trainer == PLAIN:
-                raise ValueError(f"preset={own['preset']!r} is of trainers with the method, not of {PLAIN!r}.")
+            if not aligns:
+                raise ValueError(f"preset={own['preset']!r} is of trainers with the method, not of {trainer!r}.")
             typed |= preset_settings(own["preset"], typed, beneath=common)
         elif preset is not None and "preset" not in own and aligns:
             typed |= preset_settings(preset, {**common, **typed})

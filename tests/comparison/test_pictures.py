@@ -10,6 +10,7 @@ from studies import build_plan, study
 from itra_hf.comparison import pictures
 from itra_hf.comparison.assessment import FEATURES
 from itra_hf.comparison.report import write_reports
+from itra_hf.comparison.summary import Comparison
 from itra_hf.comparison.variants import TWICE
 
 
@@ -47,7 +48,9 @@ def test_learning_curves_are_means_over_seeds(tmp_path):
 
 def test_size_curves_need_two_sizes(tmp_path):
     assert pictures.size_curves(study(build_plan(tmp_path, {"new": {}}, sizes=(9,)))[0]) is None
-    figure = pictures.size_curves(study(build_plan(tmp_path, {"new": {}}, sizes=(9, 90)))[0])
+    plan = build_plan(tmp_path, {"new": {}}, sizes=(9, 90))
+    results = [each | {"trained": each["train_samples"]} for each in study(plan)[1]]
+    figure = pictures.size_curves(Comparison(plan, results, {}))
     assert figure.axes[0].lines[0].get_xdata().tolist() == [9, 90]
     assert figure.axes[0].lines[2].get_ydata() == pytest.approx([84, 84])
 

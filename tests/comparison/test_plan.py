@@ -9,6 +9,7 @@ from studies import CUSTOM
 from trainers import Toy, toy_examples
 from transformers import Trainer, TrainingArguments
 
+from itra_hf.by_name import own_file
 from itra_hf.cli import parse_comparison
 from itra_hf.comparison import plan as planning
 from itra_hf.comparison.plan import ComparisonArguments, Run
@@ -180,6 +181,28 @@ def test_data_and_trainer_files_count_by_their_content(plan, tmp_path, train_fil
     assert {name for name, seed, size in first if first[name, seed, size] != second[name, seed, size]} == {"own"}
     write(tmp_path, "train.csv", rows(33))
     assert not set(second.values()) & set(keys(plan(variants=variants)).values())
+
+
+@pytest.mark.parametrize("kind", ["file", "module"])
+@pytest.mark.parametrize("what", ["trainer", "matching_loss"])
+def test_code_of_the_user_s_counts_by_its_content(what, kind, plan, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / f"own_{what}.py"
+    name = {"trainer": "Own", "matching_loss": "match"}[what]
+    settings = {"own": {what: f"{path if kind == 'file' else path.stem}:{name}"}, "other": {}}
+    found = []
+    for factor in (1, 2):
+        path.write_text(f"{CUSTOM}\n\ndef match(one, other):\n    return {factor} * (one.mean() - other.mean()) ** 2\n")
+        found.append(keys(plan(variants=settings)))
+    assert {place[0] for place, key in found[0].items() if found[1][place] != key} == {"own"}
+
+
+def test_code_of_installed_packages_is_not_looked_into(plan):
+    rival = "itra_hf.comparison.rivals:EqualizationTrainer"
+    variants = {"own": {"trainer": "transformers:Seq2SeqTrainer"}, "rival": {"trainer": rival}, "lost": {}}
+    for run in plan(variants=variants).runs():
+        assert set(run.sources) == {run.fields["train_file"]}
+    assert own_file("no_such.module:name") is None
 
 
 def test_a_data_set_folder_counts_by_its_content(tmp_path):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from commands import examples, refused, write, write_config
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 from sklearn.preprocessing import normalize
 
 from itra_hf.cli import parse_comparison
@@ -25,7 +25,10 @@ def made_up(seed, rows=60, classes=4):
 
 
 def loss(logits, labels, temperature):
-    return -np.mean([math.log(softmax(row / temperature)[label]) for row, label in zip(logits, labels, strict=True)])
+    """Of `n` labels and one more that is spread evenly."""
+    rows = [row / temperature - logsumexp(row / temperature) for row in logits]
+    known = sum(row[label] for row, label in zip(rows, labels, strict=True))
+    return -(known + np.mean(rows)) / (len(rows) + 1)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -57,6 +60,18 @@ def test_the_temperature_is_the_best_of_a_grid_and_scales_with_the_logits(factor
 
 def test_without_labels_nothing_is_scaled():
     assert fit_temperature(np.eye(2), np.array([-100, -100])) == 1.0
+
+
+def test_a_model_that_is_right_on_all_of_a_few_examples_is_not_made_infinitely_sure():
+    logits, labels = 5 * np.eye(15)[np.arange(20) % 15], np.arange(20) % 15
+    assert 0.5 < fit_temperature(logits, labels) < 2
+    assert fit_temperature(logits / 1000, labels) == pytest.approx(fit_temperature(logits, labels) / 1000, rel=1e-3)
+
+
+def test_of_examples_that_are_equally_sure_the_order_decides_nothing():
+    logits, labels = np.zeros((10, 2)), np.repeat([0, 1], 5)
+    for order in (slice(None), slice(None, None, -1)):
+        assert selective_figures(logits[order], labels[order])["selective_accuracy"] == 0.5
 
 
 @pytest.mark.parametrize("examples", [1, 5])
@@ -165,7 +180,7 @@ def test_propagated_figures_are_those_of_propagated_features(model_folder, tmp_p
     [
         ({"temperature_share": 1.0}, "temperature_share=1.0 must be from 0 to below 1"),
         ({"metric": "nll_scaled"}, "metric='nll_scaled' needs temperature_share above 0"),
-        ({"metric": "new_classes_5"}, "metric='new_classes_5' needs unknown_classes >= 1"),
+        ({"metric": "new_classes_5"}, "metric='new_classes_5' needs unknown_classes >= 2"),
     ],
 )
 def test_what_can_not_be_measured_is_refused(fields, message, model_folder, tmp_path, capsys):

@@ -1,13 +1,14 @@
 """The reports of a comparison: verdicts, tables, JSON, Markdown and a page that loads and runs nothing."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from studies import build_plan, result, study
 
-from itra_hf.comparison import report
+from itra_hf.comparison import pictures, report
 from itra_hf.comparison.assessment import FEATURES
 from itra_hf.comparison.plan import ComparisonArguments, make_plan
 from itra_hf.comparison.report import write_reports
@@ -175,10 +176,14 @@ def test_a_run_that_diverges_is_missing_from_the_verdict_and_the_verdict_says_so
     assert "not finite: new has 2 of 3." in verdict
 
 
-def test_a_measure_that_no_run_has_is_refused(tmp_path):
-    plan = build_plan(tmp_path, {"new": {}})._replace(args=ComparisonArguments(metric="mse"))
-    with pytest.raises(ValueError, match="metric='mse' was not measured; there are: accuracy, nll"):
-        Comparison(plan, study(plan)[1], {}).metric  # noqa: B018
+def test_a_measure_that_no_run_has_gives_way_to_the_usual_one_and_the_reports_say_so(tmp_path):
+    args = ComparisonArguments(metric="new_classes_5", unknown_classes=2, seeds=[1, 2, 3])
+    plan = build_plan(tmp_path, {"new": {}})._replace(args=args)
+    comparison = Comparison(plan, study(plan)[1], {})
+    write_reports(comparison, "title")
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8").replace("\\", "")
+    assert 'No run has "new_classes_5" (too few examples of a class, perhaps), so the verdicts go by accuracy.' in text
+    assert "new: better than Trainer (accuracy +2.00 points" in text
 
 
 def test_the_means_table_counts_seeds_and_steps_of_its_own_size(tmp_path):
@@ -221,6 +226,9 @@ def test_the_terminal_shows_half_widths_and_a_header_for_each_size(tmp_path):
     text = report.terminal(study(plan)[0])
     assert "100 training examples, differences to Trainer" in text
     assert "+2.00 ±0.00" in text
+    many = {f"variant number {number} of many": {"matching_weight": number / 10} for number in range(9)}
+    table, _, _ = report.terminal(study(build_plan(tmp_path, many))[0]).partition("variant number 0 of many: ")
+    assert max(map(len, table.splitlines())) <= 120
     assert text.count("new: better than Trainer") == 2
 
 
@@ -237,6 +245,23 @@ def test_a_size_that_the_data_do_not_reach_is_named_by_what_there_was(tmp_path):
         "500 training examples",
         "900 training examples (1,000 were asked for)",
     ]
+
+
+def test_a_size_that_is_smaller_for_the_temperature_says_so_and_is_drawn_where_it_is(tmp_path):
+    plan = build_plan(tmp_path, None, sizes=[1000, 3000])
+    plan = plan._replace(args=replace(plan.args, temperature_share=0.1))
+    results = [each | {"trained": each["train_samples"] * 9 // 10} for each in study(plan)[1]]
+    comparison = Comparison(plan, results, {})
+    assert comparison.sizes[0].title == "900 training examples (1,000 with those for the temperature)"
+    assert list(pictures.size_curves(comparison).axes[0].get_xticks()) == [900, 2700]
+
+
+def test_losses_of_another_kind_are_told(tmp_path):
+    notes = " ".join(report.notes(study(build_plan(tmp_path, {"new": {}}))[0]))
+    assert "another kind" not in notes
+    rival = {"trainer": "itra_hf.comparison.rivals:TransportTrainer"}
+    notes = " ".join(report.notes(study(build_plan(tmp_path, {"new": {}, "OT": rival}))[0]))
+    assert "The training losses of OT may be of another kind" in notes
 
 
 def test_a_verdict_by_the_validation_split_says_so(tmp_path):

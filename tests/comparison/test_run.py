@@ -10,7 +10,7 @@ from filelock import FileLock
 from studies import SECOND_BATCH
 
 from itra_hf.cli import parse_comparison
-from itra_hf.comparison import schedule
+from itra_hf.comparison import assessment, schedule
 from itra_hf.comparison.run import build, measure
 from itra_hf.comparison.variants import PLAIN, TWICE
 
@@ -160,6 +160,45 @@ def test_a_data_file_that_changes_while_the_comparison_runs_fails_the_run(model_
     write(tmp_path, "train.jsonl", examples(31, 0))
     with pytest.raises(ValueError, match=r"train\.jsonl has changed since the comparison began"):
         build(run, tmp_path)
+
+
+def test_sizes_beyond_the_data_are_refused_if_more_than_one(model_folder, tmp_path, capsys):
+    named = write(tmp_path, "train.jsonl", examples(30, 0))
+    config = write_config(tmp_path, model_folder, train_file=named, max_train_samples="[20, 30, 900]")
+    assert "max_train_samples=[20, 30, 900] must have one size at most that takes all of the 30" in refused(
+        ["compare", config], capsys
+    )
+
+
+# ---- Runs without a step ----
+
+
+def test_a_run_that_trains_nothing_fails(model_folder, tmp_path):
+    fields = {"dataloader_drop_last": True, "per_device_train_batch_size": 64}
+    run = next(plan_of(tmp_path, model_folder, examples(30, 0), **fields).runs())
+    with pytest.raises(ValueError, match="nothing was trained: 27 training examples fill no batch"):
+        measure(run, tmp_path)
+
+
+def test_twice_a_batch_that_the_examples_do_not_fill_is_refused(model_folder, tmp_path):
+    fields = {"dataloader_drop_last": True, "per_device_train_batch_size": 20, **SECOND_BATCH}
+    plan = plan_of(tmp_path, model_folder, examples(30, 0), **fields)
+    run = next(run for run in plan.runs() if run.variant == TWICE["batch"])
+    with pytest.raises(ValueError, match="twice the batch is 40, of which 27 training examples fill none"):
+        build(run, tmp_path)
+
+
+# ---- Pictures ----
+
+
+def test_the_map_of_a_file_that_is_sorted_by_class_has_all_classes(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(assessment, "MOST_FEATURES", 12)
+    data = sorted(examples(60, 0), key=lambda row: row["label"])
+    run = next(plan_of(tmp_path, model_folder, data, test_file=write(tmp_path, "test.jsonl", data)).runs())
+    measure(run, tmp_path)
+    with np.load(tmp_path / assessment.FEATURES) as arrays:
+        assert len(arrays["features"]) == 12
+        assert len(set(arrays["labels"].tolist())) == 3
 
 
 def test_a_trainer_file_that_seeds_the_generators_does_not_change_the_first_weights(model_folder, tmp_path):

@@ -3,14 +3,56 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.trainer_utils import has_length
 
+from ...companions.pairs import read_class_ids
 from .ranges import NOT_NEGATIVE, SHARE, Range, check_ranges
-from .task_loss import TaskLossTrainer, at_least_one
+from .task_loss import TaskLossTrainer
 
 
-class LogitAdjustedTrainer(TaskLossTrainer):
+class CountingTrainer(TaskLossTrainer):
+    """A trainer that counts the classes of its training set, when it is built with one, else when training begins.
+
+    Attributes:
+        counts: training examples of each class, `[classes]` float64 on the CPU; the last ones may be missing.
+
+    Raises:
+        ValueError: the training set has no length or no class ids.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.counts = None if self.train_dataset is None else self.class_counts()
+
+    def start_run(self) -> None:
+        """Counts, if that is still to be done."""
+        if self.counts is None:
+            self.counts = self.class_counts()
+
+    def class_counts(self) -> Tensor:
+        """See the class."""
+        name = type(self).__name__
+        try:
+            if not has_length(self.train_dataset):
+                raise ValueError("there is none of known length")
+            ids = read_class_ids(self.train_dataset, self.label_names)
+        except ValueError as error:
+            raise ValueError(
+                f"{name} counts the classes of the training set first, which needs one of known length with one class "
+                "id an example."
+            ) from error
+        return torch.from_numpy(np.bincount(ids[ids >= 0])).double()
+
+    def counts_for(self, logits: Tensor) -> Tensor:
+        """The counts of all classes of the logits; a class without examples counts as one."""
+        assert self.counts is not None
+        return nn.functional.pad(self.counts, (0, logits.shape[1] - len(self.counts))).clamp(min=1)
+
+
+class LogitAdjustedTrainer(CountingTrainer):
     """Logit adjustment (Menon et al., *Long-tail Learning via Logit Adjustment*, ICLR 2021).
 
     The loss is the cross-entropy of `logits + strength * log(prior)`, so a rare class has to win by a margin in
@@ -28,16 +70,16 @@ class LogitAdjustedTrainer(TaskLossTrainer):
     def __init__(self, *args: Any, strength: float = 1.0, **kwargs: Any) -> None:
         check_ranges(self.ranges, {"strength": strength})
         super().__init__(*args, **kwargs)
-        self.strength, self.counts = strength, self.class_counts()
+        self.strength = strength
 
     def loss_of(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
         """See the class."""
-        counts = at_least_one(self.counts, logits)
+        counts = self.counts_for(logits)
         margins = self.strength * (counts / counts.sum()).log()
         return self.cross_entropy(logits + margins.to(logits), labels).mean()
 
 
-class ClassBalancedTrainer(TaskLossTrainer):
+class ClassBalancedTrainer(CountingTrainer):
     """Class-balanced weights (Cui et al., *Class-Balanced Loss Based on Effective Number of Samples*, CVPR 2019).
 
     The cross-entropy of an example of a class of `n` examples counts `(1 - beta) / (1 - beta ** n)` times, scaled so
@@ -54,12 +96,13 @@ class ClassBalancedTrainer(TaskLossTrainer):
     def __init__(self, *args: Any, beta: float = 0.99, **kwargs: Any) -> None:
         check_ranges(self.ranges, {"beta": beta})
         super().__init__(*args, **kwargs)
-        self.beta, self.counts = beta, self.class_counts()
+        self.beta = beta
 
     def loss_of(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
         """See the class."""
-        counts = at_least_one(self.counts, logits)
+        counts = self.counts_for(logits)
         weights = (1 - self.beta) / (1 - self.beta**counts)
+        assert self.counts is not None
         weights = weights / weights[: len(self.counts)][self.counts > 0].mean()
         return (weights.to(logits)[labels] * self.cross_entropy(logits, labels)).mean()
 

@@ -5,13 +5,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging
 
 from ...companions.choice import holds_shards
+from ...features.averages import AveragedWeights
+from ...features.models import unwrap, unwrap_adapter
 from ...trainer import ITRAMixin
-from .ranges import ABOVE_ZERO, NOT_NEGATIVE, PART, SHARE, Range, check_ranges
+from .ranges import ABOVE_ZERO, NOT_NEGATIVE, PART, SHARE, Range, check_ranges, refuse
 from .task_loss import TaskLossTrainer
+
+logger = logging.get_logger(__name__)
 
 
 class RDropTrainer(TaskLossTrainer):
@@ -35,6 +39,8 @@ class RDropTrainer(TaskLossTrainer):
             raise ValueError("RDropTrainer runs a batch twice in one pass, which can't be aligned; take ITRAMixin off.")
         super().__init__(*args, **kwargs)
         self.strength = strength
+        if not drops_out(self.model):
+            logger.warning("The model has no dropout, so RDropTrainer's two passes are the same, and it does nothing.")
 
     def loss_of(self, logits: Tensor, labels: Tensor, features: Tensor | None) -> Tensor:
         """The mean cross-entropy of both passes plus the symmetric divergence between them."""
@@ -87,36 +93,49 @@ class AveragedTrainer(Trainer):
     def __init__(self, *args: Any, decay: float = 0.97, **kwargs: Any) -> None:
         check_ranges(self.ranges, {"decay": decay})
         super().__init__(*args, **kwargs)
-        if self.args.load_best_model_at_end:
-            raise ValueError("load_best_model_at_end=True: AveragedTrainer would put its average in the best's place.")
+        refuse(self, self.args)
         if holds_shards(self.accelerator, self.model):
             raise ValueError("AveragedTrainer averages the weights, which lie in parts on several processes.")
         self.add_callback(WeightAverage(decay))
 
+    @staticmethod
+    def refusal(args: TrainingArguments, **settings: Any) -> str | None:
+        """The best model, at the end."""
+        if not args.load_best_model_at_end:
+            return None
+        return "load_best_model_at_end=True: AveragedTrainer would put its average in the best's place."
+
 
 class WeightAverage(TrainerCallback):
-    """Averages the weights of a run, and puts the average into the model at its end."""
+    """Averages the trained weights of a run, and puts the average into the model at its end."""
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
-        self.average: AveragedModel | None = None
+        self.average = AveragedWeights(decay)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Starts anew."""
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
+        self.average = AveragedWeights(self.decay)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Takes a step's weights in; the first step's are the average's first."""
-        assert self.average is not None
-        self.average.update_parameters(model)
+        self.average.follow(unwrap(model), state.global_step)
 
     @torch.no_grad()
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Puts the average into the model."""
-        assert self.average is not None
-        for weight, averaged in zip(model.parameters(), self.average.module.parameters(), strict=True):
-            weight.copy_(averaged)
-        self.average = None
+        for name, weight in unwrap(model).named_parameters():
+            if name in self.average.weights:
+                weight.copy_(self.average.weights[name])
+        self.average.weights = {}
+
+
+def drops_out(model: Any) -> bool:
+    """Whether a model in training mode has dropout, as a module or by its config, which some read in `forward`."""
+    config = getattr(unwrap_adapter(unwrap(model)), "config", None)
+    shares = [value for name, value in vars(config).items() if "drop" in name] if config is not None else []
+    shares += [getattr(module, "p", 0) for module in model.modules() if "Dropout" in type(module).__name__]
+    return any(isinstance(share, (int, float)) and share > 0 for share in shares)
 
 
 def symmetric_divergence(logits: Tensor, others: Tensor) -> Tensor:

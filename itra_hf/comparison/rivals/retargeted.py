@@ -46,8 +46,8 @@ class RetargetedTrainer(TaskLossTrainer):
     def __init__(self, *args: Any, negative: float = 0.98, penalty: float = 1e-4, **kwargs: Any) -> None:
         check_ranges(self.ranges, {"negative": negative, "penalty": penalty})
         super().__init__(*args, **kwargs)
-        if not has_length(self.train_dataset):
-            raise ValueError("RetargetedTrainer goes through the training set once more, which has no length.")
+        if self.train_dataset is not None:
+            check_length(self.train_dataset)
         if holds_shards(self.accelerator, self.model):
             raise ValueError("RetargetedTrainer fits the head as a whole, which lies in parts on several processes.")
         self.add_callback(HeadRetraining(self, negative, penalty))
@@ -68,8 +68,9 @@ class HeadRetraining(TrainerCallback):
         """Looks whether there is a head that can be fitted.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is none, or no training set.
         """
+        check_length(self.trainer.train_dataset)
         loader = all_batches(self.trainer)
         # Accelerate would take a loader that is begun and not ended for the one that is trained on.
         with untouched_randomness():  # a loader draws a seed for its workers
@@ -86,6 +87,16 @@ class HeadRetraining(TrainerCallback):
             head.bias.copy_(bias)
 
 
+def check_length(data: Any) -> None:
+    """Checks that a training set can be gone through once more.
+
+    Raises:
+        ValueError: it has no length.
+    """
+    if not has_length(data):
+        raise ValueError("RetargetedTrainer goes through the training set once more, which has no length.")
+
+
 def linear_head(module: nn.Module) -> nn.Linear:
     """The linear layer that a head is, also inside peft's wrapper of modules that are trained and saved whole.
 
@@ -95,9 +106,10 @@ def linear_head(module: nn.Module) -> nn.Linear:
     saved: Any = getattr(module, "modules_to_save", None)
     module = module if saved is None else saved[module.active_adapter]
     if type(module) is not nn.Linear or not module.weight.requires_grad:
+        kind = "an adapter's layer" if hasattr(module, "base_layer") else f"a {type(module).__name__}"
         raise ValueError(
-            f"RetargetedTrainer needs a linear layer that is trained as head; this one is a {type(module).__name__}"
-            f"{'' if type(module) is not nn.Linear else ' that is frozen'}."
+            f"RetargetedTrainer needs a linear layer that is trained as head; this one is {kind}"
+            f"{' that is frozen' if type(module) is nn.Linear else ''}. With LoRA, name it in modules_to_save."
         )
     return module
 

@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from ...companions.choice import holds_shards
 from ...features.models import unwrap
-from .ranges import COUNT, NOT_NEGATIVE, Range, check_ranges
+from .ranges import COUNT, NOT_NEGATIVE, Range, check_ranges, refuse
 from .task_loss import TaskLossTrainer
+
+STAGES = 2
 
 
 class StagewiseTrainer(TaskLossTrainer):
@@ -36,18 +38,19 @@ class StagewiseTrainer(TaskLossTrainer):
         **kwargs: of `Trainer`.
 
     Raises:
-        ValueError: a wrong value, a training set without length, or weights in parts on several processes; when
-            training begins, fewer epochs than stages.
+        ValueError: a wrong value, fewer epochs than stages, a training set without length, or weights in parts on
+            several processes; when training begins, `max_steps` of fewer epochs than stages.
     """
 
     ranges: Mapping[str, Range] = {"stages": COUNT, "proximity": NOT_NEGATIVE, "pairwise": NOT_NEGATIVE}
 
     def __init__(
-        self, *args: Any, stages: int = 2, proximity: float = 1e-3, pairwise: float = 1.0, **kwargs: Any
+        self, *args: Any, stages: int = STAGES, proximity: float = 1e-3, pairwise: float = 1.0, **kwargs: Any
     ) -> None:
         check_ranges(self.ranges, {"stages": stages, "proximity": proximity, "pairwise": pairwise})
         super().__init__(*args, **kwargs)
-        if not has_length(self.train_dataset):
+        refuse(self, self.args, stages=stages)
+        if self.train_dataset is not None and not has_length(self.train_dataset):
             raise ValueError("StagewiseTrainer takes parts of the training set, which has no length.")
         if proximity and holds_shards(self.accelerator, self.model):
             raise ValueError("proximity above 0 looks at all weights, which lie in parts on several processes.")
@@ -55,6 +58,13 @@ class StagewiseTrainer(TaskLossTrainer):
         self.sampler: StageSampler | None = None
         self.start: dict[str, Tensor] = {}  # the weights at the start of the stage
         self.add_callback(Stages(self))
+
+    @staticmethod
+    def refusal(args: TrainingArguments, stages: int = STAGES, **settings: Any) -> str | None:
+        """Fewer epochs than stages."""
+        if args.max_steps > 0 or args.num_train_epochs >= stages:
+            return None
+        return f"stages={stages} needs as many epochs, but num_train_epochs={args.num_train_epochs!r}."
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         # No public method gives a training loader another sampler and leaves the rest of it to the Trainer.

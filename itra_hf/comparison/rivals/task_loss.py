@@ -3,14 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import has_length
 
 from ...batches import count_rows, drop_column, find_labels, is_class_ids
-from ...companions.pairs import read_class_ids
 from ...features.models import logits_of, unwrap, unwrap_adapter
 from ...features.placing import ModelTap
 from ...losses.kernels import UNLABELLED
@@ -25,17 +22,15 @@ class TaskLossTrainer(Trainer):
     several processes, and as the base of `class Mine(ITRAMixin, ...)`.
 
     Attributes:
-        smooths: whether `label_smoothing_factor` has a meaning.
         uses_features: whether `loss_of` wants features.
         copies: how many times a training batch runs, one behind the other in one pass.
         ranges: of the rival's own settings.
 
     Raises:
-        ValueError: a wrong value, labels that are not one class id an example, label smoothing where that has no
-            meaning, or a loss function beside the rival's own.
+        ValueError: a wrong value, labels that are not one class id an example, or a loss function beside the rival's
+            own.
     """
 
-    smooths = True
     uses_features = False
     copies = 1
     ranges: Mapping[str, Range] = {}
@@ -50,10 +45,6 @@ class TaskLossTrainer(Trainer):
         problem, name = getattr(config, "problem_type", None), type(self).__name__
         if problem not in (None, "single_label_classification") or getattr(config, "num_labels", 2) < 2:
             raise ValueError(f"{name} needs one class id an example and two classes or more; the model's are others.")
-        if self.args.label_smoothing_factor and not self.smooths:
-            raise ValueError(
-                f"label_smoothing_factor={self.args.label_smoothing_factor!r} has no meaning for {name}; only 0 has."
-            )
         self._tap = ModelTap(self.label_names)
         self.add_callback(_RunStart(self))
 
@@ -115,24 +106,6 @@ class TaskLossTrainer(Trainer):
         values = values.detach()
         return self.accelerator.reduce(values, reduction="sum") if self.accelerator.num_processes > 1 else values
 
-    def class_counts(self) -> Tensor:
-        """How many training examples each class has, `[classes]` float64 on the CPU; the last ones may be missing.
-
-        Raises:
-            ValueError: the training set has no length or no class ids.
-        """
-        name = type(self).__name__
-        try:
-            if not has_length(self.train_dataset):
-                raise ValueError("there is none of known length")
-            ids = read_class_ids(self.train_dataset, self.label_names)
-        except ValueError as error:
-            raise ValueError(
-                f"{name} counts the classes of the training set first, which needs one of known length with one class "
-                "id an example."
-            ) from error
-        return torch.from_numpy(np.bincount(ids[ids >= 0])).double()
-
     def _run(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Tensor | None]:
         if not self.uses_features:
             return model(**inputs), None
@@ -167,8 +140,3 @@ def _repeated(value: Any, times: int, rows: int) -> Any:
     if isinstance(value, Tensor):
         return torch.cat([value] * times) if value.dim() and len(value) == rows else value
     return value * times if isinstance(value, (list, tuple)) and len(value) == rows else value
-
-
-def at_least_one(counts: Tensor, logits: Tensor) -> Tensor:
-    """Class counts for all classes of the logits, on the CPU still; a class without examples counts as one."""
-    return nn.functional.pad(counts, (0, logits.shape[1] - len(counts))).clamp(min=1)

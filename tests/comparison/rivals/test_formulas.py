@@ -189,7 +189,7 @@ def test_generalised_cross_entropy_is_the_papers(q, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "step", "kept"), [(10, 0, 10), (10, 1, 9), (10, 2, 8), (10, 7, 8), (4, 2, 3), (4, 8, 3), (1, 8, 1)]
+    ("rows", "step", "kept"), [(10, 0, 10), (10, 1, 9), (10, 2, 8), (10, 7, 8), (4, 2, 4), (4, 8, 4), (5, 8, 4)]
 )
 def test_the_largest_losses_are_left_out_the_more_the_later(rows, step, kept, tmp_path):
     trainer = build(rivals.SmallLossTrainer, tmp_path, arguments={"wrong": 0.2, "ramp": 0.25})
@@ -205,6 +205,21 @@ def test_a_share_that_is_no_binary_number_leaves_out_as_many_as_it_says(tmp_path
     loss, logits, labels = loss_and_logits(trainer, batch(rows=10))
     parts = sorted(-math.log(probabilities(row)[label]) for row, label in zip(logits, labels, strict=True))
     assert loss == pytest.approx(sum(parts[:3]) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 8])
+def test_what_is_no_whole_example_is_left_out_later(rows, tmp_path):
+    trainer = build(rivals.SmallLossTrainer, tmp_path, arguments={"wrong": 0.2})
+    trainer.state.global_step = trainer.state.max_steps = 8
+    logits, left_out = torch.randn(rows, 3), 0
+    for _ in range(30):
+        labels = torch.arange(rows) % 3
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none").sort().values
+        loss = trainer.loss_of(logits, labels, None)
+        left_out += min(range(rows), key=lambda count: abs(losses[: rows - count].mean() - loss))
+    assert left_out == round(0.2 * rows * 30)
+    trainer.start_run()
+    assert trainer.due == 0
 
 
 # ---- Small data ----

@@ -1,6 +1,7 @@
 """The regularisers that `itra-hf compare` can set beside alignment."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -199,3 +200,17 @@ def test_rdrop_can_not_be_aligned_and_says_so(model_folder, tmp_path):
 
     with pytest.raises(ValueError, match="runs a batch twice in one pass"):
         build(Both, model_folder, tmp_path)
+
+
+def test_an_average_of_half_precision_weights_does_not_lag_by_rounding():
+    torch.manual_seed(0)
+    model, exact = nn.Linear(40, 40).to(torch.bfloat16), None
+    averaging = regularisers.WeightAverage(0.99)
+    averaging.on_train_begin(None, None, None)
+    for step in range(1, 200):
+        with torch.no_grad():
+            model.weight += 0.02 * torch.randn(40, 40)
+        exact = model.weight.double() if exact is None else 0.99 * exact + 0.01 * model.weight.double()
+        averaging.on_step_end(None, SimpleNamespace(global_step=step), None, model=model)
+    averaging.on_train_end(None, None, None, model=model)
+    torch.testing.assert_close(model.weight, exact.to(torch.bfloat16), atol=1e-3, rtol=1e-2)

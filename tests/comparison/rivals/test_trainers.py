@@ -7,6 +7,7 @@ import torch
 from commands import refused, rows, write, write_config
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
+from studies import study
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from trainers import CLASSES, DIM, Toy, config, toy_examples
@@ -14,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainingAr
 
 from itra_hf import ITRAMixin
 from itra_hf.cli import parse_comparison
-from itra_hf.comparison import rivals
+from itra_hf.comparison import report, rivals
 from itra_hf.comparison.rivals import retargeted
 from itra_hf.comparison.rivals.choice import RIVALS
 from itra_hf.comparison.study import compare
@@ -25,6 +26,9 @@ EVERY = [getattr(rivals, name) for name in rivals.__all__]
 LOSSES = [each for each in EVERY if issubclass(each, rivals.task_loss.TaskLossTrainer)]
 MEANS = [rivals.LogitAdjustedTrainer, rivals.ClassBalancedTrainer, rivals.GeneralizedCrossEntropyTrainer]
 UNALIGNED = [rivals.RDropTrainer]
+
+
+BEST = {"eval_strategy": "steps", "save_strategy": "steps", "load_best_model_at_end": True}
 
 
 def quiet(folder, **settings):
@@ -92,7 +96,9 @@ def test_it_trains_a_text_classifier_in_bfloat16_with_left_out_labels(rival, mod
     assert weights(trainer).isfinite().all()
 
 
-@pytest.mark.parametrize("rival", [each for each in LOSSES if each.smooths and each is not rivals.RetargetedTrainer])
+@pytest.mark.parametrize(
+    "rival", [each for each in LOSSES if each not in (rivals.GeneralizedCrossEntropyTrainer, rivals.RetargetedTrainer)]
+)
 def test_label_smoothing_is_the_stock_one(rival, model_folder, tmp_path):
     """With settings that take the rival's own part away, what is left is the Trainer's loss."""
     nothing = {
@@ -249,9 +255,37 @@ def test_another_loss_beside_its_own_is_refused(rival, tmp_path):
 
 
 def test_an_average_in_the_best_model_s_place_is_refused(tmp_path):
-    best = {"eval_strategy": "steps", "save_strategy": "steps", "load_best_model_at_end": True}
     with pytest.raises(ValueError, match="load_best_model_at_end=True: AveragedTrainer"):
-        build(rivals.AveragedTrainer, tmp_path, **best)
+        build(rivals.AveragedTrainer, tmp_path, **BEST)
+
+
+def test_batches_of_one_are_refused_where_examples_are_left_out(tmp_path):
+    with pytest.raises(ValueError, match="per_device_train_batch_size=1: SmallLossTrainer"):
+        build(rivals.SmallLossTrainer, tmp_path, per_device_train_batch_size=1)
+
+
+def test_a_model_without_dropout_is_told_of_rdrop(model_folder, tmp_path, caplog):
+    build(rivals.RDropTrainer, tmp_path, model=bert(model_folder))
+    assert "it does nothing" in caplog.text
+    model = AutoModelForSequenceClassification.from_pretrained(model_folder)
+    caplog.clear()
+    build(rivals.RDropTrainer, tmp_path, model=model)
+    assert "it does nothing" not in caplog.text
+
+
+def test_an_adapter_in_the_head_s_place_is_refused_in_words(model_folder, tmp_path):
+    adapted = get_peft_model(bert(model_folder), LoraConfig(target_modules=["classifier"]))
+    data = [{"input_ids": [2, 3, 6, 3], "labels": row % 3} for row in range(8)]
+    with pytest.raises(ValueError, match=r"this one is an adapter's layer\. With LoRA, name it in modules_to_save"):
+        build(rivals.RetargetedTrainer, tmp_path, data, adapted).train()
+
+
+@pytest.mark.parametrize("rival", EVERY)
+def test_it_evaluates_without_a_training_set(rival, tmp_path):
+    trainer = rival(model=Toy(), args=quiet(tmp_path), eval_dataset=toy_examples(9, 5))
+    assert trainer.evaluate()["eval_loss"] > 0
+    with pytest.raises(ValueError, match="train"):
+        trainer.train()
 
 
 # ---- One run after another, and parts of runs ----
@@ -437,6 +471,26 @@ def test_a_command_puts_the_rivals_of_a_kind_into_the_plan(kind, train_file, tmp
     assert smoothing.settings == {"label_smoothing_factor": 0.3}  # what the file says comes first
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields", "left_out", "why"),
+    [
+        ("small", {"max_steps": -1, "num_train_epochs": 1}, "stages", "stages=2 needs as many epochs"),
+        ("noise", {"label_smoothing_factor": 0.1}, "generalised cross-entropy", "label_smoothing_factor=0.1 has no"),
+        ("noise", {"per_device_train_batch_size": 1}, "small-loss selection", "per_device_train_batch_size=1"),
+        ("small", BEST, "averaged weights", "load_best_model_at_end=True"),
+    ],
+)
+def test_a_rival_that_does_not_go_with_the_arguments_is_left_out_and_the_reports_say_so(
+    kind, fields, left_out, why, train_file, tmp_path
+):
+    config_file = write_config(tmp_path, "model", train_file=train_file, **fields)
+    plan = parse_comparison([config_file, "--rivals", kind])
+    assert {variant.name for variant in plan.variants} >= {"Trainer", "ITRATrainer", *RIVALS[kind]} - {left_out}
+    assert left_out not in {variant.name for variant in plan.variants}
+    notes = report.notes(study(plan)[0])
+    assert any(note.startswith(f'The rivals "{kind}" go without {left_out}: {why}') for note in notes)
+
+
 def test_without_variants_the_default_stands_beside_the_rivals(train_file, tmp_path):
     plan = parse_comparison([write_config(tmp_path, "model", train_file=train_file), "--rivals", "noise"])
     assert [variant.name for variant in plan.variants] == ["Trainer", "ITRATrainer", *RIVALS["noise"]]
@@ -462,7 +516,7 @@ def test_other_kinds_and_labels_are_refused(model_folder, tmp_path, capsys):
         ({"trainer_arguments": {"q": "30%"}}, "q='30%' must be above 0 and at most 1"),
         ({"trainer_arguments": {"model": 5}}, "'model', which the comparison gives itself"),
         ({"trainer_arguments": {"kwargs": 3}}, "'kwargs', which the comparison gives itself"),
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 has no meaning for its trainer"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 has no meaning for GeneralizedCross"),
     ],
 )
 def test_what_a_rival_does_not_take_is_refused_before_any_run(settings, message, train_file, tmp_path, capsys):
