@@ -37,6 +37,7 @@ PAIRS = (
     ("20newsgroups-200", DEFAULT, MEMORY),
     ("reuters-r8-1000-short", DEFAULT, MEMORY),
     ("reuters-r8-200", DEFAULT, MEMORY),
+    ("reuters-r52-1000", DEFAULT, MEMORY),
     ("20newsgroups-4000-short", DEFAULT, MEMORY),
     (TOGETHER, DEFAULT, MEMORY),
     ("reuters-r8-1000-short", "memory-256-corrected", "memory-256"),
