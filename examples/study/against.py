@@ -59,10 +59,27 @@ MEASURES = {
 }
 
 
+CLEAN, REMEDIES = ("few", "short", "settled"), ("few", "noise", "thin")
+NOT_RUN = "These runs are not made yet."
+# What the page shows together.
+SECTIONS = {
+    "right": ("accuracy", "f1_macro"),
+    "probabilities": ("nll", "nll_scaled", "calibration_error", "calibration_error_scaled"),
+    "compactness": ("scatter_ratio",),
+    "errors": ("selective_accuracy", "error_auroc"),
+    "classes": (UNKNOWN.name, "new_classes_1", "new_classes_5"),
+}
+
+
 def title(condition: str) -> str:
     """What tables call a condition."""
     kind, corpus, *tokens = condition.split("-")
     return f"{CORPORA[corpus]}, {KINDS[kind]}" + (f", {tokens[0]} tokens" if tokens else "")
+
+
+def decides(condition: str) -> bool:
+    """Whether a condition has a part in the goals: R8 is no independent evidence, and `thin` is of the other plan."""
+    return len(condition.split("-")) == 2 and not (condition.endswith("r8") or condition.startswith("thin"))
 
 
 def best_scores() -> dict[str, str]:
@@ -115,6 +132,15 @@ def table(conditions: Mapping[str, Figures], measure: Measure) -> str:
     return markdown_table(rows, escape=False)
 
 
+def section(conditions: Mapping[str, Figures], name: str) -> str:
+    """The tables of some measures, one below the other, each under what it measures."""
+    parts = []
+    for measure in (MEASURES[each] for each in SECTIONS[name]):
+        heading = TITLES.get(measure.name, measure.title + (", points" if measure.unit == "points" else ""))
+        parts.append(f"**{heading[:1].upper()}{heading[1:]}**\n\n{table(conditions, measure)}")
+    return "\n\n".join(parts)
+
+
 def reference_table(conditions: Mapping[str, Figures]) -> str:
     """What needs no fine-tuning, and the fine-tuned ones beside it: accuracy and macro-F1, not differences."""
     columns = {**REFERENCES, PLAIN: "Trainer", OURS: VARIANTS[OURS]}
@@ -135,7 +161,9 @@ def both(runs: Mapping[str, Mapping[int, float]]) -> str:
 
 def summary(conditions: Mapping[str, Figures], kinds: Sequence[str]) -> str:
     """A row a variant: its differences to the plain Trainer, each seed's mean over the conditions of these kinds."""
-    group = [figures for name, figures in conditions.items() if name.partition("-")[0] in kinds and "r8" not in name]
+    group = [each for name, each in conditions.items() if decides(name) and name.partition("-")[0] in kinds]
+    if not group:
+        return NOT_RUN
     measures = [MEASURES[name] for name in ("accuracy", "nll", "nll_scaled", "calibration_error", "scatter_ratio")]
     rows: Rows = [["minus Trainer", *(TITLES.get(each.name, each.title) for each in measures), "seeds"]]
     for variant, name in VARIANTS.items():
@@ -149,6 +177,8 @@ def summary(conditions: Mapping[str, Figures], kinds: Sequence[str]) -> str:
 def remedies(conditions: Mapping[str, Figures], kind: str) -> str:
     """A row a remedy of one kind of data: accuracy and macro-F1 on two corpora, then likelihood and time over both."""
     group = {name: conditions[name] for name in (f"{kind}-20newsgroups", f"{kind}-r52") if name in conditions}
+    if not group:
+        return NOT_RUN
     shown = [each for each in VARIANTS if all(paired(figures, each) >= FEWEST for figures in group.values())]
     both = [MEASURES[name] for name in ("accuracy", "f1_macro")]
     heads = [f"{CORPORA[name.split('-')[1]]}: {TITLES.get(each.name, each.title)}" for name in group for each in both]

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from against import CORPORA, FEWEST, MEASURES, OURS, SMOOTHING, UNKNOWN, paired, title
+import protocol
+from against import CORPORA, FEWEST, MEASURES, OURS, SMOOTHING, UNKNOWN, decides, paired, title
 from cells import PLAIN, Figures, cell, difference, together
 
 from itra_hf.comparison.measures import Measure, PairedDifference
@@ -18,13 +19,23 @@ class Goal(NamedTuple):
     met: bool
 
 
+def progress(conditions: Mapping[str, Figures]) -> str:
+    """How much of the plan is run: a sentence."""
+    planned = {name: each.seeds for name, each in protocol.CONDITIONS.items() if decides(name)}
+    found = {name: paired(figures, OURS) for name, figures in conditions.items() if decides(name)}
+    missing = [title(name) for name in planned if name not in found]
+    fewer = [f"{title(name)} ({found[name]} of {planned[name]})" for name in found if found[name] < planned[name]]
+    text = f"Conditions are shown from {FEWEST} seeds on: {len(found)} of the plan's {len(planned)} so far."
+    if fewer:
+        text += f" Fewer seeds than planned: {'; '.join(fewer)}."
+    if missing:
+        text += f" Not run: {'; '.join(missing)}."
+    return text
+
+
 def goals(conditions: Mapping[str, Figures]) -> list[Goal]:
     """The goals of the plan, on these conditions."""
-    main = {
-        name: figures
-        for name, figures in conditions.items()
-        if len(name.split("-")) == 2 and not (name.endswith("r8") or name.startswith("thin"))
-    }
+    main = {name: figures for name, figures in conditions.items() if decides(name)}
     return [
         accuracy_goal(main),
         likelihood_goal(main),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import against
+import goals
 import lag
 import numpy as np
 
@@ -195,6 +196,23 @@ def put(path: Path, name: str, text: str) -> None:
     path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
+def renew_against() -> None:
+    """Renews the page on what costs nothing."""
+    conditions = against.read_conditions()
+    texts = {
+        "progress": goals.progress(conditions),
+        "goals": goals.goal_table(conditions),
+        "clean": against.summary(conditions, against.CLEAN),
+        "noise": against.summary(conditions, ["noise"]),
+        **{name: against.section(conditions, name) for name in against.SECTIONS},
+        **{f"remedies, {kind}": against.remedies(conditions, kind) for kind in against.REMEDIES},
+        "references": against.reference_table(against.read_all()),
+    }
+    for name, text in texts.items():
+        put(AGAINST, name, text)
+    against.draw(conditions)
+
+
 def main() -> None:
     results = read_results(FOLDER / "results")
     put(README, "study", lag.summary(lag.DEFAULT))
@@ -207,7 +225,7 @@ def main() -> None:
     for condition in lag.conditions():
         put(PAGE, f"mechanism, {condition}", lag.table(condition))
     lag.draw("20newsgroups-200")
-    put(AGAINST, "references", against.reference_table(against.read_all()))
+    renew_against()
     draw(results)
     draw_curves(read_curves(FOLDER / "curves"))
     print(main_table(results), others_table(results), sep="\n\n")

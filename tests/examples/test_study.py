@@ -400,6 +400,7 @@ def planted(gain, scores):
     found = {}
     for variant, share in (("plain", 0.0), ("smoothing", 0.2), ("second-batch", 1.0), ("memory", 0.9)):
         found[variant] = {name: [0.5 + gain * share + each for each in wave] for name in higher}
+        found[variant]["seconds"] = [10.0 + each for each in wave]
         found[variant] |= {name: [0.5 - gain * share + each * (1 + share) for each in wave] for name in lower}
     return found
 
@@ -423,13 +424,34 @@ def test_goals_are_met_where_the_planted_gain_is_there(gain, met, load, tmp_path
     assert cells[5].startswith(f"{100 * gain:+.2f} ± 0.00")
     assert len(rows) == len(names)
     assert "| label smoothing |" in against.summary(conditions, ["few", "noise"])
+    assert against.summary(conditions, ["settled"]) == against.NOT_RUN
+    for name, measures in against.SECTIONS.items():
+        assert against.section(conditions, name).count("| training documents |") == len(measures)
+    assert f"| label smoothing | {100 * gain / 5:+.2f} ± 0.00" in against.remedies(conditions, "noise").replace("*", "")
     against.draw(conditions)
     assert (tmp_path / "against.png").stat().st_size > 10_000
 
 
-def test_the_page_has_the_tables_against_what_costs_nothing(load):
-    against, page = load("against"), (FOLDER / "against.md").read_text(encoding="utf-8")
-    assert against.reference_table(against.read_all()) in page
+def test_how_much_of_the_plan_is_run_is_said(load, tmp_path, monkeypatch):
+    against = load("against")
+    write_runs(tmp_path, {name: planted(0.05, ()) for name in ("few-tweets", "noise-r52", "few-r8")})
+    monkeypatch.setattr(against, "FOLDER", tmp_path)
+    monkeypatch.setattr(against, "best_scores", lambda: dict.fromkeys(("plain", *against.TUNED_AS), "unknown_energy"))
+    text = load("goals").progress(against.read_conditions())
+    assert text.startswith("Conditions are shown from 5 seeds on: 2 of the plan's 12 so far.")
+    assert "tweets, 200 (5 of 20); R52, 200, a fifth of the labels wrong (5 of 20)." in text
+    assert "Not run: 20 newsgroups, 200; R52, 200; 20 newsgroups, 200, a fifth" in text
+
+
+def test_the_page_has_the_tables_against_what_costs_nothing(load, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    show = load("show")
+    page = show.AGAINST.read_text(encoding="utf-8")
+    monkeypatch.setattr(show, "AGAINST", tmp_path / "against.md")
+    monkeypatch.setattr(show.against, "PICTURE", tmp_path / "against.png")
+    show.AGAINST.write_text(page, encoding="utf-8")
+    show.renew_against()
+    assert show.AGAINST.read_text(encoding="utf-8") == page
 
 
 def test_the_best_scores_are_read_from_the_runs_that_are_not_reported(load):
