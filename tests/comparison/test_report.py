@@ -274,7 +274,7 @@ def test_a_verdict_by_the_validation_split_says_so(tmp_path):
 
 
 def test_spoiled_data_are_told_in_every_report(tmp_path):
-    args = ComparisonArguments(seeds=[1, 2, 3], label_noise=0.2, class_imbalance=20)
+    args = ComparisonArguments(seeds=[1, 2, 3], label_noise=0.2, class_imbalance=20, temperature_share=0.1)
     plan = make_plan(args, {"model_name_or_path": "m", "train_file": "x.csv", "use_cpu": True}, None, str(tmp_path))
     comparison, _ = study(plan)
     write_reports(comparison, "title")
@@ -282,6 +282,7 @@ def test_spoiled_data_are_told_in_every_report(tmp_path):
         text = (tmp_path / name).read_text(encoding="utf-8")
         assert "20% of the labels replaced by wrong ones" in text.replace("\\", "")
         assert "fall to 1 in 20" in text
+        assert "The examples that temperatures are fitted on are spoiled alike." in text
     assert json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))["arguments"]["label_noise"] == 0.2
 
 
