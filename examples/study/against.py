@@ -28,6 +28,7 @@ VARIANTS = {
     OURS: "ITRA, second batch",
     MEMORY: "ITRA, memory",
     "second-batch-smoothing": "ITRA and label smoothing",
+    "second-batch-averaged": "ITRA and averaged weights",
     "equal-time": "Trainer, 1.25 times as long",
     "rdrop": "R-Drop",
     "supcon": "supervised contrast",

@@ -5,11 +5,16 @@ from typing import Any
 
 import torch
 
+from itra_hf import ITRAMixin
 from itra_hf.comparison.plan import Run
-from itra_hf.comparison.rivals.regularised import WeightAverage
+from itra_hf.comparison.rivals.regularised import AveragedTrainer, WeightAverage
 from itra_hf.comparison.run import build, report
 
 DECAY = 0.97  # the companion's
+
+
+class AlignedAveragedTrainer(ITRAMixin, AveragedTrainer):
+    """An aligned run that leaves the average of its weights, which its companion runs through, in place of the last."""
 
 
 class KeptAverage(WeightAverage):

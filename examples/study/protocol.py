@@ -46,6 +46,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 FURTHER: Mapping[str, Mapping[str, Any]] = {
     "second-batch-smoothing": {**SECOND_BATCH, "label_smoothing_factor": 0.1},
+    "second-batch-averaged": {**SECOND_BATCH, "trainer": f"{averaged.__file__}:AlignedAveragedTrainer"},
     "equal-time": {"trainer": "Trainer", "num_train_epochs": 15.0},  # in place of 12
 }
 FREQUENT = 40  # training documents, of R52's classes where some are left out
