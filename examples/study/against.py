@@ -133,6 +133,20 @@ def table(conditions: Mapping[str, Figures], measure: Measure) -> str:
     return markdown_table(rows, escape=False)
 
 
+def brief(conditions: Mapping[str, Figures]) -> str:
+    """The default, and what costs nothing beside it, minus the plain Trainer: a row a condition of the plan."""
+    columns = [(OURS, name) for name in ("accuracy", "scatter_ratio", "nll", "nll_scaled")]
+    columns += [(each, name) for each in (SMOOTHING, "averaged") for name in ("nll", "nll_scaled")]
+    titles = TITLES | {"nll": "NLL", "nll_scaled": "NLL, temperature fitted", "scatter_ratio": "scatter"}
+    heads = [f"{VARIANTS[each]}: {titles[name]}" if each != OURS else titles[name] for each, name in columns]
+    rows: Rows = [["training documents", "seeds", *heads]]
+    for name, figures in conditions.items():
+        if decides(name):
+            cells = [cell(difference(figures, each, MEASURES[m]), MEASURES[m]) for each, m in columns]
+            rows.append([title(name), str(paired(figures, OURS)), *cells])
+    return markdown_table(rows, escape=False)
+
+
 def section(conditions: Mapping[str, Figures], name: str) -> str:
     """The tables of some measures, one below the other, each under what it measures."""
     parts = []

@@ -1,5 +1,6 @@
 """Tables and the picture of the study of the mechanism, from the figures in `mechanism/`."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def table(condition: str, baseline: str = PLAIN) -> str:
     heads = ["companion", "lag, steps", "runs", *(TITLES.get(each.name, each.title) for each in measures)]
     rows: Rows = [heads]
     for variant in sorted(figures, key=lambda name: (lag(name) is None, name.split("-")[0], lag(name) or 0, name)):
-        if variant == baseline:
+        if variant == baseline or variant.startswith("cosine-"):  # those are the runs of other cells again
             continue
         behind = lag(variant)
         found = [difference(figures, variant, each) for each in measures]
@@ -115,6 +116,20 @@ def between(pairs: Sequence[tuple[str, str, str]]) -> str:
         cells = [cell(found[each], each) if each in found else "" for each in MEASURES]
         seeds = str(next(iter(found.values())).seeds)
         rows.append([f"`{variant}` minus `{baseline}`", CONDITIONS.get(over, over), seeds, *cells])
+    return markdown_table(rows, escape=False)
+
+
+def cosines(condition: str) -> str:
+    """How near a companion's matching gradient is to the one of the whole training set, a row a cell."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for path in sorted((FOLDER / "mechanism" / condition).glob("cosine-*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        means = float(np.mean(run["cosine_then"])), float(np.mean(run["cosine_now"]))
+        found.setdefault(run["variant"].removeprefix("cosine-"), []).append(means)
+    rows: Rows = [["companion", "runs", "cosine, through the companion's weights", "cosine, through today's weights"]]
+    for name, runs in found.items():
+        then, now = (float(np.mean(each)) for each in zip(*runs, strict=True))
+        rows.append([name, str(len(runs)), f"{then:.2f}", f"{now:.2f}"])
     return markdown_table(rows, escape=False)
 
 

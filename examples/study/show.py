@@ -210,14 +210,15 @@ def renew_against() -> None:
     }
     for name, text in texts.items():
         put(AGAINST, name, text)
+    put(README, "study", against.brief(conditions))
     against.draw(conditions)
 
 
 def main() -> None:
     results = read_results(FOLDER / "results")
-    put(README, "study", lag.summary(lag.DEFAULT))
     put(PAGE, "defaults", lag.summary(lag.DEFAULT))
     put(PAGE, "between", lag.between(lag.PAIRS))
+    put(PAGE, "cosines", lag.cosines("20newsgroups-200"))
     put(PAGE, "study", main_table(results))
     put(PAGE, "first", main_table(read_results(FOLDER / "first")))
     put(PAGE, "others", others_table(results))

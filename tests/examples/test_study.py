@@ -180,6 +180,7 @@ def test_the_page_has_the_tables_of_the_mechanism(load):
     for condition in lag.conditions():
         assert lag.table(condition) in page
     assert lag.between(lag.PAIRS) in page
+    assert lag.cosines("20newsgroups-200") in page
     for text in (page, (ROOT / "README.md").read_text(encoding="utf-8")):
         assert lag.summary(lag.DEFAULT) in text
 
