@@ -14,10 +14,7 @@ from .task_loss import TaskLossTrainer
 
 
 class CountingTrainer(TaskLossTrainer):
-    """A trainer that counts the classes of its training set, when it is built with one, else when training begins.
-
-    Attributes:
-        counts: training examples of each class, `[classes]` float64 on the CPU; the last ones may be missing.
+    """A trainer that counts the classes of its training set, when it is built with one, else at the first batch.
 
     Raises:
         ValueError: the training set has no length or no class ids.
@@ -25,15 +22,17 @@ class CountingTrainer(TaskLossTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.counts = None if self.train_dataset is None else self.class_counts()
+        self._counts = None if self.train_dataset is None else self.class_counts()
 
-    def start_run(self) -> None:
-        """Counts, if that is still to be done."""
-        if self.counts is None:
-            self.counts = self.class_counts()
+    @property
+    def counts(self) -> Tensor:
+        """Training examples of each class, `[classes]` float64 on the CPU; the last ones may be missing."""
+        if self._counts is None:
+            self._counts = self.class_counts()
+        return self._counts
 
     def class_counts(self) -> Tensor:
-        """See the class."""
+        """Counts; see the class for what can't be counted."""
         name = type(self).__name__
         try:
             if not has_length(self.train_dataset):
@@ -48,7 +47,6 @@ class CountingTrainer(TaskLossTrainer):
 
     def counts_for(self, logits: Tensor) -> Tensor:
         """The counts of all classes of the logits; a class without examples counts as one."""
-        assert self.counts is not None
         return nn.functional.pad(self.counts, (0, logits.shape[1] - len(self.counts))).clamp(min=1)
 
 
@@ -102,7 +100,6 @@ class ClassBalancedTrainer(CountingTrainer):
         """See the class."""
         counts = self.counts_for(logits)
         weights = (1 - self.beta) / (1 - self.beta**counts)
-        assert self.counts is not None
         weights = weights / weights[: len(self.counts)][self.counts > 0].mean()
         return (weights.to(logits)[labels] * self.cross_entropy(logits, labels)).mean()
 
