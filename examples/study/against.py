@@ -29,6 +29,7 @@ VARIANTS = {
     MEMORY: "ITRA, memory",
     "second-batch-smoothing": "ITRA and label smoothing",
     "second-batch-averaged": "ITRA and averaged weights",
+    "second-batch-balanced": "ITRA, balanced weight 0.1",
     "equal-time": "Trainer, 1.25 times as long",
     "rdrop": "R-Drop",
     "supcon": "supervised contrast",
