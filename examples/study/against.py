@@ -30,6 +30,7 @@ VARIANTS = {
     "second-batch-smoothing": "ITRA and label smoothing",
     "second-batch-averaged": "ITRA and averaged weights",
     "second-batch-balanced": "ITRA, balanced weight 0.1",
+    "second-batch-marginal": "ITRA, marginal",
     "equal-time": "Trainer, 1.25 times as long",
     "rdrop": "R-Drop",
     "supcon": "supervised contrast",

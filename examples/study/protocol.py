@@ -48,6 +48,7 @@ FURTHER: Mapping[str, Mapping[str, Any]] = {
     "second-batch-smoothing": {**SECOND_BATCH, "label_smoothing_factor": 0.1},
     "second-batch-averaged": {**SECOND_BATCH, "trainer": f"{averaged.__file__}:AlignedAveragedTrainer"},
     "second-batch-balanced": {**SECOND_BATCH, "weight_mode": "balanced", "matching_weight": 0.1},
+    "second-batch-marginal": {**SECOND_BATCH, "alignment": "marginal"},
     "equal-time": {"trainer": "Trainer", "num_train_epochs": 15.0},  # in place of 12
 }
 MENDS = ("second-batch-smoothing", "second-batch-averaged")
@@ -86,7 +87,9 @@ CONDITIONS = {
     "few-20newsgroups": Condition("20newsgroups", 200, 12.0, 3e-4, harder=UNKNOWN, further=(*MENDS, "equal-time")),
     "few-r52": Condition("r52-frequent", 200, 12.0, 2e-4, harder=UNKNOWN, further=("second-batch-balanced",)),
     "few-tweets": Condition("tweets", 200, 12.0, TWEETS_RATE),
-    "noise-20newsgroups": Condition("20newsgroups", 200, 12.0, 3e-4, harder=NOISE, further=MENDS),
+    "noise-20newsgroups": Condition(
+        "20newsgroups", 200, 12.0, 3e-4, harder=NOISE, further=(*MENDS, "second-batch-marginal")
+    ),
     "noise-r52": Condition("r52", 200, 12.0, 2e-4, harder=NOISE),
     "noise-tweets": Condition("tweets", 200, 12.0, TWEETS_RATE, harder=NOISE, further=(*MENDS, "equal-time")),
     "short-20newsgroups": Condition("20newsgroups", 4000, 2.0, 1e-4, 10, UNKNOWN),
