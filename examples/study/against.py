@@ -62,7 +62,7 @@ MEASURES = {
 }
 
 
-CLEAN, REMEDIES = ("few", "short", "settled"), ("few", "noise", "thin")
+CLEAN = ("few", "short", "settled")
 NOT_RUN = "These runs are not made yet."
 # What the page shows together.
 SECTIONS = {
@@ -188,30 +188,6 @@ def summary(conditions: Mapping[str, Figures], kinds: Sequence[str]) -> str:
             found = [together(group, variant, each) for each in measures]
             cells = [cell(each, measure) for each, measure in zip(found, measures, strict=True)]
             rows.append([name, *cells, str(found[0].seeds)])
-    return markdown_table(rows, escape=False)
-
-
-def remedies(conditions: Mapping[str, Figures], kind: str) -> str:
-    """A row a remedy of one kind of data: accuracy and macro-F1 on two corpora, then likelihood and time over both."""
-    group = {name: conditions[name] for name in (f"{kind}-20newsgroups", f"{kind}-r52") if name in conditions}
-    if not group:
-        return NOT_RUN
-    shown = [each for each in VARIANTS if all(paired(figures, each) >= FEWEST for figures in group.values())]
-    both = [MEASURES[name] for name in ("accuracy", "f1_macro")]
-    heads = [f"{CORPORA[name.split('-')[1]]}: {TITLES.get(each.name, each.title)}" for name in group for each in both]
-    rows: Rows = [["minus Trainer", *heads, "NLL", "NLL, temperature fitted", "training time"]]
-    for variant in shown:
-        cells = [cell(difference(figures, variant, each), each) for figures in group.values() for each in both]
-        cells += [
-            cell(together(list(group.values()), variant, MEASURES[m]), MEASURES[m]) for m in ("nll", "nll_scaled")
-        ]
-        ratios = [
-            own / figures[PLAIN]["seconds"][seed]
-            for figures in group.values()
-            for seed, own in figures[variant]["seconds"].items()
-            if seed in figures[PLAIN]["seconds"]
-        ]
-        rows.append([VARIANTS[variant], *cells, f"x {np.median(ratios):.2f}"])
     return markdown_table(rows, escape=False)
 
 

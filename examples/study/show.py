@@ -16,6 +16,7 @@ import against
 import goals
 import lag
 import numpy as np
+import remedies
 
 from itra_hf.comparison.measures import BY_NAME, PairedDifference, paired_difference, show
 from itra_hf.comparison.report import Rows, markdown_table
@@ -24,7 +25,7 @@ from itra_hf.reports import drawing
 
 FOLDER = Path(__file__).resolve().parent
 README, PAGE = FOLDER.parents[1] / "README.md", FOLDER / "README.md"
-AGAINST = FOLDER / "against.md"
+AGAINST, GUIDE = FOLDER / "against.md", FOLDER.parent / "guide" / "rivals.md"
 PICTURE, CURVES = FOLDER / "differences.png", FOLDER / "curves.png"
 NAMES = {"reuters-r8": "R8", "reuters-r52": "R52", "20newsgroups": "20 newsgroups"}
 ITRA, SMALL = "ITRA", "**up to 1,000 documents, together**"
@@ -205,13 +206,15 @@ def renew_against() -> None:
         "clean": against.summary(conditions, against.CLEAN),
         "noise": against.summary(conditions, ["noise"]),
         **{name: against.section(conditions, name) for name in against.SECTIONS},
-        **{f"remedies, {kind}": against.remedies(conditions, kind) for kind in against.REMEDIES},
+        **{f"remedies, {kind}": remedies.table(conditions, kind) for kind in remedies.KINDS},
         "references": against.reference_table(against.read_all()),
     }
     for name, text in texts.items():
         put(AGAINST, name, text)
     put(README, "study", against.brief(conditions))
+    put(GUIDE, "remedies", remedies.advice(conditions))
     against.draw(conditions)
+    remedies.draw(conditions)
 
 
 def main() -> None:

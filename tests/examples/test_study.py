@@ -415,6 +415,8 @@ def test_goals_are_met_where_the_planted_gain_is_there(gain, met, load, tmp_path
     monkeypatch.setattr(against, "best_scores", lambda: dict.fromkeys(("plain", *against.TUNED_AS), "unknown_energy"))
     monkeypatch.setattr(against, "FOLDER", tmp_path)
     monkeypatch.setattr(against, "PICTURE", tmp_path / "against.png")
+    remedies = load("remedies")
+    monkeypatch.setattr(remedies, "PICTURE", tmp_path / "remedies.png")
     conditions = against.read_conditions()
     assert list(conditions) == names
     assert [goal.met for goal in load("goals").goals(conditions)] == met
@@ -427,9 +429,34 @@ def test_goals_are_met_where_the_planted_gain_is_there(gain, met, load, tmp_path
     assert against.summary(conditions, ["settled"]) == against.NOT_RUN
     for name, measures in against.SECTIONS.items():
         assert against.section(conditions, name).count("| training documents |") == len(measures)
-    assert f"| label smoothing | {100 * gain / 5:+.2f} ± 0.00" in against.remedies(conditions, "noise").replace("*", "")
-    against.draw(conditions)
-    assert (tmp_path / "against.png").stat().st_size > 10_000
+    assert f"| label smoothing | {100 * gain / 5:+.2f} ± 0.00" in remedies.table(conditions, "noise").replace("*", "")
+    for each, picture in ((against, "against.png"), (remedies, "remedies.png")):
+        each.draw(conditions)
+        assert (tmp_path / picture).stat().st_size > 10_000
+
+
+def test_advice_names_what_helped_on_both_corpora(load, tmp_path, monkeypatch):
+    against, remedies = load("against"), load("remedies")
+    runs = {f"{kind}-{corpus}": planted(0.05, ()) for kind in ("few", "noise") for corpus in remedies.BOTH}
+    # Harm on one corpus, and no gain on the other.
+    runs["noise-r52"]["memory"] = runs["noise-r52"]["plain"]
+    runs["noise-20newsgroups"]["memory"] = planted(-0.05, ())["memory"]
+    runs["noise-r52"]["smoothing"] = runs["noise-r52"]["plain"]
+    del runs["few-r52"]
+    write_runs(tmp_path, runs)
+    monkeypatch.setattr(against, "best_scores", lambda: dict.fromkeys(("plain", *against.TUNED_AS), "unknown_energy"))
+    monkeypatch.setattr(against, "FOLDER", tmp_path)
+    rows = [
+        [each.strip() for each in row.strip("|").split("|")][:-1]
+        for row in remedies.advice(against.read_conditions()).splitlines()[2:]
+    ]
+    assert rows == [
+        ["200 documents", "", "", ""],
+        ["a fifth of the labels wrong", "ITRA, second batch", "label smoothing", "ITRA, memory"],
+        ["classes thinned out to 1/20", "", "", ""],
+    ]
+    missing = remedies.advice(against.read_conditions()).splitlines()[3].rpartition(" | ")[2]
+    assert missing == "averaged weights; generalised cross-entropy; small-loss selection |"
 
 
 def test_how_much_of_the_plan_is_run_is_said(load, tmp_path, monkeypatch):
@@ -453,7 +480,12 @@ def test_the_page_has_the_tables_against_what_costs_nothing(load, tmp_path, monk
     readme = show.README.read_text(encoding="utf-8")
     monkeypatch.setattr(show, "README", tmp_path / "README.md")
     show.README.write_text(readme, encoding="utf-8")
+    monkeypatch.setattr(show.remedies, "PICTURE", tmp_path / "remedies.png")
+    guide = show.GUIDE.read_text(encoding="utf-8")
+    monkeypatch.setattr(show, "GUIDE", tmp_path / "rivals.md")
+    show.GUIDE.write_text(guide, encoding="utf-8")
     show.renew_against()
+    assert show.GUIDE.read_text(encoding="utf-8") == guide
     assert show.AGAINST.read_text(encoding="utf-8") == page
     assert show.README.read_text(encoding="utf-8") == readme
 
