@@ -1,9 +1,12 @@
 """Objects of the user's by name, from a module or a file."""
 
+import hashlib
 import importlib
 import importlib.util
+import sys
 import sysconfig
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -37,14 +40,22 @@ def load_named(name: str, setting: str) -> Any:
     """
     where, _, attribute = name.rpartition(":")
     try:
-        if where.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(where)
+        module = _run_file(Path(where).resolve()) if where.endswith(".py") else importlib.import_module(where)
         return getattr(module, attribute)
     except Exception as error:  # whatever the user's file does when it is imported
         raise ValueError(f"{setting}={name!r} can't be loaded: {error}") from error
+
+
+def _run_file(path: Path) -> ModuleType:
+    """A file as a module, known by a name that is no other module's, for dataclasses look themselves up by it."""
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

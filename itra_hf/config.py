@@ -81,7 +81,7 @@ class AlignmentArguments(KnowsGoneNames):
         "draws for each example one of its class; 'split' halves the primary batch, and 'memory' keeps the features of "
         "past batches, both without a second forward pass. 'auto' is 'sample', or 'memory' where there can't be a "
         "second batch, which the log then says: with a data loader of your own, a stream that may be readable only "
-        "once, and sharded weights.",
+        "once, sharded weights, batch normalisation, and fewer than two examples.",
         "auto",
     )
     memory_size: int = setting(

@@ -35,7 +35,8 @@ def show_base_signatures(cls: type, package: str) -> None:
         cls: a subclass of mixins and a Trainer.
         package: where the mixins are defined; methods of other classes stay as they are.
     """
-    mixins = [base for base in cls.__mro__ if base.__module__.startswith(package) and not issubclass(base, Trainer)]
+    own = [base for base in cls.__mro__ if base.__module__.startswith(f"{package}.")]
+    mixins = [base for base in own if not issubclass(base, Trainer)]
     for name in {name for base in mixins for name in vars(base)}:
         owners = [base for base in cls.__mro__ if name in vars(base)]
         below = next((base for base in owners if base not in mixins), None)

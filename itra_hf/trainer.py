@@ -84,7 +84,7 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
 
         Raises:
             ValueError: a training batch without companion, or features or labels that can't be aligned.
-            FloatingPointError: the matching loss is not finite.
+            FloatingPointError: on a CPU, the matching loss is not finite; elsewhere the next log line says so.
         """
         primary, companion = split_pair(inputs)
         wanted: dict[str, Any] = {"return_outputs": return_outputs, "num_items_in_batch": num_items_in_batch}
@@ -104,29 +104,31 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
         if self._itra_can_align(run, kind, labels):
             aligned = self._itra_aligner(FeatureBatch(run.features, labels, run.companion_features, companion_labels))
             weight = self._itra_weight(self.state.global_step, self.state.epoch or 0) * run.captured.requires_grad
-            if aligned.matching_loss is not None:
-                loss = task_loss + weight * aligned.matching_loss
+            if aligned.value is not None:
+                loss = task_loss + weight * aligned.value
                 self._itra_weight.watch(loss, task_loss, run.captured, run.features, aligned.gradient, weight)
         self._itra_observe(task_loss, aligned, weight)
         return (loss / scale, outputs) if return_outputs else loss / scale
 
     def _itra_aligns(self, model: nn.Module, has_companion: bool) -> bool:
         """Whether a batch is one to align; if it must have a companion, that it has none is an error."""
+        if not (model.training and self.alignment_args.matching_weight > 0):
+            return False
         paired = has_companion and (self._itra_step.paired or not self._itra_in_step)
         if not (paired and self._itra_companion in PAIRED_COMPANIONS):
             # A training_step of a subclass may call compute_loss itself; else only what the step asks for is training.
-            stepping = self._itra_in_step or not type(self).training_step.__module__.startswith(__package__)
-            if not (self._itra_running and stepping and model.training and self.alignment_args.matching_weight > 0):
+            stepping = self._itra_in_step or not type(self).training_step.__module__.startswith(f"{__package__}.")
+            if not (self._itra_running and stepping):
                 return False
             if self._itra_companion in PAIRED_COMPANIONS and not self._itra_falls_back(NO_COMPANIONS):
                 raise ValueError(COMPANION_LOST)
-        self._itra_ran_aligned = self._itra_settled = True
-        if self._itra_average is not None:
-            self._itra_average.follow(unwrap(self.model), self.state.global_step)
         return True
 
     def _itra_run_of(self, model: nn.Module, companion: Any, rows: int) -> PairedForward:
         """What stands in for the model in the base class's `compute_loss`."""
+        self._itra_ran_aligned = self._itra_settled = True
+        if self._itra_average is not None:
+            self._itra_average.follow(unwrap(self.model), self.state.global_step)
         feature = self.alignment_args.feature
         prepare = partial(self._itra_tap.place, feature, self.model, model, partial(agree, self.accelerator))
         together = self._itra_step.together and not isinstance(companion, CollatedApart)
@@ -195,7 +197,7 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
 
     def _itra_observe(self, task_loss: Tensor, aligned: Aligned | None, weight: Tensor | None) -> None:
         """Takes a micro-batch into the running figures."""
-        matching_loss, features = (None, None) if aligned is None else (aligned.matching_loss, aligned.features)
+        matching_loss, features = (None, None) if aligned is None else (aligned.value, aligned.features)
         self._itra_watch.add(task_loss, matching_loss, weight, features, 1 / self._itra_accumulation_steps())
         if features is not None and features.device.type == "cpu":  # free here; elsewhere it would wait for the device
             self._itra_watch.check_finite(self.state.global_step, self.state.epoch or 0)

@@ -13,7 +13,7 @@ from ..companions.pairs import SecondBatch
 from ..config import AlignmentArguments
 from ..config_checks import Companion, build_matching_loss
 from ..losses.known_gradient import with_gradient
-from ..losses.matching import MMD, MatchingLoss
+from ..losses.matching import MatchingLoss
 from ..losses.mmd import Alignment, Match
 from ..processes import gather_counts, gather_rows
 
@@ -29,12 +29,12 @@ class Aligned(NamedTuple):
     """What one step's alignment gave.
 
     Attributes:
-        matching_loss: a scalar in the graph of this process's features; `None` where there is no companion yet.
+        value: the matching loss, a scalar in the graph of this process's features; `None` without a companion yet.
         gradient: `[n, dim]`, its gradient at this process's primary features; `None` likewise.
         features: `[rows, dim]`, all features that this step's batches have, without gradient.
     """
 
-    matching_loss: Tensor | None
+    value: Tensor | None
     gradient: Tensor | None
     features: Tensor
 
@@ -124,7 +124,7 @@ class Aligner:
 
     def decide(self, alignment: Alignment) -> None:
         """Sets an alignment that was left open, as far as the distance has it; empties the memory of no labels."""
-        if alignment == "joint" and self.matching_loss.matching_loss != MMD:
+        if alignment == "joint" and self.matching_loss.distance is not None:
             alignment = "marginal"
         self.alignment = self.matching_loss.alignment = alignment
         if self.memory is not None:
@@ -139,6 +139,8 @@ class Aligner:
         Raises:
             ValueError: shapes or labels that the matching loss can't use.
         """
+        if self.matching_loss.alignment == "marginal":  # labels of tokens may differ in width from batch to batch
+            batch = batch._replace(labels=None, companion_labels=None)
         everything, counts = self._gather(batch)
         halves = (everything.features, everything.companion_features)
         seen = torch.cat([half.detach() for half in halves if half is not None])
@@ -164,7 +166,7 @@ class Aligner:
         """What `alignment='auto'` means for labels of a kind; the MMD alone has a joint form."""
         if kind == LabelKind.CLASS_IDS:
             return "conditional"
-        return "joint" if kind == LabelKind.TARGETS and self.matching_loss.matching_loss == MMD else "marginal"
+        return "joint" if kind == LabelKind.TARGETS and self.matching_loss.distance is None else "marginal"
 
     def _gather(self, batch: FeatureBatch) -> tuple[FeatureBatch, tuple[list[int], list[int]] | None]:
         if not self.gather:

@@ -127,6 +127,7 @@ class PairedStream(IterableDataset):
         if not names:
             raise ValueError(f"companion='class_matched' needs labels, but an example has only {', '.join(example)}.")
         label = np.asarray(example[names[0]])
+        label = label[0] if label.shape == (1,) else label  # a list of one, which is a class id too
         if label.ndim != 0 or not np.issubdtype(label.dtype, np.integer):
             raise ValueError(
                 f"companion='class_matched' needs one class id an example, but {names[0]!r} is {example[names[0]]!r}; "

@@ -1,15 +1,16 @@
 """The features of whole data sets, for measurements and pictures."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..batches import drop_column, find_labels
 from .head import build_tap
-from .models import forget_compiled, logits_of, run_in_eval_mode
+from .models import eval_mode, forget_compiled, logits_of, run_in_eval_mode
 
 
 @torch.no_grad()
@@ -30,27 +31,57 @@ def extract_features(
     Raises:
         ValueError: see `build_tap`.
     """
-    training, device = model.training, next(model.parameters()).device
-    features, labels, tap = [], [], None
-    model.eval()
+    device = next(model.parameters()).device
+    moved = (
+        {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+        for batch in batches
+    )
+    found = [(rows.cpu(), labels.cpu()) for _, rows, labels in tapped_batches(model, moved, [label_name], feature)]
+    features, labels = (torch.cat(each).numpy() for each in zip(*found, strict=True))
+    return features, labels
+
+
+def tapped_batches(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    label_names: Sequence[str],
+    feature: str = "auto",
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
+    """Runs a model in eval mode over batches, without their labels.
+
+    Args:
+        model: any classifier, unwrapped.
+        batches: on the model's device.
+        label_names: its label arguments.
+        feature: see `build_tap`.
+        context: what each pass runs in, such as autocast.
+
+    Yields:
+        The tapped module, `[batch, dim]` float32 features, and labels.
+
+    Raises:
+        ValueError: a batch without labels, or see `build_tap`.
+    """
+    tap = None
     try:
         for batch in batches:
-            labels.append(batch[label_name].cpu().numpy())
-            inputs = {key: value for key, value in batch.items() if key != label_name}
-            inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
+            labels = drop_column(find_labels(batch, label_names))
+            if labels is None:
+                raise ValueError(f"Features are taken with labels, but a batch has only {', '.join(batch)}.")
+            inputs = {name: value for name, value in batch.items() if name not in label_names}
 
             def run(inputs: Mapping[str, Any] = inputs) -> tuple[Tensor | None, Mapping[str, Any]]:
                 return logits_of(model(**inputs)), inputs
 
-            tap = tap or build_tap(model, feature, run)
-            with tap.recording():
-                run()
-            features.append(tap.features(inputs).float().cpu().numpy())
+            with eval_mode(model), context():
+                tap = tap or build_tap(model, feature, run)
+                with tap.recording():
+                    run()
+            yield tap.module, tap.features(inputs).float(), labels
     finally:
-        model.train(training)
         if tap is not None:
             tap.remove()
-    return np.concatenate(features), np.concatenate(labels)
 
 
 @contextmanager

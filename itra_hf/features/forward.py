@@ -27,8 +27,8 @@ class PairedForward:
     mix the examples of a batch, such as batch normalisation, see both batches where these run as one.)
 
     The two batches run as one where `together` says so, they can be concatenated, and the model's own loss is the
-    standard one: else as two passes. A companion that runs through averaged weights has a pass of its own, without
-    dropout and gradient.
+    standard one or not asked for: else as two passes. A companion that runs through averaged weights has a pass of its
+    own, without dropout and gradient.
 
     Args:
         model: the model as the Trainer wrapped it.

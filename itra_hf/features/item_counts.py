@@ -18,7 +18,7 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForSequenceClassification
 
 from .models import unwrap_adapter
 
-PACKAGE = __name__.partition(".")[0]  # whose mixins pass the count on
+PACKAGE = __name__.partition(".")[0] + "."  # whose mixins pass the count on
 ITEM_COUNT = "num_items_in_batch"
 Method = tuple[type, str]
 

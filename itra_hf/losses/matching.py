@@ -91,8 +91,8 @@ class MatchingLoss(nn.Module):
         Args:
             features: `[n, dim]`, the primary batch's features, any floating dtype.
             labels: `[n]` class ids, `[n]` float targets or `[n, classes]` multi-label targets; may be `None`
-                for marginal alignment, and must be class ids for conditional alignment. Joint alignment leaves rows
-                out whose targets are not all finite.
+                for marginal alignment, and must be class ids for conditional alignment. Both leave rows of the class
+                id -100 out, and joint alignment those whose targets are not all finite.
             companion_features: `[m, dim]`.
             companion_labels: the companion batch's labels.
 
@@ -186,6 +186,8 @@ class MatchingLoss(nn.Module):
     @torch.enable_grad()
     def _match_by_function(self, x: Tensor, labels: Tensor | None, y: Tensor, other_labels: Tensor | None) -> Match:
         assert self.distance is not None
+        if not (len(x) and len(y)):
+            return Match(x.new_zeros(()), torch.zeros_like(x), torch.zeros_like(y))
         x, y = x.requires_grad_(), y.requires_grad_()
         if labels is None or other_labels is None:
             value = self.distance(x, y)
@@ -214,12 +216,10 @@ class MatchingLoss(nn.Module):
     def _match_rows(
         self, x: Tensor, labels: Tensor | None, y: Tensor, other_labels: Tensor | None, companion_learns: bool
     ) -> Match:
-        """Joint alignment of the rows whose targets are all finite: some models mask the others."""
+        """Joint alignment of the labelled rows: some models mask the others."""
         assert labels is not None
         assert other_labels is not None
-        if not (labels.is_floating_point() or other_labels.is_floating_point()):
-            return self._match(x, labels, y, other_labels, companion_learns)
-        kept, other_kept = _finite_rows(labels), _finite_rows(other_labels)
+        kept, other_kept = _labelled_rows(labels), _labelled_rows(other_labels)
         gradient, companion_gradient = torch.zeros_like(x), torch.zeros_like(y)
         if not (kept.any() and other_kept.any()):
             return Match(x.new_zeros(()), gradient, companion_gradient)
@@ -239,7 +239,9 @@ def _load_distance(matching_loss: Any) -> Distance:
     return distance
 
 
-def _finite_rows(labels: Tensor) -> Tensor:
-    """Which rows of targets are all finite, `[n]`."""
+def _labelled_rows(labels: Tensor) -> Tensor:
+    """Which rows have a class, or targets that are all finite, `[n]`."""
+    if is_class_ids(labels):
+        return labels != UNLABELLED
     finite = torch.isfinite(labels)
     return finite if labels.dim() == 1 else finite.flatten(1).all(dim=1)

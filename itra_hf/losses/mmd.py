@@ -25,8 +25,8 @@ class Match(NamedTuple):
 
     Attributes:
         value: a scalar.
-        gradient: `[n, dim]`, at the primary features; 0 where none is wanted.
-        companion_gradient: `[m, dim]`, at the companion features; 0 where none is wanted.
+        gradient: `[n, dim]`, at the primary features.
+        companion_gradient: `[m, dim]`, at the companion features; without meaning where none is wanted.
     """
 
     value: Tensor

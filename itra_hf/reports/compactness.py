@@ -227,4 +227,5 @@ def _neural_collapse_distance(means: np.ndarray, rounding: float) -> float:
     if wide:
         return float(np.linalg.norm(gram / norm - (np.eye(classes) - 1 / classes) / math.sqrt(classes - 1)))
     # The same expanded: the rows of G add up to 0, so <G, E> is its trace.
-    return math.sqrt(2 - 2 * float(np.trace(gram)) / (norm * math.sqrt(classes - 1)))
+    cosine = float(np.trace(gram) / (norm * math.sqrt(classes - 1)))
+    return math.sqrt(2 - 2 * min(cosine, 1.0))  # rounding may take it beyond 1

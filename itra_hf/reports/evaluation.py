@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
 from transformers.utils import logging
 
-from ..batches import find_labels
+from ..batches import drop_column, find_labels
 from ..config import AlignmentArguments
 from ..features.models import eval_mode
 from ..features.placing import ModelTap
@@ -160,8 +160,9 @@ class EvaluationMixin(TrainerBase):
         with tap.recording():
             result = super().prediction_step(model, inputs, *args, **kwargs)
         labels = find_labels(inputs, self.label_names)
-        if labels is not None:
-            features, labels = self.accelerator.gather_for_metrics((tap.features(inputs).float(), labels))
+        if isinstance(labels, Tensor):
+            rows = (tap.features(inputs).float(), drop_column(labels))
+            features, labels = self.accelerator.gather_for_metrics(rows)
             self._itra_evaluated.current.add(features.cpu().numpy(), labels.cpu().numpy())
         return result
 

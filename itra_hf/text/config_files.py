@@ -5,10 +5,11 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
+from ..config import ITRAConfig
 from ..presets import refuse_gone
 from ..written_yaml import WrittenLoader, meaning
 
@@ -25,6 +26,10 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|Tru
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+
+
+# Such as `str | list[str]`, of which the command line gives the text alone.
+LISTS = {name for name, hint in get_type_hints(ITRAConfig).items() if "list[" in str(hint)}
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -98,7 +103,7 @@ def as_typed(name: str, value: Any, action: argparse.Action) -> Any:
     if action.nargs == "?" and isinstance(meaning(value), bool):  # `fsdp` is one of these or a text
         return meaning(value)
     convert: Any = action.type or str
-    several = action.nargs == "+"
+    several = action.nargs == "+" or (isinstance(value, list) and name in LISTS)
     if isinstance(value, list) and not several:
         raise ValueError(f"The config field {name!r} takes one value, not the list {value}.")
     try:

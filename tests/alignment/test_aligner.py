@@ -26,7 +26,7 @@ def matching_weight(**settings):
 
 def test_the_matching_loss_has_the_value_and_the_gradients_of_the_plain_one():
     x, y = torch.randn(4, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
-    total = x.square().sum() + 0.7 * aligner()(FeatureBatch(x, None, y, None)).matching_loss
+    total = x.square().sum() + 0.7 * aligner()(FeatureBatch(x, None, y, None)).value
     expected = x.square().sum() + 0.7 * MatchingLoss("marginal")(x, None, y, None)
     torch.testing.assert_close(total, expected)
     for ours, theirs in zip(torch.autograd.grad(total, (x, y)), torch.autograd.grad(expected, (x, y)), strict=True):
@@ -45,7 +45,7 @@ def test_pulls_too_small_for_float16_are_measured():
     weight, captured = matching_weight(), x.requires_grad_() * 1.0
     task_loss = captured.float().square().mean()
     aligned = aligner()(FeatureBatch(captured, None, y, None))
-    total = task_loss + weight(0, 0.0) * aligned.matching_loss
+    total = task_loss + weight(0, 0.0) * aligned.value
     weight.watch(total, task_loss, captured, captured, aligned.gradient, weight(0, 0.0))
     total.backward()
     ((_, squared_norm),) = weight._noted

@@ -154,6 +154,14 @@ def test_class_matched_needs_class_ids(labels, message):
         list(stream)
 
 
+def test_class_matched_takes_lists_of_one_class_id():
+    rows = [{"x": index, "labels": [index % 2]} for index in range(8)]
+    stream = PairedStream(Dataset.from_list(rows).to_iterable_dataset(), 0, 4, ["labels"])
+    pairs = list(stream)
+    assert len(pairs) == 8
+    assert all(example["labels"] == companion["labels"] for example, companion in pairs)
+
+
 def test_empty_streams_are_empty_and_lengths_pass_through():
     assert list(PairedStream(Numbers(0), seed=0, buffer_size=5)) == []
     with pytest.raises(TypeError):

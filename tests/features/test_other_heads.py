@@ -1,11 +1,12 @@
 """Heads that are no sequence classifiers: what aligns, what the advice says, whose loss counts its items."""
 
+import importlib
 import inspect
 import re
 
 import pytest
 import torch
-from families import FAMILIES, build, examples
+from families import FAMILIES, PAD, build, examples
 from heads import HEADS, build_head, head_examples
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -16,7 +17,7 @@ from transformers.loss.loss_utils import fixed_cross_entropy
 
 from itra_hf import ITRATrainer
 from itra_hf.features.head import POOLINGS
-from itra_hf.features.item_counts import takes_item_count
+from itra_hf.features.item_counts import computes_with_item_count, takes_item_count
 
 ADVICE = re.compile(r"What works for this model: feature=(.*?), or the name")
 
@@ -53,6 +54,27 @@ def test_what_the_advice_says_aligns(name, companion, tmp_path):
     trainer = trained(ITRATrainer, tmp_path, build_head(name), data, feature="mean", companion=companion, max_steps=13)
     assert trainer._itra_aligner.alignment == "marginal"
     assert trainer.state.log_history[-2]["matching_weight"] > 0
+
+
+@pytest.mark.parametrize("companion", ["memory", "split", "sample"])
+def test_batches_padded_to_other_lengths_align_by_features_alone(companion, tmp_path):
+    name = "BertForTokenClassification"
+    rows = [
+        {key: value[: 3 + index % 5] for key, value in row.items()} for index, row in enumerate(head_examples(name, 12))
+    ]
+
+    def collate(picked):
+        longest = max(len(row["input_ids"]) for row in picked)
+        fill = {"input_ids": PAD, "attention_mask": 0, "labels": -100}
+        return {
+            key: torch.tensor([row[key] + [fill[key]] * (longest - len(row[key])) for row in picked]) for key in fill
+        }
+
+    args = config(tmp_path, feature="mean", companion=companion, max_steps=4, per_device_train_batch_size=2)
+    trainer = ITRATrainer(build_head(name), args, train_dataset=rows, data_collator=collate)
+    trainer.train()
+    assert trainer._itra_aligner.alignment == "marginal"
+    assert any(entry.get("matching_loss") for entry in trainer.state.log_history)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -178,6 +200,21 @@ def test_a_loss_that_counts_its_items_is_left_to_the_stock_trainer(name, tmp_pat
     trainers = [trained(kind, tmp_path, build_head(name), data, **settings) for kind in (Trainer, ITRATrainer)]
     for one, other in zip(*(trainer.model.parameters() for trainer in trainers), strict=True):
         assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_users_module_may_have_a_name_that_begins_like_the_package(tmp_path, monkeypatch):
+    source = """
+from transformers import Trainer
+
+
+class Counting(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return model(**inputs).loss / num_items_in_batch
+"""
+    for module in ("itra_hf_mine", "transformers_mine"):
+        (tmp_path / f"{module}.py").write_text(source, encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        assert computes_with_item_count(importlib.import_module(module).Counting)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1e-9])

@@ -60,8 +60,42 @@ def test_coral_compares_covariances_and_central_moments_means_too():
     assert coral(x, None, y, None).item() == pytest.approx(expected.item(), rel=1e-9)
 
 
+@pytest.mark.parametrize("rows", [(0, 4), (4, 0)])
+def test_a_batch_without_rows_is_no_distance_away(rows):
+    x, y = (torch.randn(each, 3, requires_grad=True) for each in rows)
+    loss = MatchingLoss("marginal", matching_loss=lambda x, y: (x.mean(0) - y.mean(0)).square().sum())(x, None, y, None)
+    assert loss == 0
+    assert not any(each.any() for each in torch.autograd.grad(loss, (x, y)))
+
+
 @pytest.mark.parametrize("function", [lambda x, y: 1.0, lambda x, y: x - y, lambda x, y: (x.sum() - y.sum()).detach()])
 def test_a_function_that_gives_no_scalar_to_learn_from_is_refused(function):
     (x, _), (y, _) = batch(4), batch(4, seed=1)
     with pytest.raises(ValueError, match="must return a scalar tensor"):
         MatchingLoss("marginal", matching_loss=function)(x, None, y, None)
+
+
+def test_a_file_of_dataclasses_can_hold_the_distance(tmp_path):
+    source = """
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class Settings:
+    power: int = 2
+
+
+def distance(x, y):
+    return (x.mean(0) - y.mean(0)).abs().pow(Settings().power).sum()
+"""
+    # Two files of one name are two modules.
+    for place, power in enumerate((2, 3)):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        (folder / "mine.py").write_text(source.replace("int = 2", f"int = {power}"), encoding="utf-8")
+    (x, _), (y, _) = batch(4), batch(4, seed=1)
+    for place, power in enumerate((2, 3)):
+        loss = MatchingLoss("marginal", matching_loss=f"{tmp_path}/{place}/mine.py:distance")
+        assert loss(x, None, y, None).item() == pytest.approx((x.mean(0) - y.mean(0)).abs().pow(power).sum().item())

@@ -160,6 +160,19 @@ def test_conditional_of_a_single_class_is_marginal():
         assert conditional.item() == pytest.approx(marginal.item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("alignment", ["conditional", "joint"])
+def test_unlabelled_examples_change_nothing(alignment):
+    (x, labels), (y, other) = batch(6), batch(5, seed=1)
+    loss = MatchingLoss(alignment, bandwidth=1.0)
+    expected = loss(x, labels, y, other)
+    extra, none = torch.randn(9, x.shape[1], dtype=x.dtype), torch.full((9,), -100)
+    found = loss(
+        torch.cat([x, extra]), torch.cat([labels, none]), torch.cat([extra[:3], y]), torch.cat([none[:3], other])
+    )
+    assert found.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert loss(extra, none, y, other).item() == 0
+
+
 def test_unlabelled_examples_belong_to_no_class():
     (x, labels), (y, other) = batch(6), batch(6, seed=1)
     loss = MatchingLoss("conditional", bandwidth=2.0)

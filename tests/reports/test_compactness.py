@@ -198,6 +198,16 @@ def test_collapse_onto_a_simplex(classes):
     assert figures["class_separation"] == 1
 
 
+def test_collapse_in_as_many_dimensions_as_a_simplex_needs():
+    angles = 2 * np.pi * np.arange(3) / 3
+    corners = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    labels = np.arange(30) % 3
+    for turn in np.linspace(0, 2 * np.pi, 300):
+        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        figures = compactness((corners @ rotation)[labels], labels)
+        assert figures["neural_collapse_distance"] == pytest.approx(0, abs=1e-7)
+
+
 def test_one_class():
     figures = compactness([[0.0, 2.0], [0.0, 4.0], [3.0, 3.0]], ["a"] * 3)
     assert figures["within_class_scatter"] == pytest.approx(8 / 3)

@@ -80,6 +80,12 @@ def test_examples_without_a_class_are_left_out(tmp_path):
     assert trainer._itra_evaluated.latest["eval"].counts.sum() == 9
 
 
+def test_class_ids_may_come_in_a_column(tmp_path):
+    rows = [{**row, "labels": [row["labels"]]} for row in TEST]
+    trainer = measuring_trainer(ITRATrainer, tmp_path, eval_dataset=rows)
+    assert measured(trainer.evaluate()) == expected_of(trainer, TEST)
+
+
 @BOTH
 def test_several_evaluation_sets(kind, tmp_path):
     sets = {"here": TEST, "there": examples("Bert", 9, seed=2)}

@@ -80,6 +80,15 @@ def test_every_other_field_has_its_value(field, text, value, read):
     assert b"written_yaml" not in pickle.dumps(found)  # which loads where this package is not
 
 
+def test_a_field_that_may_be_one_text_or_several(read):
+    assert read("report_to", "none") == []
+    assert ACTIONS["report_to"].nargs is None  # the command line takes one
+    path_like = as_typed("report_to", yaml.load("[tensorboard, 007]", _Loader), ACTIONS["report_to"])
+    assert path_like == ["tensorboard", "007"]
+    with pytest.raises(ValueError, match=r"'run_name' takes one value, not the list"):
+        as_typed("run_name", yaml.load("[a, b]", _Loader), ACTIONS["run_name"])
+
+
 def test_a_nested_config_and_what_is_a_text_or_a_boolean(read):
     assert read("accelerator_config", "{split_batches: true, dispatch_batches: ~}").split_batches is True
     for text, value in (("true", True), ("false", False)):

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import has_length
 
-from ...batches import drop_column, find_labels
 from ...companions.choice import holds_shards
-from ...features.head import build_tap
-from ...features.models import eval_mode, logits_of, unwrap
+from ...features.extract import tapped_batches
+from ...features.models import unwrap
 from ...features.randomness import untouched_randomness
 from ...losses.kernels import UNLABELLED
 from .ranges import NOT_NEGATIVE, SHARE, Range, check_ranges
@@ -74,7 +73,7 @@ class HeadRetraining(TrainerCallback):
         loader = all_batches(self.trainer)
         # Accelerate would take a loader that is begun and not ended for the one that is trained on.
         with untouched_randomness():  # a loader draws a seed for its workers
-            head, *_ = next(tapped_batches(self.trainer, getattr(loader, "base_dataloader", loader)))
+            head, *_ = next(tapped(self.trainer, getattr(loader, "base_dataloader", loader)))
         linear_head(head)
 
     @torch.no_grad()
@@ -123,28 +122,11 @@ def all_batches(trainer: Trainer) -> Any:
         trainer.args.dataloader_drop_last = drops
 
 
-def tapped_batches(trainer: Trainer, batches: Iterable[Any]) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
+def tapped(trainer: Trainer, batches: Iterable[Any]) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
     """The head of the model, with the features `[batch, dim]`, without dropout, and class ids of each batch."""
-    model, tap = unwrap(trainer.model), None
-    try:
-        for batch in batches:
-            inputs = trainer._prepare_inputs(batch)
-            ids = drop_column(find_labels(inputs, trainer.label_names))
-            if ids is None:
-                raise ValueError("RetargetedTrainer fits the head to labels, which the training set lacks.")
-            inputs = {name: value for name, value in inputs.items() if name not in trainer.label_names}
-
-            def run(inputs: dict[str, Any] = inputs) -> tuple[Tensor | None, dict[str, Any]]:
-                return logits_of(model(**inputs)), inputs
-
-            with eval_mode(model), trainer.compute_loss_context_manager():
-                tap = tap or build_tap(model, "auto", run)
-                with tap.recording():
-                    run()
-            yield tap.module, tap.features(inputs).float(), ids
-    finally:
-        if tap is not None:
-            tap.remove()
+    prepared = (trainer._prepare_inputs(batch) for batch in batches)
+    context = trainer.compute_loss_context_manager
+    return tapped_batches(unwrap(trainer.model), prepared, trainer.label_names, context=context)
 
 
 def training_features(trainer: Trainer) -> tuple[nn.Linear, Tensor, Tensor]:
@@ -155,7 +137,7 @@ def training_features(trainer: Trainer) -> tuple[nn.Linear, Tensor, Tensor]:
     """
     found = [
         (head, *trainer.accelerator.gather_for_metrics((rows, ids)))
-        for head, rows, ids in tapped_batches(trainer, all_batches(trainer))
+        for head, rows, ids in tapped(trainer, all_batches(trainer))
     ]
     features, labels = (torch.cat([each[place] for each in found]) for place in (1, 2))
     kept = labels != UNLABELLED
