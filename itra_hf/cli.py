@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError
@@ -16,7 +17,7 @@ from .comparison.report import REPORTS, terminal
 from .comparison.study import compare
 from .config import ITRAConfig, setting
 from .presets import preset_settings, refuse_gone
-from .text.config_files import given_fields, read_config
+from .text.config_files import given_fields, named_actions, read_config, suggest
 from .text.data import DataArguments
 from .text.files import check_exists
 from .text.inspect import InspectionArguments, inspect_model
@@ -30,7 +31,7 @@ USAGE = {
 }
 FILES = ("train_file", "validation_file", "test_file")
 PATHS = (*FILES, "dataset_name", "model_name_or_path", "tokenizer_name", "cache_dir", "output_dir")
-UNFIT = (ValueError, OSError, RuntimeError)  # such as files that are not there, and heads that don't fit
+UNFIT = (ValueError, OSError, RuntimeError, ImportError)  # such as files that are not there, and heads that don't fit
 HELP = """usage: {train}
        {compare}
        {inspect}
@@ -76,7 +77,7 @@ def _train(arguments: Sequence[str]) -> None:
         model_args, data_args, training_args = parse(arguments)
         card = card_details(data_args, model_args)
         trainer, splits, task = build_trainer(data_args, model_args, training_args)
-    with _telling(FloatingPointError, status=1):
+    with _telling(FloatingPointError, status=1), _telling(ValueError, OSError):  # such as learning_rate=-1
         finetune(trainer, splits, task, card)
     with _telling(HfHubHTTPError, ConnectionError):
         (trainer.push_to_hub if trainer.args.push_to_hub else trainer.create_model_card)(**card)
@@ -97,7 +98,7 @@ def _compare(arguments: Sequence[str]) -> None:
 
 
 def _inspect(arguments: Sequence[str]) -> None:
-    with _telling(*UNFIT, ImportError):
+    with _telling(*UNFIT):
         args, data_args = parse_inspection(arguments)
         table = inspect_model(args, data_args)
     print(table.to_string(float_format="{:.4g}".format))
@@ -161,7 +162,11 @@ def parse_inspection(arguments: Sequence[str]) -> tuple[InspectionArguments, Dat
     options = list(arguments)
     if options and not options[0].startswith("-"):
         options.insert(0, "--model_name_or_path")
-    args, data_args = _parser("inspect", InspectionArguments, DataArguments).parse_args_into_dataclasses(options)
+    parser = _parser("inspect", InspectionArguments, DataArguments)
+    if unknown := parser.parse_known_args(options)[1]:
+        hint = suggest(unknown[0].lstrip("-"), named_actions(parser), "`itra-hf inspect --help`")
+        raise ValueError(f"{unknown[0]!r} is no field.{hint}")
+    args, data_args = parser.parse_args_into_dataclasses(options)
     return args, data_args
 
 
@@ -170,9 +175,11 @@ def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     options = list(arguments)
     named = [option[2:].split("=")[0].replace("-", "_") for option in options if option.startswith("--")]
     refuse_gone(name.removeprefix("no_") for name in named)
-    if options and not options[0].startswith("-"):
-        return read_config(options.pop(0)), options
-    return {}, options
+    config = options.pop(0) if options and not options[0].startswith("-") else None
+    later = [each for before, each in pairwise(["-", *options]) if before == "--config" or not before.startswith("--")]
+    if misplaced := [each for each in later if each.endswith((".yaml", ".yml"))]:
+        raise ValueError(f"The config file comes first, before the fields: `{misplaced[0]} --field value`.")
+    return {} if config is None else read_config(config), options
 
 
 def _parser(command: str, *classes: Any, **options: Any) -> HfArgumentParser:

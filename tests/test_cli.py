@@ -46,7 +46,10 @@ def test_fields_alone_need_no_file(model_folder, tmp_path):
         ({"text_column_names": "body"}, "no column 'body'; it has: 'text', 'label', 'id'"),
         ({"label_column_name": "text"}, "Column 'text' can't be both text and label"),
         ({"label_column_name": "topic"}, "no column 'topic'; it has: 'text', 'label', 'id'"),
-        ({"validation_file": "{folder}/other.csv"}, "the label 'violet', which is not one of those known: blue, green"),
+        (
+            {"validation_file": "{folder}/other.csv"},
+            "the label 'violet', which is not one of those known: 'blue', 'green'",
+        ),
         ({"validation_file": "{folder}/bare.csv"}, "The validation data has no column 'label'; it has: 'text'"),
         ({"train_file": "{folder}/blank.csv"}, "Row 2 of the training data has no label in column 'label'"),
         ({"train_file": "{folder}/hot.jsonl"}, "lists of different label names or ids, not 0/1 vectors"),
@@ -60,6 +63,20 @@ def test_fields_alone_need_no_file(model_folder, tmp_path):
         ({"label_delimiter": "''"}, "label_delimiter='' must be a character or more"),
         ({"max_seq_length": 0}, "max_seq_length=0 must be at least 1"),
         ({"model_name_or_path": "{folder}/no-model"}, "no-model"),
+        ({"feature": "nowhere"}, "feature='nowhere' is neither"),
+        ({"learning_rate": -1}, "learning rate"),
+        ({"per_device_train_batch_size": 0}, "batch_size"),
+        ({"metric_for_best_model": "acuracy"}, "metric_for_best_model='acuracy' is not what evaluation gives: loss, "),
+        (
+            {"dataloader_drop_last": True, "per_device_train_batch_size": 64},
+            "dataloader_drop_last=True drops all of the 27 training examples, for per_device_train_batch_size=64",
+        ),
+        ({"matching_loss": "{folder}/bad.py:fails"}, "bad.py:fails' fails on features ["),
+        ({"matching_loss": "{folder}/bad.py:rows"}, "bad.py:rows' must return a scalar"),
+        ({"deepspeed": "nowhere.json"}, "deepspeed"),
+        ({"train_file": "{folder}"}, "is a folder; name one file in it, or the folder as dataset_name"),
+        ({"train_file": "{folder}/*.csv"}, "patterns are not looked up"),
+        ({"train_file": "{folder}/empty.csv"}, "Column 'text' of the training data has no text in any row"),
     ],
 )
 def test_bad_settings_end_with_one_clear_line(fields, message, model_folder, tmp_path, capsys):
@@ -69,7 +86,9 @@ def test_bad_settings_end_with_one_clear_line(fields, message, model_folder, tmp
     write(tmp_path, "blank.csv", [{"text": "x", "label": label} for label in ("a", "", "b")])
     write(tmp_path, "hot.jsonl", [{"text": "x", "label": label} for label in ([0, 1, 0], [1, 0, 0])])
     write(tmp_path, "float.csv", [{"text": "x", "label": i + 0.5} for i in range(9)])
+    write(tmp_path, "empty.csv", [{"text": " " * (i % 2), "label": "ab"[i % 2]} for i in range(9)])
     (tmp_path / "train.xlsx").write_text("")
+    (tmp_path / "bad.py").write_text("def fails(x, y):\n    1 / 0\n\n\ndef rows(x, y):\n    return x.sum(1)\n")
     fields = {key: value.format(folder=tmp_path) if isinstance(value, str) else value for key, value in fields.items()}
     config = write_config(tmp_path, model_folder, **{"train_file": str(tmp_path / "train.csv"), **fields})
     assert message in refused(["train", config], capsys)
@@ -80,9 +99,17 @@ def test_config_file_problems(tmp_path, capsys):
     for text, message in (
         ("- a\n", "must hold lines `field: value`, not list"),
         ("a: [", "is not valid YAML"),
+        ("seed: 1\nuse_cpu: true\nseed: 2\n", "'seed' is there twice"),
         ("a: !!python/object/apply:os.system ['true']\n", "is not valid YAML"),
     ):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ValueError, match=message):
             read_config(str(tmp_path / "bad.yaml"))
+    (tmp_path / "bad.yaml").write_text("output_dir: é\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"bad\.yaml' is not valid YAML in UTF-8"):
+        read_config(str(tmp_path / "bad.yaml"))
+    for late in (["--train_file", "a.csv", "mine.yaml"], ["--config", "mine.yaml"]):
+        assert "The config file comes first, before the fields: `mine.yaml" in refused(["train", *late], capsys)
+    said = refused(["inspect", "model", "--train_flie", "a.csv"], capsys)
+    assert "'--train_flie' is no field. Did you mean 'train_file'?" in said
     assert "usage: itra-hf train" in refused(["evaluate"], capsys)

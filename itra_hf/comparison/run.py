@@ -2,12 +2,15 @@
 
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,7 @@ def execute(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
+    _end_with_parent()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     with open(folder / LOG, "w", encoding="utf-8") as log:
@@ -63,6 +67,17 @@ def execute(
             (folder / ERROR).write_text(f"{type(error).__name__}: {error}\n", encoding="utf-8")
             raise SystemExit(1) from error
         write_atomically(folder / RESULT, json.dumps(result, indent=1))
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, however that ended: another may do the run again."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
+
+def _exit_after(process: BaseProcess) -> None:
+    process.join()
+    os._exit(1)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -85,7 +100,11 @@ def measure(run: Run, folder: Path) -> dict[str, Any]:
     trainer, tested, task, others = build(run, folder)
     seconds = trainer.train().metrics["train_runtime"]
     if trainer.state.global_step == 0:
-        raise ValueError(f"nothing was trained: {len(trainer.train_dataset)} training examples fill no batch.")  # type: ignore[arg-type]
+        args, rows = trainer.args, len(trainer.train_dataset)  # type: ignore[arg-type]
+        raise ValueError(
+            f"nothing was trained: no step is made of {rows} training examples in batches of {args.train_batch_size}, "
+            f"with num_train_epochs={args.num_train_epochs:g} and dataloader_drop_last={args.dataloader_drop_last}."
+        )
     result = report(run, folder, trainer, tested, task, others, seconds)
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     return result

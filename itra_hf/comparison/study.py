@@ -3,9 +3,9 @@
 from filelock import FileLock, Timeout
 
 from ..text.data import encode_labels, infer_task, load_splits
-from ..text.train import check_alignment_fits
+from ..text.train import check_alignment_fits, check_best_metric
 from .plan import Plan
-from .report import write_reports
+from .report import REPORTS, write_reports
 from .schedule import run_missing
 from .spoiling import check_unknown_classes
 from .summary import Comparison, read_results
@@ -39,7 +39,8 @@ def compare(plan: Plan) -> Comparison:
         raise RuntimeError(f"Another comparison runs in {plan.output_dir}.") from error
     results = read_results(runs, folder)
     if not results:
-        raise RuntimeError(f"No run has a result. The first error: {next(iter(failed.values()), 'none')}")
+        old = " The reports there are an earlier comparison's." if (plan.output_dir / REPORTS[0]).is_file() else ""
+        raise RuntimeError(f"No run has a result. The first error: {next(iter(failed.values()), 'none')}{old}")
     comparison = Comparison(plan, results, failed)
     question = "does alignment help?" if plan.args.rivals is None else "what helps?"
     write_reports(comparison, f"{plan.output_dir.name}: {question}")
@@ -68,9 +69,11 @@ def check_labels(plan: Plan) -> None:
         if getattr(plan.args, name) and task.problem_type != "single_label_classification":
             raise ValueError(f"{name} needs one class an example; this is {task.problem_type}.")
     for variant, run in runs:
-        if variant.aligns:
-            with naming(variant.name):
-                check_alignment_fits(run.arguments(plan.output_dir)[2], task)
+        with naming(variant.name):
+            settings = run.arguments(plan.output_dir)[2]
+            check_best_metric(settings, task)
+            if variant.aligns:
+                check_alignment_fits(settings, task)
     kind = task.problem_type
     other = CLASSES if kind == "regression" else NUMBERS
     single = () if kind == "single_label_classification" else SINGLE

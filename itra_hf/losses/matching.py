@@ -185,27 +185,36 @@ class MatchingLoss(nn.Module):
 
     @torch.enable_grad()
     def _match_by_function(self, x: Tensor, labels: Tensor | None, y: Tensor, other_labels: Tensor | None) -> Match:
-        assert self.distance is not None
         if not (len(x) and len(y)):
             return Match(x.new_zeros(()), torch.zeros_like(x), torch.zeros_like(y))
         x, y = x.requires_grad_(), y.requires_grad_()
         if labels is None or other_labels is None:
-            value = self.distance(x, y)
+            value = self._distance_of(x, y)
         else:
             value = self._class_mean(x, labels, y, other_labels)
-        if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
-            raise ValueError(f"matching_loss={self.matching_loss!r} must return a scalar tensor that needs a gradient.")
         gradients = torch.autograd.grad(value, (x, y), allow_unused=True, materialize_grads=True)
         return Match(value.detach(), *gradients)
 
+    def _distance_of(self, x: Tensor, y: Tensor) -> Tensor:
+        """The user's function of two batches, none of them empty."""
+        assert self.distance is not None
+        try:
+            value = self.distance(x, y)
+        except Exception as error:  # whatever it is
+            raise ValueError(
+                f"matching_loss={self.matching_loss!r} fails on features {list(x.shape)} and {list(y.shape)}: {error}"
+            ) from error
+        if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
+            raise ValueError(f"matching_loss={self.matching_loss!r} must return a scalar tensor that needs a gradient.")
+        return value
+
     def _class_mean(self, x: Tensor, labels: Tensor, y: Tensor, other_labels: Tensor) -> Tensor:
         """The mean of the distance over the classes that both batches hold, weighted by `shared_size`; 0 over none."""
-        assert self.distance is not None
         values, sizes = [], []
         for label in labels.unique().tolist():
             rows, other_rows = x[labels == label], y[other_labels == label]
             if label != UNLABELLED and len(other_rows):
-                values.append(self.distance(rows, other_rows))
+                values.append(self._distance_of(rows, other_rows))
                 count, other_count = (values[-1].new_tensor(len(each)) for each in (rows, other_rows))
                 sizes.append(shared_size(count, other_count, self.class_weighting))
         if not values:

@@ -15,7 +15,22 @@ from ..written_yaml import WrittenLoader, meaning
 
 
 class _Loader(WrittenLoader):
-    """A safe loader to which `true` and `false` are the only booleans, as in YAML 1.2, and 2e-5 is a number."""
+    """A safe loader to which `true` and `false` are the only booleans, as in YAML 1.2, and 2e-5 is a number.
+
+    A key that is there twice is an error.
+    """
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Makes a mapping of a node.
+
+        Raises:
+            yaml.constructor.ConstructorError: it has a key twice.
+        """
+        names = [(key.tag, str(key.value)) for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if names[place] in names[:place]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -44,8 +59,8 @@ def read_config(path: str) -> dict[str, Any]:
     with open(path, encoding="utf-8") as file:
         try:
             values = yaml.load(file, Loader=_Loader)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path!r} is not valid YAML: {error}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path!r} is not valid YAML in UTF-8: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path!r} must hold lines `field: value`, not {type(values).__name__}.")
     return values
@@ -105,7 +120,8 @@ def as_typed(name: str, value: Any, action: argparse.Action) -> Any:
     convert: Any = action.type or str
     several = action.nargs == "+" or (isinstance(value, list) and name in LISTS)
     if isinstance(value, list) and not several:
-        raise ValueError(f"The config field {name!r} takes one value, not the list {value}.")
+        hint = " Write two columns as 'a,b'." if name == "text_column_names" else ""
+        raise ValueError(f"The config field {name!r} takes one value, not the list {value}.{hint}")
     try:
         items = value if isinstance(value, list) else [value]
         # Python reads neither 0x1F nor 012 as YAML does.

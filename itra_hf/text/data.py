@@ -8,13 +8,14 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from sklearn.model_selection import train_test_split
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .data_arguments import DataArguments
 from .files import Reading, read_files
-from .labels import SHOWN, check_complete, class_names, encode, infer_problem, read_labels
+from .labels import check_complete, class_names, encode, infer_problem, look_alike, quoted, read_labels
 from .metrics import ProblemType
 from .named_data import load_named
 
@@ -91,7 +92,9 @@ def infer_task(args: DataArguments, train: datasets.Dataset) -> Task:
         names, found = ["LABEL_0"], "numbers to predict"
     else:
         names = class_names(labels)
-        found = f"{len(names)} classes, {', '.join(names[:SHOWN])}{' and others' if len(names) > SHOWN else ''}"
+        found = f"{len(names)} classes, {quoted(names)}"
+        for group in look_alike(names):
+            logger.warning(f"Column {label_column!r} has {quoted(group)}, which look alike and are different classes.")
     if problem_type != "regression" and len(names) < 2:
         raise ValueError(f"Column {label_column!r} of the training data holds one label only: {names}.")
     if args.asked_problem is None:
@@ -158,7 +161,8 @@ def _check_texts(data: datasets.Dataset, split: str, task: Task) -> None:
         strings = (pa.types.is_string(found), pa.types.is_large_string(found), pa.types.is_null(found))
         if not any(strings) or isinstance(data.features[name], datasets.ClassLabel):
             raise ValueError(f"Column {name!r} of the {split} data holds {found}, where texts must be strings.")
-    missing = data.data.column(task.text_columns[0]).is_null().to_numpy()  # the second text of a pair may be missing
+    texts = data.data.column(task.text_columns[0]).cast(pa.string())  # the second text of a pair may be missing
+    missing = pc.equal(pc.utf8_trim_whitespace(texts), "").fill_null(True).to_numpy()
     if missing.all():
         raise ValueError(f"Column {task.text_columns[0]!r} of the {split} data has no text in any row.")
     if missing.any():
@@ -169,9 +173,10 @@ def _check_texts(data: datasets.Dataset, split: str, task: Task) -> None:
 
 
 def cut_validation(train: datasets.Dataset, task: Task, fraction: float, seed: int) -> datasets.DatasetDict:
-    """Cuts a validation split off the training data, with each class in proportion where that is possible.
+    """Cuts a validation split off the training data.
 
-    Examples that are the only one of their class stay in the training data.
+    Each class is cut in proportion, and the only example of one stays in the training data. Where there are too few
+    examples for that, the cut is at random, and the log names the classes that training is left without.
 
     Args:
         train: with encoded `labels`.
@@ -203,6 +208,11 @@ def cut_validation(train: datasets.Dataset, task: Task, fraction: float, seed: i
         f"No validation data given: {len(right)} of {len(train)} training examples are held out for it, {how}."
     )
     parts = {"train": np.sort(np.concatenate([left, kept])), "validation": np.sort(right)}
+    if task.problem_type == "single_label_classification":
+        lost = sorted({*labels[right]} - {*labels[parts["train"]]})
+        if lost:
+            names = quoted([task.label_names[each] for each in lost])
+            logger.warning(f"All examples of {names} are held out, so they are not learnt; give a validation file.")
     return datasets.DatasetDict({name: train.select(part) for name, part in parts.items()})
 
 
@@ -218,6 +228,8 @@ def tokenize(
 ) -> datasets.Dataset:
     """Turns the text columns into model inputs, unpadded; keeps `labels` and the rows of the file, drops the rest.
 
+    A text that is no token, of a tokenizer that adds none of its own, becomes one of padding, which is attended to.
+
     Raises:
         ValueError: nothing of a text would be left.
     """
@@ -230,7 +242,11 @@ def tokenize(
 
     def convert(batch: dict[str, list[Any]]) -> dict[str, Any]:
         texts = [["" if text is None else text for text in batch[name]] for name in task.text_columns]
-        return dict(tokenizer(*texts, truncation=True, max_length=min(max_length, LONGEST)))
+        inputs = dict(tokenizer(*texts, truncation=True, max_length=min(max_length, LONGEST)))
+        for row in (row for row, ids in enumerate(inputs.get("input_ids", ())) if not ids):
+            for name, values in inputs.items():
+                values[row] = [{"input_ids": tokenizer.pad_token_id, "attention_mask": 1}.get(name, 0)]
+        return inputs
 
     dropped = [name for name in data.column_names if name not in ("labels", ROW)]
     return data.map(convert, batched=True, remove_columns=dropped, num_proc=processes, desc="Tokenizing")

@@ -93,8 +93,11 @@ def read_files(
 
 def check_exists(path: str) -> None:
     """Raises a `FileNotFoundError` that says where it was looked for, if there is no such file."""
+    if os.path.isdir(path):
+        raise FileNotFoundError(f"{path!r} is a folder; name one file in it, or the folder as dataset_name.")
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no file {path!r} (looked in {os.getcwd()}).")
+        pattern = ", and patterns are not looked up" if any(mark in path for mark in "*?[") else ""
+        raise FileNotFoundError(f"There is no file {path!r} (looked in {os.getcwd()}{pattern}).")
 
 
 def _ending(path: str) -> str:

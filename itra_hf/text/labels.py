@@ -1,6 +1,7 @@
 """Label columns: what kind of labels they hold, what the classes are called, and what a model learns of them."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -216,6 +217,21 @@ def class_names(labels: Labels) -> list[str]:
     return sorted(found, key=int) if all(map(INTEGER.fullmatch, found)) else sorted(found)
 
 
+def quoted(names: Sequence[str]) -> str:
+    """Class names in a message: the first of them, each in quotation marks."""
+    shown = ", ".join(map(repr, names[:SHOWN]))
+    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
+
+
+def look_alike(names: Sequence[str]) -> list[list[str]]:
+    """Class names that differ in case, white space, invisible characters or Unicode's ways to write a letter alone."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        plain = "".join(each for each in unicodedata.normalize("NFKC", name) if unicodedata.category(each) != "Cf")
+        groups.setdefault(" ".join(plain.casefold().split()), []).append(name)
+    return [each for each in groups.values() if len(each) > 1]
+
+
 def encode(labels: Labels, problem_type: ProblemType, known: Sequence[str]) -> Any:
     """What a model learns.
 
@@ -236,10 +252,8 @@ def encode(labels: Labels, problem_type: ProblemType, known: Sequence[str]) -> A
     unknown = [code for code in np.unique(labels.codes) if labels.names[code] not in ids]
     if unknown:
         row, code = labels.first(unknown)
-        more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
         raise ValueError(
-            f"{row} has the label {labels.names[code]!r}, which is not one of those known: "
-            f"{', '.join(known[:SHOWN])}{more}."
+            f"{row} has the label {labels.names[code]!r}, which is not one of those known: {quoted(known)}."
         )
     by_code = np.array([ids.get(name, -1) for name in labels.names], dtype=np.int64)
     if labels.lengths is None:

@@ -186,6 +186,15 @@ class Compactness(_Metric):
         return compactness(features, references)
 
 
+def metric_names(problem_type: ProblemType) -> list[str]:
+    """The names of what `compute_metrics_for` computes."""
+    logits, several = np.eye(2), np.eye(2, dtype=int)
+    labels = {"single_label_classification": np.arange(2), "multi_label_classification": several}
+    references = labels.get(problem_type, np.arange(2.0))
+    predictions = logits[:, :1] if problem_type == "regression" else logits
+    return list(compute_metrics_for(problem_type)(EvalPrediction(predictions, references)))
+
+
 def compute_metrics_for(problem_type: ProblemType) -> Callable[[EvalPrediction], dict[str, float]]:
     """A `compute_metrics` for the Trainer.
 

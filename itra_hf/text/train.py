@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -11,17 +12,21 @@ import numpy as np
 from transformers import set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
 from ..config import ITRAConfig
+from ..reports.compactness import FIGURES
+from ..reports.evaluation import PREFIX
 from ..trainer import ITRATrainer
 from .data import ROW, DataArguments, Task, cut_validation, encode_labels, infer_task, load_splits, subset, tokenize
-from .metrics import compute_metrics_for
+from .labels import quoted
+from .metrics import compute_metrics_for, metric_names
 from .models import ModelArguments, fitting_length, load_model
 
 logger = logging.get_logger(__name__)
 
 PREDICTIONS_NAME = "test_predictions.csv"
+RESULTS_NAME = "{}_results.json"
 
 
 def read_data(
@@ -61,10 +66,13 @@ def build_trainer(
     set_seed(training_args.seed)  # the new head starts from it
     with training_args.main_process_first(desc="reading and tokenising the data"):
         splits, task = read_data(data_args, training_args, model_args)
+        check_checkpoint(training_args.resume_from_checkpoint, task)
+        check_steps(training_args, len(splits["train"]), data_args.max_train_samples)
         if "test" in splits:
             test = splits["test"].select_columns([each for each in splits["test"].column_names if each != ROW])
             splits["test"] = test.add_column(ROW, np.arange(len(test)))  # which stays when it is cut and tokenised
         check_alignment_fits(training_args, task)
+        check_best_metric(training_args, task)
         model, tokenizer = load_model(model_args, task)
         longest = fitting_length(data_args.max_seq_length, model, tokenizer)
         for name, data in splits.items():
@@ -98,6 +106,22 @@ def check_alignment_fits(args: ITRAConfig, task: Task) -> None:
     ):
         if refused:
             raise ValueError(f"{setting} needs one class a text, and this is {task.problem_type}{advice}")
+
+
+def check_best_metric(args: ITRAConfig, task: Task) -> None:
+    """Checks that evaluation will give the metric that the best model is chosen by.
+
+    Raises:
+        ValueError: it won't.
+    """
+    if args.metric_for_best_model is None:
+        return
+    known = ["loss", "runtime", *metric_names(task.problem_type)]
+    known += [f"{PREFIX}_{name}" for name in FIGURES] if args.eval_compactness else []
+    if args.metric_for_best_model.removeprefix("eval_") not in known:
+        raise ValueError(
+            f"metric_for_best_model={args.metric_for_best_model!r} is not what evaluation gives: {', '.join(known)}."
+        )
 
 
 def card_details(data_args: DataArguments, model_args: ModelArguments) -> dict[str, Any]:
@@ -142,6 +166,8 @@ def finetune(trainer: ITRATrainer, splits: datasets.DatasetDict, task: Task, car
         trainer.save_model(_internal_call=True)  # else what was trained would be lost
         raise
     check_finite(metrics, "eval")
+    if trainer.is_world_process_zero():
+        _remove_results(Path(str(trainer.args.output_dir)))
     trainer.save_model(_internal_call=True)  # without a push, which has to wait for the results
     trainer.save_state()
     _report(trainer, "train", result.metrics)
@@ -158,9 +184,17 @@ def finetune(trainer: ITRATrainer, splits: datasets.DatasetDict, task: Task, car
     return metrics
 
 
+def _remove_results(folder: Path) -> None:
+    """Removes what an earlier run left of these files, for a reader would take them for this run's."""
+    stale = [folder / RESULTS_NAME.format(name) for name in ("train", "eval", "test", "all")]
+    for path in (*stale, folder / PREDICTIONS_NAME, *folder.glob("figures/*.png")):
+        path.unlink(missing_ok=True)
+
+
 def _report(trainer: ITRATrainer, split: str, metrics: dict[str, float]) -> None:
     trainer.log_metrics(split, metrics)
-    trainer.save_metrics(split, metrics)
+    # JSON has no NaN.
+    trainer.save_metrics(split, {name: value if math.isfinite(value) else None for name, value in metrics.items()})
 
 
 def check_finite(metrics: Mapping[str, float], prefix: str) -> None:
@@ -197,11 +231,47 @@ def find_checkpoint(args: ITRAConfig) -> str | None:
     asked = os.path.expanduser(asked)
     if not os.path.isdir(asked):
         raise FileNotFoundError(f"There is no checkpoint {asked!r} (looked in {os.getcwd()}).")
-    if not os.path.isfile(os.path.join(asked, TRAINER_STATE_NAME)):
+    finished = os.path.isfile(os.path.join(asked, RESULTS_NAME.format("train")))  # whose state is there for reading
+    if finished or not os.path.isfile(os.path.join(asked, TRAINER_STATE_NAME)):
         found = get_last_checkpoint(asked)
-        advice = f"; did you mean {found!r}?" if found else ""
-        raise FileNotFoundError(f"{asked!r} is no checkpoint, for it has no {TRAINER_STATE_NAME}{advice}")
+        advice = f"; did you mean {found!r}?" if found else "; it holds none either." if finished else ""
+        why = "it is the folder of a finished run" if finished else f"it has no {TRAINER_STATE_NAME}"
+        raise FileNotFoundError(f"{asked!r} is no checkpoint, for {why}{advice}")
     return asked
+
+
+def check_checkpoint(folder: str | None, task: Task) -> None:
+    """Checks that a checkpoint is of a model with the same classes.
+
+    Raises:
+        ValueError: it has others, or has them in another order, so that names would change their meaning.
+    """
+    path = Path(folder or "", CONFIG_NAME)
+    if folder is None or not path.is_file():  # an adapter's
+        return
+    names = json.loads(path.read_text(encoding="utf-8")).get("id2label")
+    if names is None:
+        return
+    saved, now = [names[index] for index in sorted(names, key=int)], task.label_names
+    if saved != now:
+        raise ValueError(
+            f"The checkpoint {folder} has the classes {quoted(saved)}, and the training data {quoted(now)}. Resume "
+            "with the data that it was begun with, or train from its folder as model_name_or_path."
+        )
+
+
+def check_steps(args: ITRAConfig, examples: int, most: int | None) -> None:
+    """Checks that there is a full batch, where others are dropped.
+
+    Raises:
+        ValueError: there is none.
+    """
+    examples = examples if most is None else min(examples, most)
+    if args.dataloader_drop_last and examples < args.train_batch_size * args.world_size:
+        raise ValueError(
+            f"dataloader_drop_last=True drops all of the {examples} training examples, for per_device_train_batch_size="
+            f"{args.per_device_train_batch_size} is more."
+        )
 
 
 def _write_predictions(path: str, prediction: Any, task: Task, rows: Sequence[int]) -> None:

@@ -176,7 +176,7 @@ def test_sizes_beyond_the_data_are_refused_if_more_than_one(model_folder, tmp_pa
 def test_a_run_that_trains_nothing_fails(model_folder, tmp_path):
     fields = {"dataloader_drop_last": True, "per_device_train_batch_size": 64}
     run = next(plan_of(tmp_path, model_folder, examples(30, 0), **fields).runs())
-    with pytest.raises(ValueError, match="nothing was trained: 27 training examples fill no batch"):
+    with pytest.raises(ValueError, match="no step is made of 27 training examples in batches of 64"):
         measure(run, tmp_path)
 
 

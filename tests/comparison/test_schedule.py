@@ -2,8 +2,12 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -221,3 +225,31 @@ def test_the_gpus_that_the_user_made_visible_are_those_that_are_used(visible, ex
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         execute(lambda run, folder: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]) or {}, process.device)
     assert set(seen) == set(visible.split(", " if " " in visible else ","))
+
+
+def test_a_run_ends_with_the_process_that_started_it(tmp_path):
+    """However that ends: the same command may start the run again."""
+    (tmp_path / "sleeping.py").write_text(
+        "import os, time\n\n\ndef sleep(run, folder):\n    (folder / 'pid').write_text(str(os.getpid()))\n"
+        "    time.sleep(600)\n"
+    )
+    (tmp_path / "parent.py").write_text(
+        "from pathlib import Path\n\nimport sleeping\n\nfrom itra_hf.comparison.run import execute\n"
+        "from itra_hf.comparison.schedule import process_context\n\nif __name__ == '__main__':\n"
+        f"    arguments = (None, Path({str(tmp_path)!r}) / 'run', 1, None, sleeping.sleep)\n"
+        "    process_context().Process(target=execute, args=arguments).start()\n"
+    )
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], cwd=tmp_path)
+    pid = tmp_path / "run" / "pid"
+    wait_until(lambda: pid.is_file() and pid.read_text())
+    child = psutil.Process(int(pid.read_text()))
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def wait_until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -22,6 +22,29 @@ def test_validation_split_is_stratified_and_keeps_single_examples(caplog):
     assert "20 of 101 training examples are held out for it, stratified by class" in caplog.text
 
 
+def test_classes_that_the_validation_split_takes_whole_are_named(caplog):
+    data = Dataset.from_dict({"text": ["x"] * 12, "label": [f"c{index}" for index in range(12)]})
+    task = infer_task(arguments(), data)
+    splits = cut_validation(encode_labels(data, "train", task, arguments()), task, 0.1, seed=0)
+    held = ", ".join(sorted(repr(task.label_names[index]) for index in splits["validation"]["labels"]))
+    assert f"All examples of {held} are held out, so they are not learnt" in caplog.text
+
+
+def test_class_names_that_look_alike_are_told(caplog):
+    names = ["red", "red ", "Blue", "blue", "caf\u00e9", "cafe\u0301", "green", "gr\u200been", "black"]
+    infer_task(arguments(), Dataset.from_dict({"text": ["x"] * 9, "label": names}))
+    told = [record.getMessage() for record in caplog.records if "look alike" in record.getMessage()]
+    assert len(told) == 4
+    assert "Column 'label' has 'red', 'red ', which look alike and are different classes." in told
+    assert "black" not in "".join(told)
+
+
+def test_texts_without_characters_are_counted(caplog):
+    data = Dataset.from_dict({"text": ["x", " ", "y", "", "z"], "label": ["a", "b", "a", "b", "a"]})
+    encode_labels(data, "train", infer_task(arguments(), data), arguments())
+    assert "has no text in 2 of 5 rows, first in row 2; they are taken as empty texts" in caplog.text
+
+
 def test_validation_split_of_few_examples_is_random(caplog):
     data = Dataset.from_dict({"text": ["x"] * 6, "label": ["a", "b", "c"] * 2})
     task = infer_task(arguments(), data)

@@ -83,7 +83,7 @@ def test_integers_that_a_model_does_not_name_are_no_ids_where_its_names_are_inte
     assert "train" in inspect(stars, tmp_path, "--train_file", known)
     shifted = write(tmp_path, "shifted.jsonl", rows(12, lambda name, index: index % 3))
     lines = refused(["inspect", stars, "--train_file", shifted, "--use_cpu"], capsys)
-    assert "Row 1 of the training data has the label '0', which is not one of those known: 1, 2, 3" in lines
+    assert "Row 1 of the training data has the label '0', which is not one of those known: '1', '2', '3'" in lines
 
 
 def test_adapter_folder(base, tmp_path):
@@ -101,7 +101,11 @@ def test_adapter_folder(base, tmp_path):
     ("label", "arguments", "message"),
     [
         (lambda name, i: "violet", ["--batch_size", "0"], "batch_size=0 must be at least 1"),
-        (lambda name, i: name if i else "violet", [], "the label 'violet', which is not one of those known: blue, red"),
+        (
+            lambda name, i: name if i else "violet",
+            [],
+            "label 'violet', which is not one of those known: 'blue', 'red'",
+        ),
         (lambda name, i: i / 2, [], "Compactness needs one class a text; these data are regression"),
         (lambda name, i: [name], [], "these data are multi_label_classification"),
         (lambda name, i: name, ["--feature", "nowhere"], "feature='nowhere' is neither"),

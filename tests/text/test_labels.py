@@ -232,7 +232,7 @@ def test_a_missing_second_text_is_empty(name, content, tmp_path):
     ("tests", "message"),
     [
         (["a", ""], "Row 2 of the test data has no label"),
-        (["a", "c", "c"], "Row 2 of the test data has the label 'c', which is not one of those known: a, b."),
+        (["a", "c", "c"], "Row 2 of the test data has the label 'c', which is not one of those known: 'a', 'b'."),
         (["a "], "Row 1 of the test data has the label 'a '"),
         ([], "The test data has no rows"),
     ],
