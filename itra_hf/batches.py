@@ -124,7 +124,7 @@ def kind_of(labels: Any, num_labels: int | None) -> LabelKind:
         return LabelKind.NONE
     labels = drop_column(labels)
     assert labels is not None
-    if is_class_ids(labels):
+    if is_class_ids(labels) and num_labels != 1:  # a model of one number learns numbers
         return LabelKind.CLASS_IDS
     if labels.dim() == 1:
         return LabelKind.TARGETS
@@ -153,13 +153,16 @@ def find_labels(batch: Mapping[str, Any], label_names: Sequence[str]) -> Any:
     return next((batch[name] for name in names if batch.get(name) is not None), None)
 
 
-def labels_for(batch: Any, alignment: str | None, label_names: Sequence[str]) -> Tensor | None:
+def labels_for(
+    batch: Any, alignment: str | None, label_names: Sequence[str], num_labels: int | None = None
+) -> Tensor | None:
     """The labels of a batch, where the alignment looks at labels.
 
     Args:
         batch: as the collator made it.
         alignment: see `MatchingLoss`; `None` where the labels are to decide it, of which there may be none.
         label_names: the model's label arguments.
+        num_labels: see `kind_of`; a model of one number learns integers as numbers, unless alignment is conditional.
 
     Raises:
         ValueError: there are none, or not in a tensor.
@@ -167,6 +170,8 @@ def labels_for(batch: Any, alignment: str | None, label_names: Sequence[str]) ->
     if alignment == "marginal" or not isinstance(batch, Mapping):
         return None
     labels = find_labels(batch, label_names)
+    if alignment != "conditional" and num_labels == 1 and isinstance(labels, Tensor):
+        labels = labels.float()
     if alignment is None:
         return drop_column(labels) if isinstance(labels, Tensor) else None
     if labels is None:

@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from .alignment.aligner import Aligned, Aligner
 from .alignment.checkpoint import RunState, save_alignment, saved_companion
-from .alignment.log import COMPANION_LOST, FROZEN, NOTHING_TAPPED, OWN_LOSS, TrainingWatch
+from .alignment.log import CHANGED, COMPANION_LOST, FROZEN, HIDDEN, NO_LABELS, NOTHING_TAPPED, OWN_LOSS, TrainingWatch
 from .alignment.recording import RunRecord
 from .alignment.steps import StepFacts, StepsMixin
 from .alignment.weight import MatchingWeight
@@ -87,19 +87,20 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
             FloatingPointError: on a CPU, the matching loss is not finite; elsewhere the next log line says so.
         """
         primary, companion = split_pair(inputs)
+        rows = count_rows(primary, self.label_names)  # now, for a compute_loss may take the labels out
         wanted: dict[str, Any] = {"return_outputs": return_outputs, "num_items_in_batch": num_items_in_batch}
         if not self._itra_aligns(model, companion is not None):
             result: Any = super().compute_loss(model, primary, **wanted)
-            return self._itra_weigh_result(result, model, primary)
+            return self._itra_weigh_result(result, model, rows)
         if self._itra_companion not in PAIRED_COMPANIONS:
             companion = None
         kind, labels = self._itra_kind_of(primary), self._itra_labels_of(primary)
         companion_labels = self._itra_labels_of(companion)
-        run: Any = self._itra_run_of(model, companion, count_rows(primary, self.label_names))
+        run: Any = self._itra_run_of(model, primary, companion, rows)
         result = super().compute_loss(run, primary, **wanted)
         loss, outputs = result if isinstance(result, (tuple, list)) else (result, None)
         scale = self._itra_scale()
-        loss = task_loss = self._itra_weigh_rows(loss, model, primary) * scale
+        loss = task_loss = self._itra_weigh_rows(loss, model, rows) * scale
         aligned, weight = None, None
         if self._itra_can_align(run, kind, labels):
             aligned = self._itra_aligner(FeatureBatch(run.features, labels, run.companion_features, companion_labels))
@@ -124,7 +125,7 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
                 raise ValueError(COMPANION_LOST)
         return True
 
-    def _itra_run_of(self, model: nn.Module, companion: Any, rows: int) -> PairedForward:
+    def _itra_run_of(self, model: nn.Module, primary: Any, companion: Any, rows: int) -> PairedForward:
         """What stands in for the model in the base class's `compute_loss`."""
         self._itra_ran_aligned = self._itra_settled = True
         if self._itra_average is not None:
@@ -132,12 +133,12 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
         feature = self.alignment_args.feature
         prepare = partial(self._itra_tap.place, feature, self.model, model, partial(agree, self.accelerator))
         together = self._itra_step.together and not isinstance(companion, CollatedApart)
-        return PairedForward(model, companion, prepare, self.label_names, rows, together, self._itra_average)
+        return PairedForward(model, primary, companion, prepare, self.label_names, rows, together, self._itra_average)
 
     def _itra_labels_of(self, half: Any) -> Tensor | None:
         """A batch's labels, taken before the forward pass, for label smoothing takes them out."""
         alignment = None if self._itra_aligner.decides else self._itra_aligner.alignment
-        return labels_for(half, alignment, self.label_names)
+        return labels_for(half, alignment, self.label_names, self._itra_num_labels())
 
     def _itra_kind_of(self, primary: Any) -> LabelKind:
         """What all processes can align by; the step was looked at before `compute_loss` could change its labels."""
@@ -150,6 +151,8 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
         two_passes = run.companion is not None and run.averaged is None and not self._itra_tap.own_loss_is_standard
         if two_passes:
             self._itra_warn_once(OWN_LOSS.format(type(unwrap(run.model)).__name__))
+        if run.changed:
+            self._itra_warn_once(CHANGED.format(", ".join(sorted(run.changed))))
         if run.features is None or (run.companion is not None and run.companion_features is None):
             if self.accelerator.num_processes > 1:
                 raise ValueError(NOTHING_TAPPED)  # the other processes wait for these features
@@ -158,6 +161,10 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
         if not run.features.requires_grad and torch.is_grad_enabled():
             self._itra_warn_once(FROZEN)
         aligner = self._itra_aligner
+        if aligner.alignment is None and kind == LabelKind.NONE:
+            self._itra_warn_once(
+                NO_LABELS.format(", ".join(self.label_names) or "labels, which the model does not take")
+            )
         before, can_align = aligner.alignment, aligner.can_align(kind, labels, len(run.features))
         if aligner.alignment != before and self.is_world_process_zero():
             tell = logger.info if aligner.alignment == "conditional" else logger.warning
@@ -266,14 +273,15 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
         self._itra_in_step = True
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
+        except TypeError as error:  # the model knows no companion
+            hidden = not type(self).compute_loss.__module__.startswith(f"{__package__}.")
+            if self._itra_running and hidden and not self._itra_ran_aligned:
+                raise ValueError(HIDDEN.format(type(self).__name__)) from error
+            raise
         finally:
             self._itra_in_step = False
         if self._itra_running and not self._itra_ran_aligned:
-            raise ValueError(
-                f"{type(self).__name__}.compute_loss hides the one that aligns. Move it into a Trainer subclass of its "
-                "own, and put ITRAMixin before that: class MyITRATrainer(ITRAMixin, MyTrainer). Or set "
-                "matching_weight=0 in an ITRAConfig."
-            )
+            raise ValueError(HIDDEN.format(type(self).__name__))
         return loss
 
 

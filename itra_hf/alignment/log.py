@@ -18,13 +18,26 @@ OWN_LOSS = (
     "slower than together."
 )
 FROZEN = "The features need no gradient (frozen backbone, or taken inside a checkpointed layer), so they stay."
+CHANGED = (
+    "compute_loss changed {} of the primary batch, and the companion batch ran as it was collated, so the features of "
+    "the two differ by that too. Change inputs in the collator or in _prepare_inputs of a Trainer below ITRAMixin, or "
+    "set companion='memory' in an ITRAConfig."
+)
+HIDDEN = (
+    "{}.compute_loss hides the one that aligns. Move it into a Trainer subclass of its own, and put ITRAMixin before "
+    "that: class MyITRATrainer(ITRAMixin, MyTrainer). Or set matching_weight=0 in an ITRAConfig."
+)
+NO_LABELS = (
+    "A training batch has no labels (looked for {}), so it is aligned by its features alone. Set label_names to the "
+    "argument of the model that takes them, or alignment='marginal' in an ITRAConfig if that is meant."
+)
 NOTHING_TAPPED = (
     "A training batch was not aligned, for compute_loss did not call the model that it was given, or the model ran "
     "without the module that the feature is taken from. Call the model that compute_loss is given, or set in an "
     "ITRAConfig feature to a module that runs for every batch, or matching_weight=0."
 )
 NOTHING_ALIGNED = (
-    "The matching loss has been exactly 0 since the last log line, so nothing is aligned: the batches are too small to "
+    "The matching loss has been exactly 0 for {} steps, so nothing is aligned: the batches are too small to "
     "hold examples of one class in both (estimator='unbiased': two in each). Use larger batches, "
     "companion='class_matched' or 'memory' (with a larger memory_size), or alignment='marginal'."
 )
@@ -92,10 +105,11 @@ class TrainingWatch:
         """
         matching = self.sums[SERIES.index("matching_loss")]
         if not torch.isfinite(matching):
+            task = "" if torch.isfinite(self.sums[SERIES.index("task_loss")]) else "The task loss is not finite. "
             raise FloatingPointError(
-                f"The matching loss became {float(matching)} at or before step {step + 1} (epoch {epoch:.2f}). The "
-                "features are not finite or too large: look for bad values in the training data, lower the learning "
-                "rate, or train in bf16 instead of fp16."
+                f"{task}The matching loss became {float(matching)} at or before step {step + 1} (epoch {epoch:.2f}). "
+                "The features are not finite or too large: look for bad values in the training data, lower the "
+                "learning rate, or train in bf16 instead of fp16."
             )
 
     def drain(self, sums: Tensor) -> dict[str, float]:

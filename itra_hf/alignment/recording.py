@@ -7,6 +7,8 @@ from transformers import TrainerCallback
 from .checkpoint import load_alignment
 from .log import NOTHING_ALIGNED
 
+IDLE_STEPS = 10  # that are no chance
+
 
 class RunRecord(TrainerCallback):
     """Takes the means for the log line that all processes write, and stops a run before it saves a broken model.
@@ -19,12 +21,14 @@ class RunRecord(TrainerCallback):
 
     Attributes:
         means: by name, for the next log line.
+        idle_steps: how many steps in a row, counted at log lines, had a matching loss of exactly 0.
     """
 
     def __init__(self, trainer: Any, checkpoint: str | None) -> None:
         self.trainer = trainer
         self.checkpoint = checkpoint
         self.means: dict[str, float] = {}
+        self.idle_steps = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Goes on where the checkpoint stopped."""
@@ -39,9 +43,12 @@ class RunRecord(TrainerCallback):
             self._check_finite(state)
         if due:
             trainer, watch = self.trainer, self.trainer._itra_watch
+            aligned = watch.sums[-1].item()
             self.means = watch.drain(trainer.accelerator.reduce(watch.sums.clone(), reduction="sum"))
-            if self.means.get("matching_loss") == 0:
-                trainer._itra_warn_once(NOTHING_ALIGNED)
+            self.idle_steps = self.idle_steps + aligned if self.means.get("matching_loss") == 0 else 0.0
+            ends = state.global_step >= state.max_steps and self.idle_steps >= state.global_step
+            if ends or self.idle_steps >= IDLE_STEPS:
+                trainer._itra_warn_once(NOTHING_ALIGNED.format(round(self.idle_steps)))
             if (warning := watch.collapse_warning()) is not None:
                 trainer._itra_warn_once(warning)
 

@@ -105,17 +105,17 @@ class StepsMixin(TrainerBase):
         self._itra_normalised = items is not None
         return batches, items
 
-    def _itra_weigh_result(self, result: Any, model: nn.Module, inputs: Any) -> Any:
+    def _itra_weigh_result(self, result: Any, model: nn.Module, rows: int) -> Any:
         if isinstance(result, (tuple, list)):
-            return self._itra_weigh_rows(result[0], model, inputs), *result[1:]
-        return self._itra_weigh_rows(result, model, inputs)  # some give no outputs, asked or not
+            return self._itra_weigh_rows(result[0], model, rows), *result[1:]
+        return self._itra_weigh_rows(result, model, rows)  # some give no outputs, asked or not
 
-    def _itra_weigh_rows(self, loss: Tensor, model: nn.Module, inputs: Any) -> Tensor:
+    def _itra_weigh_rows(self, loss: Tensor, model: nn.Module, rows: int) -> Tensor:
         """Makes the mean of the batches' means the examples' mean, where the batches of one step differ in size."""
         mean_rows = self._itra_step.mean_rows
         if mean_rows is None or not (self._itra_running and model.training) or self._itra_task_loss_is_scaled():
             return loss
-        return loss * (count_rows(inputs, self.label_names) / mean_rows)
+        return loss * (rows / mean_rows)
 
     def _itra_scale(self) -> int:
         """What makes the task loss that of a whole step: the base class may have divided it already."""

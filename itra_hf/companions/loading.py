@@ -7,6 +7,7 @@ import datasets
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainerCallback
 
+from ..batches import COMPANION, split_pair
 from ..config_checks import PAIRED_COMPANIONS, Companion
 from ..mixins import TrainerBase
 from .choice import choose_companion
@@ -63,11 +64,19 @@ class PairedLoadingMixin(TrainerBase):
             single = self._get_collator_with_removed_columns(collator, description=description)
         # Samplers that look into the data, such as length grouping, must see single examples.
         sample = None if sampler_fn is None else (lambda _paired: sampler_fn(dataset))
-        self.data_collator = PairCollator(single)  # type: ignore[assignment]
+        self.data_collator = PairCollator(single)
         try:
             return load(paired, description, batch_size, sample, is_training, **kwargs)
         finally:
             self.data_collator = collator
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        # Each batch by itself, for a Trainer below may do more to one than move it.
+        primary, companion = split_pair(inputs)
+        prepared: Any = super()._prepare_inputs(primary)
+        if companion is None:
+            return prepared
+        return type(prepared)({**prepared, COMPANION: super()._prepare_inputs(companion)})  # type: ignore[arg-type]
 
     def _itra_pair(self, dataset: Any, description: str) -> PairedDataset | PairedStream:
         """Makes a training set, map-style or streaming, one of pairs `(example, companion example)`."""

@@ -4,6 +4,7 @@ Pairing happens inside the dataset, so shuffling, sharding, batching, workers an
 data loader's. Which example is the companion of `i` depends on `(seed, epoch, i)` and on nothing else.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -137,7 +138,16 @@ class PairedDataset(Dataset):
         return self.dataset[index], self.dataset[self.sampler(index, int(self._epoch))]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
-        """The pairs of a whole batch, in one look-up where the dataset offers that."""
+        """The pairs of a whole batch, in one look-up where the dataset offers that.
+
+        Raises:
+            ValueError: a sampler that gives no numbers.
+        """
+        if not all(isinstance(index, (int, np.integer, torch.Tensor)) for index in indices):
+            raise ValueError(
+                f"The sampler gives {indices[0]!r}, and companions are drawn by number: set companion='memory' in an "
+                "ITRAConfig."
+            )
         wanted = [*indices, *self.sampler.companions(int(self._epoch))[indices].tolist()]
         if hasattr(self.dataset, "__getitems__"):
             items = self.dataset.__getitems__(wanted)
@@ -157,25 +167,42 @@ class PairCollator:
         collator: the collator of single examples.
     """
 
-    def __init__(self, collator: Callable[[list[Any]], Mapping[str, Any]]) -> None:
+    def __init__(self, collator: Callable[[list[Any]], Any]) -> None:
         self.collator = collator
+        self._copy: Callable[[Any], Any] = copy.deepcopy
 
-    def __call__(self, pairs: Sequence[tuple[Any, Any]]) -> Mapping[str, Any]:
-        """Collates pairs `(example, companion example)`; the result has the wrapped collator's type."""
+    def __call__(self, pairs: Sequence[tuple[Any, Any]]) -> Any:
+        """Collates pairs `(example, companion example)`; the result has the wrapped collator's type.
+
+        What is no mapping, such as a tuple, has no place for a companion, and is the primary batch alone.
+        """
         primary, companion = map(list, zip(*pairs, strict=True))
         rows = len(pairs)
+        kept = self._copies(primary), self._copies(companion)  # a collator may change its examples
         try:
             both = self.collator(primary + companion)
         except Exception:  # whatever it is, where each half fails alone too, that is the error to show
             both = None
+        if both is not None and not isinstance(both, Mapping):
+            return self.collator(kept[0])
         if both is not None and all(_has_rows(value, 2 * rows) for value in both.values()):
             first = {key: value[:rows] for key, value in both.items()}
             second = {key: value[rows:] for key, value in both.items()}
+            self._copy = copy.copy  # it is cheaper, and a second call is not expected any more
         else:
-            both = self.collator(primary)
-            first, second = dict(both), CollatedApart(self.collator(companion))
+            self._copy = copy.deepcopy
+            both = self.collator(kept[0])
+            if not isinstance(both, Mapping):
+                return both
+            first, second = dict(both), CollatedApart(self.collator(kept[1]))
         # The Trainer rebuilds batches the same way, so a BatchEncoding stays one.
         return type(both)({**first, COMPANION: second})  # type: ignore[call-arg]
+
+    def _copies(self, examples: list[Any]) -> list[Any]:
+        try:
+            return [self._copy(each) for each in examples]
+        except Exception:  # what can't be copied is taken as it is
+            return examples
 
 
 def _has_rows(value: Any, rows: int) -> bool:

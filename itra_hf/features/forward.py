@@ -14,7 +14,7 @@ from .averages import AveragedWeights
 from .models import logits_of, unwrap, unwrap_adapter
 from .tap import FeatureTap
 
-OWN = {"companion", "prepare", "label_names", "rows", "together", "averaged", "learning"}
+OWN = {"primary", "changed", "companion", "prepare", "label_names", "rows", "together", "averaged", "learning"}
 OWN |= {"features", "companion_features", "captured"}
 
 
@@ -32,6 +32,7 @@ class PairedForward:
 
     Args:
         model: the model as the Trainer wrapped it.
+        primary: the primary batch as it was collated, labels included.
         companion: the companion batch, labels included; `None` where it is part of the primary batch already.
         prepare: given the first call's arguments, returns the tap on the model's feature, and whether the model's
             own loss is transformers' sequence-classification loss.
@@ -44,11 +45,13 @@ class PairedForward:
         features: `[n, dim]` primary features, after a call.
         companion_features: `[m, dim]`.
         captured: the tapped tensor that the primary features come from, primary rows first.
+        changed: the model's arguments that `compute_loss` made anew of the primary batch alone.
     """
 
     def __init__(
         self,
         model: nn.Module,
+        primary: Any,
         companion: Mapping[str, Any] | None,
         prepare: Callable[[Mapping[str, Any]], tuple[FeatureTap, bool]],
         label_names: Sequence[str],
@@ -57,7 +60,9 @@ class PairedForward:
         averaged: AveragedWeights | None = None,
     ) -> None:
         self.__dict__["model"] = model  # from here on, attributes are set on it
+        self.primary = dict(primary) if isinstance(primary, Mapping) else {}  # which compute_loss may change
         self.companion = companion
+        self.changed: set[str] = set()
         self.prepare = prepare
         self.label_names = label_names
         self.rows = rows
@@ -108,6 +113,7 @@ class PairedForward:
             outputs, self.features, self.captured = _record(self.model, tap, inputs)
             return outputs
         labels = find_labels(inputs, self.label_names)
+        self._note_changes(inputs)
         unlabelled = {name: value for name, value in inputs.items() if name not in self.label_names}
         together = self.together and self.averaged is None
         both = concatenate(unlabelled, self.companion, self.rows) if together else None
@@ -128,10 +134,7 @@ class PairedForward:
         return dict(zip(names, args, strict=False)) if len(args) <= len(names) else None
 
     def _two_passes(self, tap: FeatureTap, inputs: dict[str, Any], labelled: bool) -> Any:
-        # A model with a loss of its own may insist on labels; otherwise the companion runs without.
-        wanted = set(inputs) if labelled else set(inputs) - set(self.label_names)
-        companion = {name: value for name, value in (self.companion or {}).items() if name in wanted}
-        companion |= {name: inputs[name] for name in wanted - set(companion) if not isinstance(inputs[name], Tensor)}
+        companion = self._companion_inputs(inputs, labelled)
         if self.averaged is None:
             _, self.companion_features, _ = _record(self.model, tap, companion)
         else:
@@ -139,6 +142,27 @@ class PairedForward:
                 _, self.companion_features, _ = _record(lagging, tap, companion)
         outputs, self.features, self.captured = _record(self.model, tap, inputs)
         return outputs
+
+    def _companion_inputs(self, inputs: dict[str, Any], labelled: bool) -> dict[str, Any]:
+        """The companion batch as `compute_loss` calls the model with the primary one, whatever it calls a column."""
+        columns = {id(value): name for name, value in self.primary.items()}
+        found = {}
+        for name, value in inputs.items():
+            # A model with a loss of its own may insist on labels; otherwise the companion runs without.
+            if labelled or name not in self.label_names:
+                column = columns.get(id(value), name)
+                if self.companion is not None and column in self.companion:
+                    found[name] = self.companion[column]
+                elif column not in self.primary:  # such as weights of the classes
+                    found[name] = value
+        return found
+
+    def _note_changes(self, inputs: dict[str, Any]) -> None:
+        """Notes the tensors, labels apart, that are a column's by name and not the collated ones."""
+        kept = {id(value) for value in self.primary.values()}
+        for name, value in inputs.items():
+            if isinstance(value, Tensor) and name in self.primary and id(value) not in kept:
+                self.changed |= {name} - set(self.label_names)
 
 
 def _record(

@@ -142,12 +142,12 @@ def _linear_outputs(
 
 
 def _are_logits(scores: Tensor, logits: Tensor) -> bool:
-    """Whether the model returns these scores: as they are, without a column of one, or as probabilities."""
+    """Whether the model returns these scores: as they are, without a column of one, or as (log) probabilities."""
     if len(scores) != len(logits) or scores.numel() != logits.numel():
         return False
     scores, logits = scores.reshape(logits.shape), logits.float()
     tolerance = 1e-3 * float(logits.abs().max()) + 1e-6
-    candidates = (scores, scores.softmax(-1), scores.sigmoid())
+    candidates = (scores, scores.softmax(-1), scores.log_softmax(-1), scores.sigmoid())
     return any(float((each.float() - logits).abs().max()) <= tolerance for each in candidates)
 
 

@@ -131,7 +131,7 @@ class MatchingLoss(nn.Module):
         """
         if self.alignment == "marginal":
             labels, companion_labels = None, None
-        labels, companion_labels = drop_column(labels), drop_column(companion_labels)
+        labels, companion_labels = _as_labels(labels), _as_labels(companion_labels)
         self.check(features, labels, companion_features, companion_labels)
         wide = torch.promote_types(features.dtype, torch.float32)
         learns = companion_features.requires_grad if companion_learns is None else companion_learns
@@ -246,6 +246,12 @@ def _load_distance(matching_loss: Any) -> Distance:
             "of one, like 'package.module:function' or 'file.py:function'."
         )
     return distance
+
+
+def _as_labels(labels: Tensor | None) -> Tensor | None:
+    """Class ids as `[n]` integers that can hold -100; others as they are."""
+    labels = drop_column(labels)
+    return labels.long() if labels is not None and is_class_ids(labels) else labels
 
 
 def _labelled_rows(labels: Tensor) -> Tensor:

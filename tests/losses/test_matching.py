@@ -268,3 +268,15 @@ def test_labels_that_do_not_fit_are_refused(alignment, labels, message):
 def test_features_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"got \[4, 2\] and \[4, 3\]"):
         MatchingLoss("marginal")(torch.zeros(4, 2), None, torch.ones(4, 3), None)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_class_ids_of_any_width_are_the_same_ids(dtype):
+    (x, labels), (y, other) = batch(8), batch(8, seed=1)
+    wide, narrow = ((labels + 100) % 127, (other + 100) % 127), None
+    if dtype == torch.uint8:
+        wide = labels + 156, other + 156  # -100 as eight bits
+    narrow = tuple(each.to(dtype) for each in wide)
+    for alignment in ("conditional", "joint"):
+        loss = MatchingLoss(alignment)
+        assert loss(x, narrow[0], y, narrow[1]).item() == loss(x, wide[0], y, wide[1]).item() > 0

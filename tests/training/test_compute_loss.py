@@ -259,7 +259,7 @@ def test_only_the_first_process_warns(tmp_path, caplog):
 def test_a_matching_loss_of_nothing_is_said(tmp_path, caplog):
     args = config(tmp_path, per_device_train_batch_size=1, estimator="unbiased")
     ITRATrainer(build("Bert"), args, train_dataset=examples("Bert", 12)).train()
-    assert sum("exactly 0 since the last log line" in record.message for record in caplog.records) == 1
+    assert sum("exactly 0 for 3 steps" in record.message for record in caplog.records) == 1
 
 
 def test_a_callback_may_copy_the_model_and_log_a_loss_of_its_own(tmp_path):
