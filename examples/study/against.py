@@ -63,6 +63,7 @@ MEASURES = {
 
 
 CLEAN = ("few", "short", "settled")
+TOGETHER = ("accuracy", "nll", "nll_scaled", "calibration_error", "scatter_ratio")  # over several conditions
 NOT_RUN = "These runs are not made yet."
 # What the page shows together.
 SECTIONS = {
@@ -136,16 +137,11 @@ def table(conditions: Mapping[str, Figures], measure: Measure) -> str:
 
 
 def brief(conditions: Mapping[str, Figures]) -> str:
-    """The default, and what costs nothing beside it, minus the plain Trainer: a row a condition of the plan."""
-    columns = [(OURS, name) for name in ("accuracy", "scatter_ratio", "nll", "nll_scaled")]
-    columns += [(each, name) for each in (SMOOTHING, "averaged") for name in ("nll", "nll_scaled")]
-    titles = TITLES | {"nll": "NLL", "nll_scaled": "NLL, temperature fitted", "scatter_ratio": "scatter"}
-    heads = [f"{VARIANTS[each]}: {titles[name]}" if each != OURS else titles[name] for each, name in columns]
-    rows: Rows = [["training documents", "seeds", *heads]]
-    for name, figures in conditions.items():
-        if decides(name):
-            cells = [cell(difference(figures, each, MEASURES[m]), MEASURES[m]) for each, m in columns]
-            rows.append([title(name), str(paired(figures, OURS)), *cells])
+    """What costs nothing and alignment, minus the plain Trainer: over right labels, and over wrong ones."""
+    heads = ["accuracy, points", "NLL", "NLL, temperature fitted", "calibration error, points", "scatter"]
+    rows: Rows = [["labels", "minus Trainer", *heads]]
+    for labels, kinds in (("right", CLEAN), ("a fifth wrong", ("noise",))):
+        rows += [[labels, name, *cells] for name, cells, _ in differences(conditions, kinds)]
     return markdown_table(rows, escape=False)
 
 
@@ -178,17 +174,24 @@ def both(runs: Mapping[str, Mapping[int, float]]) -> str:
 
 def summary(conditions: Mapping[str, Figures], kinds: Sequence[str]) -> str:
     """A row a variant: its differences to the plain Trainer, each seed's mean over the conditions of these kinds."""
-    group = [each for name, each in conditions.items() if decides(name) and name.partition("-")[0] in kinds]
-    if not group:
+    found = differences(conditions, kinds)
+    if not found:
         return NOT_RUN
-    measures = [MEASURES[name] for name in ("accuracy", "nll", "nll_scaled", "calibration_error", "scatter_ratio")]
-    rows: Rows = [["minus Trainer", *(TITLES.get(each.name, each.title) for each in measures), "seeds"]]
-    for variant, name in VARIANTS.items():
-        if all(paired(figures, variant) >= FEWEST for figures in group):
-            found = [together(group, variant, each) for each in measures]
-            cells = [cell(each, measure) for each, measure in zip(found, measures, strict=True)]
-            rows.append([name, *cells, str(found[0].seeds)])
+    rows: Rows = [["minus Trainer", *(TITLES.get(name, MEASURES[name].title) for name in TOGETHER), "seeds"]]
+    rows += [[name, *cells, str(seeds)] for name, cells, seeds in found]
     return markdown_table(rows, escape=False)
+
+
+def differences(conditions: Mapping[str, Figures], kinds: Sequence[str]) -> list[tuple[str, list[str], int]]:
+    """The variants that all conditions of these kinds have: name, a cell for each of `TOGETHER`, and seeds."""
+    group = [each for name, each in conditions.items() if decides(name) and name.partition("-")[0] in kinds]
+    found = []
+    for variant, name in VARIANTS.items():
+        if group and all(paired(figures, variant) >= FEWEST for figures in group):
+            values = [together(group, variant, MEASURES[each]) for each in TOGETHER]
+            cells = [cell(value, MEASURES[each]) for value, each in zip(values, TOGETHER, strict=True)]
+            found.append((name, cells, values[0].seeds))
+    return found
 
 
 def draw(conditions: Mapping[str, Figures]) -> None:
