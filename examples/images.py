@@ -22,7 +22,7 @@ from examples.digits import read_digits
 from itra_hf import ITRAConfig, ITRATrainer
 from itra_hf.comparison.assessment import negative_log_likelihood
 from itra_hf.comparison.measures import BY_NAME, paired_difference, show, show_difference
-from itra_hf.features.extract import extract_features
+from itra_hf.features import extract_features
 from itra_hf.reports.compactness import compactness
 from itra_hf.text.metrics import compute_metrics_for
 

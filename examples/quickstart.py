@@ -19,7 +19,7 @@ from transformers import Trainer, TrainingArguments, pipeline, set_seed
 from transformers.utils import logging
 
 from itra_hf import ITRAConfig, ITRATrainer
-from itra_hf.features.extract import extract_features
+from itra_hf.features import extract_features
 from itra_hf.reports import plots
 from itra_hf.reports.compactness import compactness
 from itra_hf.text.metrics import compute_metrics_for

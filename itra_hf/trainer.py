@@ -20,7 +20,7 @@ from .companions.loading import CompanionEpoch, PairedLoadingMixin
 from .config_checks import PAIRED_COMPANIONS, Companion, check_alignment_arguments
 from .features.averages import average_for
 from .features.forward import PairedForward
-from .features.item_counts import computes_with_item_count, takes_item_count
+from .features.item_counts import divides_by_items
 from .features.models import unwrap
 from .hub.publishing import ReportingMixin
 from .processes import agree, average
@@ -53,9 +53,8 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
             self._itra_companion = self._itra_memory_because = self._itra_average = self._itra_record = None
             self._itra_running = self._itra_in_step = self._itra_ran_aligned = False
             super().__init__(*args, **kwargs)
-            # Else the Trainer skips the division by the accumulation steps, and counts what nobody divides by.
-            trusted = getattr(self, "loss_is_scaled_for_ga", None) is True or computes_with_item_count(type(self))
-            if self.model_accepts_loss_kwargs and not trusted and not takes_item_count(unwrap(self.model)):
+            scaled = getattr(self, "loss_is_scaled_for_ga", None) is True
+            if self.model_accepts_loss_kwargs and not scaled and not divides_by_items(type(self), unwrap(self.model)):
                 self.model_accepts_loss_kwargs = False
             self._itra_start_run()
 

@@ -12,7 +12,7 @@ from trainers import config
 from transformers import Trainer, TrainerCallback
 
 from itra_hf import ITRATrainer
-from itra_hf.features.extract import extract_features
+from itra_hf.features import extract_features
 from itra_hf.hub.publishing import ReportingMixin
 from itra_hf.reports.compactness import compactness
 

@@ -14,7 +14,7 @@ from scipy import stats
 from transformers import Trainer
 
 from examples.claims.classifier import KINDS, SEEDS, train
-from itra_hf.features.extract import extract_features
+from itra_hf.features import extract_features
 from itra_hf.losses import MatchingLoss
 from itra_hf.reports.drawing import COLOURS, add_legend, decorate, draw_curve, new_figure
 

@@ -11,7 +11,7 @@ import numpy as np
 from transformers import Trainer
 
 from examples.claims.classifier import KINDS, SEEDS, train
-from itra_hf.features.extract import extract_features
+from itra_hf.features import extract_features
 from itra_hf.reports.compactness import compactness
 from itra_hf.reports.plots import feature_map
 

@@ -20,7 +20,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from transformers import Trainer, set_seed
 
-from ..features.item_counts import computes_with_item_count, takes_item_count
+from ..features.item_counts import divides_by_items
 from ..text.data import Task, tokenize
 from ..text.metrics import compute_metrics_for
 from ..text.models import fitting_length, load_model
@@ -191,9 +191,7 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task, dict
         compute_metrics=compute_metrics_for(task.problem_type),
         **run.trainer_arguments,
     )
-    counted = takes_item_count(model) or computes_with_item_count(trainer_class)
-    if trainer.compute_loss_func is None and not counted:
-        # Else the stock Trainer skips the division by the accumulation steps for most heads, and ITRATrainer does not.
+    if trainer.compute_loss_func is None and not divides_by_items(trainer_class, model):  # as ITRATrainer does
         trainer.model_accepts_loss_kwargs = False
     return trainer, splits[tested], task, {name: splits[name] for name in (UNKNOWN, HELD_OUT) if name in splits}
 

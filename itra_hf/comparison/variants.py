@@ -71,6 +71,8 @@ def read_variant(name: str, settings: Any, common: Mapping[str, Any], preset: st
     Raises:
         ValueError: an unknown field, trainer or preset, or a wrong value.
     """
+    if not name.strip():
+        raise ValueError(f"A variant needs a name, and {name!r} is none.")
     settings = {} if meaning(settings) is None else settings
     if not isinstance(settings, Mapping):
         raise ValueError(f"Variant {name!r} must be a mapping from fields to values, not {settings!r}.")

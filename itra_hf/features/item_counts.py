@@ -91,6 +91,14 @@ def _leads_to_loss(called: str, owner: type, module: Any, seen: set[Method]) -> 
     return not owner.__module__.startswith("transformers.")
 
 
+def divides_by_items(trainer: type[Trainer], model: nn.Module) -> bool:
+    """Whether the loss of a trainer is normalised by `num_items_in_batch`, by its own `compute_loss` or by the model.
+
+    Else `model_accepts_loss_kwargs` has to be `False`, or the Trainer skips the division by the accumulation steps.
+    """
+    return computes_with_item_count(trainer) or takes_item_count(model)
+
+
 def computes_with_item_count(trainer: type[Trainer]) -> bool:
     """Whether a `compute_loss` of a user's own, at or above this class, divides by the count itself.
 

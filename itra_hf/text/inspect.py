@@ -67,6 +67,7 @@ def inspect_model(args: InspectionArguments, data_args: DataArguments) -> pd.Dat
     if task.problem_type != "single_label_classification":
         raise ValueError(f"Compactness needs one class a text; these data are {task.problem_type}.")
     model, tokenizer, names = _load(args, task)
+    longest = fitting_length(data_args.max_seq_length, model, tokenizer)
     features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, data in splits.items():
         # Labels first, so that messages count the file's rows
@@ -74,7 +75,6 @@ def inspect_model(args: InspectionArguments, data_args: DataArguments) -> pd.Dat
         if "labels" not in data.column_names:
             logger.warning(f"The {name} data have no labels, so they are left out.")
             continue
-        longest = fitting_length(data_args.max_seq_length, model, tokenizer)
         data = tokenize(data, tokenizer, task, longest, data_args.preprocessing_num_workers)
         loader = DataLoader(data, args.batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
         features[name] = extract_features(model, loader, args.feature)

@@ -40,6 +40,7 @@ BROKEN_FILE = {"trainer": "{folder}/broken.py:Own"}
         ({"variants": "{}"}, "variants must map names to settings"),
         ({"variants": "[a]"}, "variants must map names to settings"),
         ({"variants": {"a": 1}}, "Variant 'a' must be a mapping"),
+        ({"variants": {" ": {}}}, "A variant needs a name, and ' ' is none"),
         ({"variants": {"a": {"matching_wieght": 1}}}, "'a' has an unknown field 'matching_wieght'. Did you mean"),
         ({"variants": {"a": {"train_file": "x"}}}, "'a' has an unknown field 'train_file'"),
         ({"variants": {"a": {"seed": 1}}}, "'a': 'seed' belongs to the whole comparison"),
