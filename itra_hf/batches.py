@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 COMPANION = "itra_companion"  # the key of the companion batch in a batch of pairs
+UNLABELLED = -100  # the class id that PyTorch's losses ignore; such an example belongs to no class
 WIDEST = 1000  # targets an example, beyond which comparing them costs more than the model
 
 
@@ -171,7 +172,7 @@ def labels_for(
         return None
     labels = find_labels(batch, label_names)
     if alignment != "conditional" and num_labels == 1 and isinstance(labels, Tensor):
-        labels = labels.float()
+        labels = labels.float().masked_fill(labels == UNLABELLED, torch.nan)
     if alignment is None:
         return drop_column(labels) if isinstance(labels, Tensor) else None
     if labels is None:

@@ -77,8 +77,13 @@ def _train(arguments: Sequence[str]) -> None:
         model_args, data_args, training_args = parse(arguments)
         card = card_details(data_args, model_args)
         trainer, splits, task = build_trainer(data_args, model_args, training_args)
-    with _telling(FloatingPointError, status=1), _telling(ValueError, OSError):  # such as learning_rate=-1
-        finetune(trainer, splits, task, card)
+    with _telling(FloatingPointError, status=1):
+        try:
+            finetune(trainer, splits, task, card)
+        except (ValueError, OSError) as error:
+            if trainer.state.global_step:
+                raise
+            _fail(f"error: {error}")  # before the first step it is a setting, such as learning_rate=-1
     with _telling(HfHubHTTPError, ConnectionError):
         (trainer.push_to_hub if trainer.args.push_to_hub else trainer.create_model_card)(**card)
 
@@ -176,10 +181,13 @@ def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     named = [option[2:].split("=")[0].replace("-", "_") for option in options if option.startswith("--")]
     refuse_gone(name.removeprefix("no_") for name in named)
     config = options.pop(0) if options and not options[0].startswith("-") else None
-    later = [each for before, each in pairwise(["-", *options]) if before == "--config" or not before.startswith("--")]
-    if misplaced := [each for each in later if each.endswith((".yaml", ".yml"))]:
-        raise ValueError(f"The config file comes first, before the fields: `{misplaced[0]} --field value`.")
-    return {} if config is None else read_config(config), options
+    if config is not None:
+        return read_config(config), options
+    for before, each in pairwise(options):
+        placed = each.startswith("--") or (before.startswith("--") and before != "--config")
+        if each.endswith((".yaml", ".yml")) and not placed:
+            raise ValueError(f"The config file comes first, before the fields: `{each} --field value`.")
+    return {}, options
 
 
 def _parser(command: str, *classes: Any, **options: Any) -> HfArgumentParser:

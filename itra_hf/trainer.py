@@ -89,14 +89,13 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
         rows = count_rows(primary, self.label_names)  # now, for a compute_loss may take the labels out
         wanted: dict[str, Any] = {"return_outputs": return_outputs, "num_items_in_batch": num_items_in_batch}
         if not self._itra_aligns(model, companion is not None):
-            result: Any = super().compute_loss(model, primary, **wanted)
-            return self._itra_weigh_result(result, model, rows)
+            return self._itra_weigh_result(super().compute_loss(model, primary, **wanted), model, rows)
         if self._itra_companion not in PAIRED_COMPANIONS:
             companion = None
         kind, labels = self._itra_kind_of(primary), self._itra_labels_of(primary)
         companion_labels = self._itra_labels_of(companion)
         run: Any = self._itra_run_of(model, primary, companion, rows)
-        result = super().compute_loss(run, primary, **wanted)
+        result: Any = super().compute_loss(run, primary, **wanted)
         loss, outputs = result if isinstance(result, (tuple, list)) else (result, None)
         scale = self._itra_scale()
         loss = task_loss = self._itra_weigh_rows(loss, model, rows) * scale
@@ -112,13 +111,13 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
 
     def _itra_aligns(self, model: nn.Module, has_companion: bool) -> bool:
         """Whether a batch is one to align; if it must have a companion, that it has none is an error."""
-        if not (model.training and self.alignment_args.matching_weight > 0):
+        if self.alignment_args.matching_weight == 0 or not (model.training or self._itra_in_step):
             return False
         paired = has_companion and (self._itra_step.paired or not self._itra_in_step)
         if not (paired and self._itra_companion in PAIRED_COMPANIONS):
             # A training_step of a subclass may call compute_loss itself; else only what the step asks for is training.
             stepping = self._itra_in_step or not type(self).training_step.__module__.startswith(f"{__package__}.")
-            if not (self._itra_running and stepping):
+            if not (self._itra_running and stepping and model.training):
                 return False
             if self._itra_companion in PAIRED_COMPANIONS and not self._itra_falls_back(NO_COMPANIONS):
                 raise ValueError(COMPANION_LOST)
@@ -153,6 +152,8 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
         if run.changed:
             self._itra_warn_once(CHANGED.format(", ".join(sorted(run.changed))))
         if run.features is None or (run.companion is not None and run.companion_features is None):
+            if run.changed:
+                return False
             if self.accelerator.num_processes > 1:
                 raise ValueError(NOTHING_TAPPED)  # the other processes wait for these features
             self._itra_warn_once(NOTHING_TAPPED)

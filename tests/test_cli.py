@@ -69,7 +69,7 @@ def test_fields_alone_need_no_file(model_folder, tmp_path):
         ({"metric_for_best_model": "acuracy"}, "metric_for_best_model='acuracy' is not what evaluation gives: loss, "),
         (
             {"dataloader_drop_last": True, "per_device_train_batch_size": 64},
-            "dataloader_drop_last=True drops all of the 27 training examples, for per_device_train_batch_size=64",
+            "dataloader_drop_last=True drops all of the 27 training examples, for a batch over all processes is of 64",
         ),
         ({"matching_loss": "{folder}/bad.py:fails"}, "bad.py:fails' fails on features ["),
         ({"matching_loss": "{folder}/bad.py:rows"}, "bad.py:rows' must return a scalar"),
@@ -105,9 +105,14 @@ def test_config_file_problems(tmp_path, capsys):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ValueError, match=message):
             read_config(str(tmp_path / "bad.yaml"))
+    merged = "base: &base {x: 1}\na: {inner: &d {<<: *base, x: 2}}\nb: {<<: *d}\n'1': a\n1: b\n"
+    (tmp_path / "merged.yaml").write_text(merged)
+    assert len(read_config(str(tmp_path / "merged.yaml"))) == 5
     (tmp_path / "bad.yaml").write_text("output_dir: é\n", encoding="latin-1")
     with pytest.raises(ValueError, match=r"bad\.yaml' is not valid YAML in UTF-8"):
         read_config(str(tmp_path / "bad.yaml"))
+    assert parse(["--model_name_or_path", "m", "--train_file", "a.csv", "--output_dir", "o", "--run_name", "b.yaml"])
+    assert parse(["--model_name_or_path=m", "--train_file=a.csv", "--output_dir=o", "--run_name=b.yaml"])
     for late in (["--train_file", "a.csv", "mine.yaml"], ["--config", "mine.yaml"]):
         assert "The config file comes first, before the fields: `mine.yaml" in refused(["train", *late], capsys)
     said = refused(["inspect", "model", "--train_flie", "a.csv"], capsys)

@@ -86,6 +86,8 @@ def advice(conditions: Mapping[str, Figures]) -> str:
 def draw(conditions: Mapping[str, Figures]) -> None:
     """Accuracy and macro-F1 of each remedy minus the plain Trainer, a row of panels a kind of data, a dot a corpus."""
     shown = {kind: group for kind in KINDS if (group := conditions_of(conditions, kind))}
+    if not shown:
+        return
     heights = [len(variants_of(group)) for group in shown.values()]
     figure = drawing.new_figure(0.8 + sum(0.7 + 0.3 * each for each in heights))
     grid = figure.subplots(len(shown), len(RIGHT), squeeze=False, gridspec_kw={"height_ratios": heights})

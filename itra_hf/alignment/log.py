@@ -19,9 +19,9 @@ OWN_LOSS = (
 )
 FROZEN = "The features need no gradient (frozen backbone, or taken inside a checkpointed layer), so they stay."
 CHANGED = (
-    "compute_loss changed {} of the primary batch, and the companion batch ran as it was collated, so the features of "
-    "the two differ by that too. Change inputs in the collator or in _prepare_inputs of a Trainer below ITRAMixin, or "
-    "set companion='memory' in an ITRAConfig."
+    "compute_loss made {} anew of the primary batch, and the companion batch is as it was collated: features of the "
+    "two differ by that too, or are not aligned. Change inputs in the collator or in _prepare_inputs of a Trainer "
+    "below ITRAMixin, or set companion='memory' in an ITRAConfig."
 )
 HIDDEN = (
     "{}.compute_loss hides the one that aligns. Move it into a Trainer subclass of its own, and put ITRAMixin before "

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from .checkpoint import load_alignment
-from .log import NOTHING_ALIGNED
+from .log import NOTHING_ALIGNED, SERIES
 
 IDLE_STEPS = 10  # that are no chance
 
@@ -29,9 +29,11 @@ class RunRecord(TrainerCallback):
         self.checkpoint = checkpoint
         self.means: dict[str, float] = {}
         self.idle_steps = 0.0
+        self.first_step = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Goes on where the checkpoint stopped."""
+        self.first_step = state.global_step
         if self.checkpoint is not None:
             load_alignment(self.checkpoint, self.trainer._itra_run_state())
 
@@ -46,13 +48,21 @@ class RunRecord(TrainerCallback):
             aligned = watch.sums[-1].item()
             self.means = watch.drain(trainer.accelerator.reduce(watch.sums.clone(), reduction="sum"))
             self.idle_steps = self.idle_steps + aligned if self.means.get("matching_loss") == 0 else 0.0
-            ends = state.global_step >= state.max_steps and self.idle_steps >= state.global_step
-            if ends or self.idle_steps >= IDLE_STEPS:
-                trainer._itra_warn_once(NOTHING_ALIGNED.format(round(self.idle_steps)))
+            self._tell_idle(IDLE_STEPS)
             if (warning := watch.collapse_warning()) is not None:
                 trainer._itra_warn_once(warning)
 
     on_epoch_end = on_step_end
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Looks whether a short run has aligned nothing at all."""
+        sums = self.trainer._itra_watch.sums.tolist()
+        self.idle_steps += sums[-1] if sums[SERIES.index("matching_loss")] == 0 else 0.0
+        self._tell_idle(state.global_step - self.first_step)
+
+    def _tell_idle(self, least: int) -> None:
+        if (idle := round(self.idle_steps)) >= max(least, 1):
+            self.trainer._itra_warn_once(NOTHING_ALIGNED.format(idle))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Looks before the best model is saved."""

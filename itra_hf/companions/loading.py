@@ -1,6 +1,6 @@
 """From a training set to a loader of pairs: what the Trainer layer needs around the stock data loader."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import datasets
@@ -73,10 +73,12 @@ class PairedLoadingMixin(TrainerBase):
     def _prepare_inputs(self, inputs: Any) -> Any:
         # Each batch by itself, for a Trainer below may do more to one than move it.
         primary, companion = split_pair(inputs)
-        prepared: Any = super()._prepare_inputs(primary)
-        if companion is None:
+        prepare: Any = super()._prepare_inputs
+        prepared = prepare(primary)
+        if companion is None or not isinstance(prepared, Mapping):
             return prepared
-        return type(prepared)({**prepared, COMPANION: super()._prepare_inputs(companion)})  # type: ignore[arg-type]
+        kind: Any = type(prepared)
+        return kind({**prepared, COMPANION: prepare(companion)})
 
     def _itra_pair(self, dataset: Any, description: str) -> PairedDataset | PairedStream:
         """Makes a training set, map-style or streaming, one of pairs `(example, companion example)`."""

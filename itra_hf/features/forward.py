@@ -45,7 +45,8 @@ class PairedForward:
         features: `[n, dim]` primary features, after a call.
         companion_features: `[m, dim]`.
         captured: the tapped tensor that the primary features come from, primary rows first.
-        changed: the model's arguments that `compute_loss` made anew of the primary batch alone.
+        changed: the model's arguments that `compute_loss` made of the primary batch. Where one is no column, the
+            companion does not run.
     """
 
     def __init__(
@@ -113,10 +114,13 @@ class PairedForward:
             outputs, self.features, self.captured = _record(self.model, tap, inputs)
             return outputs
         labels = find_labels(inputs, self.label_names)
-        self._note_changes(inputs)
+        self.changed = self._made_anew(inputs)
+        if self.changed - set(self.companion):  # what the companion's would be is not known
+            outputs, self.features, self.captured = _record(self.model, tap, inputs)
+            return outputs
         unlabelled = {name: value for name, value in inputs.items() if name not in self.label_names}
         together = self.together and self.averaged is None
-        both = concatenate(unlabelled, self.companion, self.rows) if together else None
+        both = concatenate(unlabelled, self._companion_inputs(inputs, False), self.rows) if together else None
         if both is None or (labels is not None and not own_loss_is_standard):
             return self._two_passes(tap, inputs, labelled=labels is not None and not own_loss_is_standard)
         outputs, features, self.captured = _record(self.model, tap, both)
@@ -145,24 +149,31 @@ class PairedForward:
 
     def _companion_inputs(self, inputs: dict[str, Any], labelled: bool) -> dict[str, Any]:
         """The companion batch as `compute_loss` calls the model with the primary one, whatever it calls a column."""
-        columns = {id(value): name for name, value in self.primary.items()}
         found = {}
         for name, value in inputs.items():
             # A model with a loss of its own may insist on labels; otherwise the companion runs without.
             if labelled or name not in self.label_names:
-                column = columns.get(id(value), name)
+                column = self._column_of(name, value)
                 if self.companion is not None and column in self.companion:
                     found[name] = self.companion[column]
                 elif column not in self.primary:  # such as weights of the classes
                     found[name] = value
         return found
 
-    def _note_changes(self, inputs: dict[str, Any]) -> None:
-        """Notes the tensors, labels apart, that are a column's by name and not the collated ones."""
-        kept = {id(value) for value in self.primary.values()}
-        for name, value in inputs.items():
-            if isinstance(value, Tensor) and name in self.primary and id(value) not in kept:
-                self.changed |= {name} - set(self.label_names)
+    def _column_of(self, name: str, value: Any) -> str:
+        """The column of the primary batch that an argument of the model is, else the argument's own name."""
+        same = (column for column, each in self.primary.items() if isinstance(each, Tensor) and each is value)
+        return next(same, name)
+
+    def _made_anew(self, inputs: dict[str, Any]) -> set[str]:
+        """The arguments that `compute_loss` made of the primary batch: tensors of its rows that are not as collated."""
+        columns = [each for each in self.primary.values() if isinstance(each, Tensor)]
+        return {
+            name
+            for name, value in inputs.items()
+            if isinstance(value, Tensor) and not any(value is each for each in columns)
+            if name in self.primary or (value.dim() and len(value) == self.rows)
+        } - set(self.label_names)
 
 
 def _record(

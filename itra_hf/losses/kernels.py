@@ -5,13 +5,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..batches import is_class_ids
+from ..batches import UNLABELLED, is_class_ids
 
 Kernel = Literal["gaussian", "laplacian", "inverse_multiquadric"]
 BandwidthRule = Literal["mean", "median"]
 
 SCALES = (1e-15, 1e15)  # of bandwidths, so that they are float32s with room for the distances
-UNLABELLED = -100  # the class id that PyTorch's losses ignore; such an example belongs to no class
 
 
 def resolve_bandwidth(features: Tensor, companion_features: Tensor, bandwidth: float | BandwidthRule) -> Tensor:

@@ -6,9 +6,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from ..batches import drop_column, is_class_ids
+from ..batches import UNLABELLED, drop_column, is_class_ids
 from ..by_name import load_named
-from .kernels import UNLABELLED, Kernel, parse_bandwidth
+from .kernels import Kernel, parse_bandwidth
 from .known_gradient import with_gradient
 from .mmd import Alignment, ClassWeighting, Estimator, Match, shared_size, squared_mmd
 
@@ -200,6 +200,8 @@ class MatchingLoss(nn.Module):
         assert self.distance is not None
         try:
             value = self.distance(x, y)
+        except (torch.OutOfMemoryError, MemoryError):  # auto_find_batch_size goes by these
+            raise
         except Exception as error:  # whatever it is
             raise ValueError(
                 f"matching_loss={self.matching_loss!r} fails on features {list(x.shape)} and {list(y.shape)}: {error}"

@@ -20,17 +20,19 @@ class _Loader(WrittenLoader):
     A key that is there twice is an error.
     """
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Makes a mapping of a node.
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Makes a node of a mapping, before others are merged into it.
 
         Raises:
             yaml.constructor.ConstructorError: it has a key twice.
         """
-        names = [(key.tag, str(key.value)) for key, _ in node.value]
-        for place, (key, _) in enumerate(node.value):
-            if names[place] in names[:place]:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
-        return super().construct_mapping(node, deep)
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {

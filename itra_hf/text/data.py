@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from .data_arguments import DataArguments
 from .files import Reading, read_files
-from .labels import check_complete, class_names, encode, infer_problem, look_alike, quoted, read_labels
+from .labels import SHOWN, check_complete, class_names, encode, infer_problem, look_alike, quoted, read_labels
 from .metrics import ProblemType
 from .named_data import load_named
 
@@ -93,7 +93,7 @@ def infer_task(args: DataArguments, train: datasets.Dataset) -> Task:
     else:
         names = class_names(labels)
         found = f"{len(names)} classes, {quoted(names)}"
-        for group in look_alike(names):
+        for group in look_alike(names)[:SHOWN]:
             logger.warning(f"Column {label_column!r} has {quoted(group)}, which look alike and are different classes.")
     if problem_type != "regression" and len(names) < 2:
         raise ValueError(f"Column {label_column!r} of the training data holds one label only: {names}.")
@@ -161,7 +161,8 @@ def _check_texts(data: datasets.Dataset, split: str, task: Task) -> None:
         strings = (pa.types.is_string(found), pa.types.is_large_string(found), pa.types.is_null(found))
         if not any(strings) or isinstance(data.features[name], datasets.ClassLabel):
             raise ValueError(f"Column {name!r} of the {split} data holds {found}, where texts must be strings.")
-    texts = data.data.column(task.text_columns[0]).cast(pa.string())  # the second text of a pair may be missing
+    texts = data.data.column(task.text_columns[0])  # the second text of a pair may be missing
+    texts = texts.cast(pa.string()) if pa.types.is_null(texts.type) else texts
     missing = pc.equal(pc.utf8_trim_whitespace(texts), "").fill_null(True).to_numpy()
     if missing.all():
         raise ValueError(f"Column {task.text_columns[0]!r} of the {split} data has no text in any row.")

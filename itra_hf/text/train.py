@@ -116,7 +116,7 @@ def check_best_metric(args: ITRAConfig, task: Task) -> None:
     """
     if args.metric_for_best_model is None:
         return
-    known = ["loss", "runtime", *metric_names(task.problem_type)]
+    known = ["loss", *metric_names(task.problem_type), "runtime", "samples_per_second", "steps_per_second"]
     known += [f"{PREFIX}_{name}" for name in FIGURES] if args.eval_compactness else []
     if args.metric_for_best_model.removeprefix("eval_") not in known:
         raise ValueError(
@@ -187,7 +187,8 @@ def finetune(trainer: ITRATrainer, splits: datasets.DatasetDict, task: Task, car
 def _remove_results(folder: Path) -> None:
     """Removes what an earlier run left of these files, for a reader would take them for this run's."""
     stale = [folder / RESULTS_NAME.format(name) for name in ("train", "eval", "test", "all")]
-    for path in (*stale, folder / PREDICTIONS_NAME, *folder.glob("figures/*.png")):
+    pictures = [folder / "figures" / name for name in ("learning_curves.png", "feature_map.png")]
+    for path in (*stale, folder / PREDICTIONS_NAME, *pictures):
         path.unlink(missing_ok=True)
 
 
@@ -267,10 +268,12 @@ def check_steps(args: ITRAConfig, examples: int, most: int | None) -> None:
         ValueError: there is none.
     """
     examples = examples if most is None else min(examples, most)
-    if args.dataloader_drop_last and examples < args.train_batch_size * args.world_size:
+    split: bool = getattr(args.accelerator_config, "split_batches", False)
+    batch = args.train_batch_size * (1 if split else args.world_size)
+    if args.dataloader_drop_last and examples < batch:
         raise ValueError(
-            f"dataloader_drop_last=True drops all of the {examples} training examples, for per_device_train_batch_size="
-            f"{args.per_device_train_batch_size} is more."
+            f"dataloader_drop_last=True drops all of the {examples} training examples, for a batch over all processes "
+            f"is of {batch}."
         )
 
 

@@ -243,9 +243,13 @@ def test_a_run_ends_with_the_process_that_started_it(tmp_path):
     pid = tmp_path / "run" / "pid"
     wait_until(lambda: pid.is_file() and pid.read_text())
     child = psutil.Process(int(pid.read_text()))
-    parent.kill()
-    parent.wait()
-    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    try:
+        parent.kill()
+        parent.wait()
+        wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    finally:
+        if child.is_running():
+            child.kill()
 
 
 def wait_until(condition, seconds=120):

@@ -25,16 +25,19 @@ def losses(trainer, name="loss"):
 
 
 class Spied(Toy):
-    """Keeps how large the inputs of each pass were."""
+    """Keeps the inputs of each pass."""
 
     def __init__(self):
         super().__init__()
         self.seen = []
 
     def forward(self, x, labels=None, class_weights=None):
-        self.seen.append(float(x.abs().max()))
-        logits = self.head(self.body(x))
-        return {"logits": logits, "weights": class_weights}
+        self.seen.append(x.detach().clone())
+        return {"logits": self.head(self.body(x))}
+
+
+def rows_of(tensor):
+    return {tuple(row) for row in tensor.tolist()}
 
 
 def loss_of(outputs, labels):
@@ -57,18 +60,31 @@ class AddsWeights(Trainer):
         return (loss_of(outputs, labels), outputs) if return_outputs else loss_of(outputs, labels)
 
 
-@EITHER
-@pytest.mark.parametrize("base", [Renames, AddsWeights])
-def test_a_compute_loss_may_rename_inputs_and_add_tensors(base, settings, tmp_path):
-    class Aligned(ITRAMixin, base):
-        pass
+class OtherColumn(Trainer):
+    """Calls the model with a column of another name than the argument, beside one of that name."""
 
-    data = toy_examples(12)
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(x=inputs["z"])
+        return (loss_of(outputs, inputs["labels"]), outputs) if return_outputs else loss_of(outputs, inputs["labels"])
+
+
+@EITHER
+@pytest.mark.parametrize("base", [Renames, AddsWeights, OtherColumn])
+def test_a_compute_loss_may_rename_inputs_and_add_tensors(base, settings, tmp_path):
+    kind, data = type("Aligned", (ITRAMixin, base), {}), toy_examples(12)
+    wanted = rows_of(torch.stack([row["x"] for row in data]))
     if base is Renames:
         data = [{"image": row["x"], "labels": row["labels"]} for row in data]
-    trainer = train(Aligned, tmp_path, data, Spied(), **settings)
+    elif base is OtherColumn:
+        data = [{"z": row["x"], "x": 0 * row["x"], "labels": row["labels"]} for row in data]
+    model = Spied()
+    trainer = train(kind, tmp_path, data, model, **settings)
     assert max(losses(trainer, "matching_loss")) > 0
-    plain = train(Aligned, tmp_path, data, Spied(), matching_weight=0.0)
+    assert all(rows_of(each) <= wanted for each in model.seen)
+    assert (
+        len({tuple(sorted(rows_of(each))) for each in model.seen}) > 3
+    )  # the companion is no copy of the primary batch
+    plain = train(kind, tmp_path, data, Spied(), matching_weight=0.0)
     assert_close(losses(trainer, "task_loss")[0], losses(plain)[0], rtol=1e-3, atol=1e-3)
 
 
@@ -79,6 +95,14 @@ class Normalises(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs["x"] = inputs["x"] / 100
         outputs = model(x=inputs["x"])
+        return (loss_of(outputs, inputs["labels"]), outputs) if return_outputs else loss_of(outputs, inputs["labels"])
+
+
+class Derives(Trainer):
+    """Makes an argument of the model of what is no argument of it."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(x=inputs["image"] / 100)
         return (loss_of(outputs, inputs["labels"]), outputs) if return_outputs else loss_of(outputs, inputs["labels"])
 
 
@@ -95,11 +119,21 @@ def test_inputs_that_compute_loss_changes_are_told(settings, tmp_path, caplog):
         pass
 
     train(Aligned, tmp_path, **settings)
-    assert sum("compute_loss changed x of the primary batch" in record.message for record in caplog.records) == 1
+    assert sum("compute_loss made x anew of the primary batch" in record.message for record in caplog.records) == 1
     caplog.clear()
     train(Aligned, tmp_path, companion="memory")
     train(ITRATrainer, tmp_path, **settings)
-    assert "changed" not in caplog.text
+    assert "anew" not in caplog.text
+
+
+@EITHER
+def test_what_only_the_primary_batch_has_is_not_aligned_with_itself(settings, tmp_path, caplog):
+    data = [{"image": row["x"], "labels": row["labels"]} for row in toy_examples(12)]
+    kind = type("Aligned", (ITRAMixin, Derives), {})
+    trainer = train(kind, tmp_path, data, Spied(), **settings)
+    assert sum("compute_loss made x anew of the primary batch" in record.message for record in caplog.records) == 1
+    assert not losses(trainer, "matching_loss")
+    assert losses(train(kind, tmp_path, data, Spied(), companion="memory"), "matching_loss")
 
 
 @EITHER
@@ -115,8 +149,34 @@ def test_both_batches_are_prepared_alike(settings, tmp_path, caplog):
 
     model = Spied()
     train(Aligned, tmp_path, model=model, **settings)
-    assert max(model.seen) < 1
-    assert "changed" not in caplog.text
+    assert max(float(each.abs().max()) for each in model.seen) < 1
+    assert "anew" not in caplog.text
+
+
+def test_preparing_may_make_a_batch_no_mapping(tmp_path, caplog):
+    class Own(Trainer):
+        def _prepare_inputs(self, inputs):
+            inputs = super()._prepare_inputs(inputs)
+            return inputs["x"], inputs["labels"]
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            outputs = model(x=inputs[0])
+            return (loss_of(outputs, inputs[1]), outputs) if return_outputs else loss_of(outputs, inputs[1])
+
+    kind = type("Aligned", (ITRAMixin, Own), {})
+    args = ITRAConfig(
+        str(tmp_path),
+        max_steps=6,
+        per_device_train_batch_size=4,
+        report_to="none",
+        use_cpu=True,
+        logging_steps=1,
+        remove_unused_columns=False,
+    )
+    trainer = kind(Spied(), args, train_dataset=toy_examples(12), data_collator=default_data_collator)
+    trainer.train()
+    assert "companion='auto' is 'memory' in this run" in caplog.text
+    assert losses(trainer, "matching_loss")
 
 
 # ---- Labels that compute_loss takes out ----
@@ -284,6 +344,19 @@ def test_integers_that_a_model_learns_as_numbers_are_numbers(tmp_path):
     trainer = train(ITRATrainer, tmp_path, data, Number())
     assert trainer._itra_aligner.alignment == "joint"
     assert min(losses(trainer, "matching_loss")) > 0
+    given = trainer._itra_labels_of({"labels": torch.tensor([3, -100])})
+    assert_close(given, torch.tensor([3.0, torch.nan]), equal_nan=True)  # which joint alignment leaves out
+    by_class = train(ITRATrainer, tmp_path, data, Number(), alignment="conditional")
+    assert by_class._itra_labels_of({"labels": torch.tensor([3, -100])}).dtype == torch.int64
+
+
+@EITHER
+def test_a_model_that_stays_in_eval_mode_trains(settings, tmp_path):
+    class Still(Toy):
+        def train(self, mode=True):
+            return super().train(False)
+
+    assert max(losses(train(ITRATrainer, tmp_path, model=Still(), **settings), "matching_loss")) > 0
 
 
 class LogProbabilities(Toy):
@@ -322,6 +395,13 @@ def test_one_batch_without_a_common_class_is_no_reason_to_warn(tmp_path, caplog)
     data = [{**row, "labels": 0 if index < 20 else index % 3} for index, row in enumerate(toy_examples(24))]
     train(ITRATrainer, tmp_path, data, per_device_train_batch_size=1, max_steps=40, num_train_epochs=2)
     assert "exactly 0" not in caplog.text
+
+
+@pytest.mark.parametrize(("steps", "every"), [(3, 1), (3, 500), (13, 9)])
+def test_runs_that_align_nothing_say_so_however_short(steps, every, tmp_path, caplog):
+    settings = {"per_device_train_batch_size": 1, "estimator": "unbiased", "gradient_accumulation_steps": 3}
+    train(ITRATrainer, tmp_path, max_steps=steps, logging_steps=every, **settings)
+    assert sum("has been exactly 0 for" in record.message for record in caplog.records) == 1
 
 
 def test_a_loss_of_nan_is_not_blamed_on_the_features(tmp_path):

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import has_length
 
+from ...batches import UNLABELLED
 from ...companions.choice import holds_shards
 from ...features.extract import tapped_batches
 from ...features.models import unwrap
 from ...features.randomness import untouched_randomness
-from ...losses.kernels import UNLABELLED
 from .ranges import NOT_NEGATIVE, SHARE, Range, check_ranges
 from .task_loss import TaskLossTrainer
 

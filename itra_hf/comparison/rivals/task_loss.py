@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from ...batches import count_rows, drop_column, find_labels, is_class_ids
+from ...batches import UNLABELLED, count_rows, drop_column, find_labels, is_class_ids
 from ...features.models import logits_of, unwrap, unwrap_adapter
 from ...features.placing import ModelTap
-from ...losses.kernels import UNLABELLED
 from ...processes import agree
 from .ranges import Range
 
