@@ -169,7 +169,6 @@ class PairCollator:
 
     def __init__(self, collator: Callable[[list[Any]], Any]) -> None:
         self.collator = collator
-        self._deep = True
 
     def __call__(self, pairs: Sequence[tuple[Any, Any]]) -> Any:
         """Collates pairs `(example, companion example)`; the result has the wrapped collator's type.
@@ -178,7 +177,7 @@ class PairCollator:
         """
         primary, companion = map(list, zip(*pairs, strict=True))
         rows = len(pairs)
-        kept = self._copies([primary, companion])  # a collator may change its examples
+        kept = _fresh([primary, companion])  # a collator may change its examples
         try:
             both = self.collator(primary + companion)
         except Exception:  # whatever it is, where each half fails alone too, that is the error to show
@@ -188,9 +187,7 @@ class PairCollator:
         if both is not None and all(_has_rows(value, 2 * rows) for value in both.values()):
             first = {key: value[:rows] for key, value in both.items()}
             second = {key: value[rows:] for key, value in both.items()}
-            self._deep = False  # a second call is not expected any more
         else:
-            self._deep = True
             both = self.collator(kept[0])
             if not isinstance(both, Mapping):
                 return both
@@ -198,11 +195,14 @@ class PairCollator:
         # The Trainer rebuilds batches the same way, so a BatchEncoding stays one.
         return type(both)({**first, COMPANION: second})  # type: ignore[call-arg]
 
-    def _copies(self, halves: list[list[Any]]) -> list[list[Any]]:
-        try:
-            return copy.deepcopy(halves) if self._deep else [[copy.copy(each) for each in half] for half in halves]
-        except Exception:  # what can't be copied is taken as it is
-            return halves
+
+def _fresh(value: Any) -> Any:
+    """Copies of dicts and lists, however deep; what they hold is shared, for a tensor may be a row of a large one."""
+    if type(value) is dict:
+        return {key: _fresh(each) for key, each in value.items()}
+    if type(value) in (list, tuple) and value and isinstance(value[0], (Mapping, list, tuple)):
+        return type(value)(map(_fresh, value))
+    return copy.copy(value) if isinstance(value, (list, Mapping)) else value
 
 
 def _has_rows(value: Any, rows: int) -> bool:
