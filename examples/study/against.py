@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import protocol
 from cells import PLAIN, TITLES, Figures, cell, difference, means_by_seed, read_figures, together
 
 from itra_hf.comparison.measures import BY_NAME, Measure, show
@@ -142,6 +143,21 @@ def brief(conditions: Mapping[str, Figures]) -> str:
     rows: Rows = [["labels", "minus Trainer", *heads]]
     for labels, kinds in (("right", CLEAN), ("a fifth wrong", ("noise",))):
         rows += [[labels, name, *cells] for name, cells, _ in differences(conditions, kinds)]
+    return markdown_table(rows, escape=False)
+
+
+def mends(conditions: Mapping[str, Figures]) -> str:
+    """The default and what was tried in its place, minus the plain Trainer, on the conditions that have any of it."""
+    names = ("accuracy", "nll", "nll_scaled", "calibration_error", "scatter_ratio", UNKNOWN.name, "new_classes_5")
+    titles = {"nll": "NLL", "nll_scaled": "NLL, temperature fitted", "new_classes_5": "five new examples, points"}
+    heads = [titles.get(each) or TITLES.get(each, MEASURES[each].title) for each in names]
+    rows: Rows = [["training documents", "minus Trainer", "seeds", *heads]]
+    for name, figures in conditions.items():
+        tried = [each for each in VARIANTS if each in protocol.FURTHER and paired(figures, each) >= FEWEST]
+        for variant in [OURS, *tried] if tried else []:
+            known = [MEASURES[each] if each in figures[variant] else None for each in names]
+            cells = ["" if each is None else cell(difference(figures, variant, each), each) for each in known]
+            rows.append([title(name), VARIANTS[variant], str(paired(figures, variant)), *cells])
     return markdown_table(rows, escape=False)
 
 

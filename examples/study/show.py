@@ -203,6 +203,7 @@ def renew_against() -> None:
     texts = {
         "progress": goals.progress(conditions),
         "goals": goals.goal_table(conditions),
+        "mends": against.mends(conditions),
         "clean": against.summary(conditions, against.CLEAN),
         "noise": against.summary(conditions, ["noise"]),
         **{name: against.section(conditions, name) for name in against.SECTIONS},
