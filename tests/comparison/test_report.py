@@ -280,7 +280,7 @@ def test_spoiled_data_are_told_in_every_report(tmp_path):
     write_reports(comparison, "title")
     for name in ("comparison.md", "comparison.html"):
         text = (tmp_path / name).read_text(encoding="utf-8")
-        assert "20% of the labels replaced by wrong ones" in text.replace("\\", "")
+        assert "20 % of the labels replaced by wrong ones" in text.replace("\\", "")
         assert "fall to 1 in 20" in text
         assert "The examples that temperatures are fitted on are spoiled alike." in text
     assert json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))["arguments"]["label_noise"] == 0.2

@@ -581,7 +581,7 @@ def test_a_loader_of_ones_own_is_refused_where_stages_draw_the_examples(tmp_path
 
 def test_a_second_stage_without_labels_is_refused_in_words(tmp_path):
     data = [{"x": each["x"]} for each in toy_examples(8)]
-    with pytest.raises(ValueError, match="fits the head to labels, which the training set lacks"):
+    with pytest.raises(ValueError, match="Features are taken with labels, but a batch has only x"):
         build(rivals.RetargetedTrainer, tmp_path, data).train()
 
 
