@@ -62,7 +62,7 @@ class RunRecord(TrainerCallback):
 
     def _tell_idle(self, least: int) -> None:
         if (idle := round(self.idle_steps)) >= max(least, 1):
-            self.trainer._itra_warn_once(NOTHING_ALIGNED.format(idle))
+            self.trainer._itra_warn_once(NOTHING_ALIGNED.format(min(idle, IDLE_STEPS)))  # one text, so said once
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Looks before the best model is saved."""

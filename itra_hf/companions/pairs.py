@@ -182,9 +182,7 @@ class PairCollator:
             both = self.collator(primary + companion)
         except Exception:  # whatever it is, where each half fails alone too, that is the error to show
             both = None
-        if both is not None and not isinstance(both, Mapping):
-            return self.collator(kept[0])
-        if both is not None and all(_has_rows(value, 2 * rows) for value in both.values()):
+        if isinstance(both, Mapping) and all(_has_rows(value, 2 * rows) for value in both.values()):
             first = {key: value[:rows] for key, value in both.items()}
             second = {key: value[rows:] for key, value in both.items()}
         else:

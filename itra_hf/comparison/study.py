@@ -6,6 +6,7 @@ from ..text.data import encode_labels, infer_task, load_splits
 from ..text.train import check_alignment_fits, check_best_metric
 from .plan import Plan
 from .report import REPORTS, write_reports
+from .rivals.choice import TRAINERS
 from .schedule import run_missing
 from .spoiling import check_unknown_classes
 from .summary import Comparison, read_results
@@ -71,7 +72,7 @@ def check_labels(plan: Plan) -> None:
     for variant, run in runs:
         with naming(variant.name):
             settings = run.arguments(plan.output_dir)[2]
-            if ".py:" not in variant.trainer:  # one of the user's may have metrics of its own
+            if ":" not in variant.trainer or variant.trainer.startswith(TRAINERS):  # the user's may have other metrics
                 check_best_metric(settings, task)
             if variant.aligns:
                 check_alignment_fits(settings, task)

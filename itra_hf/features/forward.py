@@ -167,11 +167,10 @@ class PairedForward:
 
     def _made_anew(self, inputs: dict[str, Any]) -> set[str]:
         """The arguments that `compute_loss` made of the primary batch: tensors of its rows that are not as collated."""
-        columns = [each for each in self.primary.values() if isinstance(each, Tensor)]
         return {
             name
             for name, value in inputs.items()
-            if isinstance(value, Tensor) and not any(value is each for each in columns)
+            if isinstance(value, Tensor) and not any(value is each for each in self.primary.values())
             if name in self.primary or (value.dim() and len(value) == self.rows)
         } - set(self.label_names)
 

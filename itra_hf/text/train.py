@@ -235,7 +235,7 @@ def find_checkpoint(args: ITRAConfig) -> str | None:
     finished = os.path.isfile(os.path.join(asked, RESULTS_NAME.format("train")))  # whose state is there for reading
     if finished or not os.path.isfile(os.path.join(asked, TRAINER_STATE_NAME)):
         found = get_last_checkpoint(asked)
-        advice = f"; did you mean {found!r}?" if found else "; it holds none either." if finished else ""
+        advice = f"; did you mean {found!r}?" if found else "; it holds none either" if finished else ""
         why = "it is the folder of a finished run" if finished else f"it has no {TRAINER_STATE_NAME}"
         raise FileNotFoundError(f"{asked!r} is no checkpoint, for {why}{advice}")
     return asked

@@ -396,7 +396,7 @@ def test_one_batch_without_a_common_class_is_no_reason_to_warn(tmp_path, caplog)
     assert "exactly 0" not in caplog.text
 
 
-@pytest.mark.parametrize(("steps", "every"), [(3, 1), (3, 500), (13, 9)])
+@pytest.mark.parametrize(("steps", "every"), [(3, 1), (3, 500), (13, 9), (30, 5)])
 def test_runs_that_align_nothing_say_so_however_short(steps, every, tmp_path, caplog):
     settings = {"per_device_train_batch_size": 1, "estimator": "unbiased", "gradient_accumulation_steps": 3}
     train(ITRATrainer, tmp_path, max_steps=steps, logging_steps=every, **settings)
