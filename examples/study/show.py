@@ -203,7 +203,9 @@ def renew_against() -> None:
     texts = {
         "progress": goals.progress(conditions),
         "goals": goals.goal_table(conditions),
+        "ahead": against.ahead(conditions),
         "mends": against.mends(conditions),
+        **{f"mends, {each}": against.mends(conditions, each) for each in (against.OURS, against.SMOOTHING)},
         "clean": against.summary(conditions, against.CLEAN),
         "noise": against.summary(conditions, ["noise"]),
         **{name: against.section(conditions, name) for name in against.SECTIONS},
