@@ -1,6 +1,7 @@
 """Single runs of a comparison, in this process: other kinds of labels, spoiled data, and what has to be alike."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from studies import SECOND_BATCH
 from itra_hf.cli import parse_comparison
 from itra_hf.comparison import assessment, schedule
 from itra_hf.comparison.run import build, measure
+from itra_hf.comparison.study import check_labels
 from itra_hf.comparison.variants import PLAIN, TWICE
 
 
@@ -66,6 +68,16 @@ def test_a_measure_that_the_labels_do_not_have_is_refused_before_the_first_run(
     train = write(tmp_path, "train.csv", examples(30, 0))
     config = write_config(tmp_path, model_folder, train_file=train, metric="mse", seeds="[1]", equal_compute="none")
     assert "metric='mse'" in refused(["compare", config], capsys)
+
+
+def test_a_best_metric_that_evaluation_does_not_give_is_refused_but_for_trainers_of_the_users(model_folder, tmp_path):
+    source = "from itra_hf import ITRATrainer\n\n\nclass Own(ITRATrainer):\n    pass\n"
+    (tmp_path / "own.py").write_text(source, encoding="utf-8")
+    for trainer, fits in (("ITRATrainer", False), (f"{tmp_path}/own.py:Own", True)):
+        variants = {"a": {"trainer": trainer, "metric_for_best_model": "mine"}}
+        plan = plan_of(tmp_path, model_folder, examples(30, 0), variants=json.dumps(variants))
+        with nullcontext() if fits else pytest.raises(ValueError, match="'a': metric_for_best_model='mine' is"):
+            check_labels(plan)
 
 
 # ---- Alike for all variants ----

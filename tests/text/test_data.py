@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
+from transformers import AutoTokenizer
 
-from itra_hf.text.data import DataArguments, cut_validation, encode_labels, infer_task, subset
+from itra_hf.text.data import DataArguments, cut_validation, encode_labels, infer_task, subset, tokenize
 
 
 def arguments(**fields):
@@ -43,6 +44,16 @@ def test_texts_without_characters_are_counted(caplog):
     data = Dataset.from_dict({"text": ["x", " ", "y", "", "z"], "label": ["a", "b", "a", "b", "a"]})
     encode_labels(data, "train", infer_task(arguments(), data), arguments())
     assert "has no text in 2 of 5 rows, first in row 2; they are taken as empty texts" in caplog.text
+
+
+def test_a_text_without_tokens_is_one_of_padding(model_folder):
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    assert tokenizer.num_special_tokens_to_add() == 0
+    data = Dataset.from_dict({"text": ["the sky", "", " "], "label": ["a", "b", "a"]})
+    task = infer_task(arguments(), data)
+    inputs = tokenize(encode_labels(data, "train", task, arguments()), tokenizer, task, 8, None)
+    assert inputs["input_ids"][1:] == [[tokenizer.pad_token_id]] * 2
+    assert inputs["attention_mask"][:] == [[1, 1], [1], [1]]
 
 
 def test_validation_split_of_few_examples_is_random(caplog):
