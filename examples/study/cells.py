@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 
 from itra_hf.comparison.measures import Measure, PairedDifference, paired_difference, show
@@ -15,6 +16,7 @@ from itra_hf.comparison.run import ERROR, RESULT, execute, write_atomically
 from itra_hf.comparison.schedule import process_context
 
 PLAIN = "plain"
+SHARED = ("seconds", "peak_memory")  # not a run's own where several share a GPU
 TITLES = {"accuracy": "accuracy, points", "calibration_error": "calibration error, points"}
 
 Figures = dict[str, dict[str, dict[int, float]]]  # by variant, measure and seed
@@ -56,12 +58,17 @@ def _run(run: Run, paths: Sequence[Path], folder: Path, measuring: Measuring | N
     results = json.loads(result.read_text(encoding="utf-8"))
     for path, each in zip(paths, results if measuring else [results], strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, small(each))
+        write_atomically(path, small(each, device_of(run)))
     shutil.rmtree(folder)
     return "done"
 
 
-def small(result: Mapping[str, Any]) -> str:
+def device_of(run: Run) -> str | None:
+    """The name of the GPU that a run trains on; `None` for a CPU."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() and not run.fields.get("use_cpu") else None
+
+
+def small(result: Mapping[str, Any], device: str | None = None) -> str:
     """A run's figures to five digits, and the loss and the matching weight over training, in one short file."""
     losses, weights = (
         [float(f"{entry[name]:.3g}") for entry in result["log"] if name in entry]
@@ -72,6 +79,9 @@ def small(result: Mapping[str, Any]) -> str:
         if found := [float(f"{entry[name]:.4g}") for entry in result["log"] if name in entry]:
             kept[name] = found
     figures = {name: float(f"{value:.5g}") for name, value in result["metrics"].items() if value is not None}
+    if device is not None:
+        kept["device"] = device
+        figures = {name: value for name, value in figures.items() if name not in SHARED}
     return json.dumps({**kept, "figures": figures, "losses": losses, "matching_weights": weights}) + "\n"
 
 

@@ -1,9 +1,10 @@
 """Does alignment help, against what costs nothing? The runs that `protocol.md` plans, kept one small file each.
 
-    python -m examples.study protocol [CONDITION ...] [--seeds N] [--variants NAME ...]
+    python -m examples.study protocol [CONDITION ...] [--seeds N] [--skip N] [--variants NAME ...] [--gpu]
     python -m examples.study protocol --tune   # what chose the learning rate for the tweets
 
-What is there is not run again. Each run takes one core: start this as many times as there are cores.
+What is there is not run again. Each run takes one core: start this as many times as there are cores. Runs of one condition and
+seed are compared with each other, so make them all on the same kind of machine.
 """
 
 import argparse
@@ -51,7 +52,8 @@ FURTHER: Mapping[str, Mapping[str, Any]] = {
     "second-batch-marginal": {**SECOND_BATCH, "alignment": "marginal"},
     "equal-time": {"trainer": "Trainer", "num_train_epochs": 15.0},  # in place of 12
 }
-MENDS = ("second-batch-smoothing", "second-batch-averaged")
+EVERYWHERE = ("second-batch-smoothing", "second-batch-balanced")
+AVERAGED = "second-batch-averaged"
 FREQUENT = 40  # training documents, of R52's classes where some are left out
 
 
@@ -66,7 +68,7 @@ class Condition(NamedTuple):
         seeds: how many.
         harder: more of `ComparisonArguments`.
         tokens: the length that texts are cut to.
-        further: those of the further variants that run too.
+        further: those of the further variants that run too, beside those that do everywhere.
     """
 
     corpus: str
@@ -84,14 +86,14 @@ NOISE, UNKNOWN, THIN = {"label_noise": 0.2}, {"unknown_classes": 5}, {"class_imb
 TWEETS_RATE = 1e-4
 # In the order in which they are run.
 CONDITIONS = {
-    "few-20newsgroups": Condition("20newsgroups", 200, 12.0, 3e-4, harder=UNKNOWN, further=(*MENDS, "equal-time")),
-    "few-r52": Condition("r52-frequent", 200, 12.0, 2e-4, harder=UNKNOWN, further=("second-batch-balanced",)),
+    "few-20newsgroups": Condition("20newsgroups", 200, 12.0, 3e-4, harder=UNKNOWN, further=(AVERAGED, "equal-time")),
+    "few-r52": Condition("r52-frequent", 200, 12.0, 2e-4, harder=UNKNOWN, further=(AVERAGED,)),
     "few-tweets": Condition("tweets", 200, 12.0, TWEETS_RATE),
     "noise-20newsgroups": Condition(
-        "20newsgroups", 200, 12.0, 3e-4, harder=NOISE, further=(*MENDS, "second-batch-marginal")
+        "20newsgroups", 200, 12.0, 3e-4, harder=NOISE, further=(AVERAGED, "second-batch-marginal")
     ),
     "noise-r52": Condition("r52", 200, 12.0, 2e-4, harder=NOISE),
-    "noise-tweets": Condition("tweets", 200, 12.0, TWEETS_RATE, harder=NOISE, further=(*MENDS, "equal-time")),
+    "noise-tweets": Condition("tweets", 200, 12.0, TWEETS_RATE, harder=NOISE, further=(AVERAGED, "equal-time")),
     "short-20newsgroups": Condition("20newsgroups", 4000, 2.0, 1e-4, 10, UNKNOWN),
     "short-r52": Condition("r52", 4000, 2.0, 1e-4, 10),
     "short-tweets": Condition("tweets", 4000, 2.0, 1e-4, 10),
@@ -121,16 +123,19 @@ def read_corpus(corpus: str) -> dict[str, pd.DataFrame]:
 
 def known_variants(name: str) -> dict[str, Mapping[str, Any]]:
     """The variants that a condition may have."""
-    return {**VARIANTS, **{each: FURTHER[each] for each in CONDITIONS[name].further}}
+    return {**VARIANTS, **{each: FURTHER[each] for each in (*EVERYWHERE, *CONDITIONS[name].further)}}
 
 
-def runs_of(name: str, seeds: list[int], variants: Mapping[str, Mapping[str, Any]], **changes: Any) -> Iterator[Run]:
+def runs_of(
+    name: str, seeds: list[int], variants: Mapping[str, Mapping[str, Any]], gpu: bool = False, **changes: Any
+) -> Iterator[Run]:
     """The runs of a condition, seed by seed.
 
     Args:
         name: of the condition.
         seeds: of the runs.
         variants: by name, their settings.
+        gpu: whether to use one.
         **changes: of what all runs are given, such as other files.
     """
     condition = CONDITIONS[name]
@@ -142,6 +147,7 @@ def runs_of(name: str, seeds: list[int], variants: Mapping[str, Mapping[str, Any
         **condition.harder,
     )
     common = COMMON | {
+        "use_cpu": not gpu,
         "learning_rate": condition.learning_rate,
         "num_train_epochs": condition.epochs,
         "max_seq_length": condition.tokens,
@@ -176,6 +182,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="CONDITION", help=f"of: {', '.join(CONDITIONS)}")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many, from the first")
+    parser.add_argument("--skip", type=int, default=0, help="leaves out so many of the first")
+    parser.add_argument("--gpu", action="store_true", help="trains on it; runs beside each other leave their time out")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help="the further ones are run where named")
     parser.add_argument("--tune", action="store_true", help="make the runs that choose a learning rate, and no others")
     options = parser.parse_args()
@@ -184,9 +192,9 @@ def main() -> None:
             finish(run, RESULTS / "tuning", OUTPUT / "protocol" / "tuning")
         return
     for name in options.names or CONDITIONS:
-        seeds = SEEDS[: min(options.seeds, CONDITIONS[name].seeds)]
+        seeds = SEEDS[options.skip : min(options.seeds, CONDITIONS[name].seeds)]
         asked = {each: settings for each, settings in known_variants(name).items() if each in options.variants}
-        make(runs_of(name, seeds, asked), name)
+        make(runs_of(name, seeds, asked, options.gpu), name)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import protocol
 from against import CORPORA, FEWEST, MEASURES, NOT_RUN, VARIANTS, paired
-from cells import PLAIN, TITLES, Figures, cell, difference, together
-from rivals import RIVALS
+from cells import PLAIN, TITLES, Figures, cell, difference, read_figures, together
+from rivals import RIVALS, TIMED, TIMES
 
 from itra_hf.comparison.report import Rows, markdown_table
 from itra_hf.reports import drawing
@@ -43,19 +43,22 @@ def table(conditions: Mapping[str, Figures], kind: str) -> str:
     for variant in variants_of(group):
         cells = [cell(difference(figures, variant, each), each) for figures in group.values() for each in right]
         cells += [cell(together(list(group.values()), variant, each), each) for each in likelihood]
-        rows.append([VARIANTS[variant], *cells, f"x {time_ratio(group, variant):.2f}"])
+        ratio = time_ratio(kind, variant)
+        rows.append([VARIANTS[variant], *cells, "" if ratio is None else f"x {ratio:.2f}"])
     return markdown_table(rows, escape=False)
 
 
-def time_ratio(group: Mapping[str, Figures], variant: str) -> float:
-    """How many times as long training took as the plain Trainer's: the median over seeds and corpora."""
-    ratios = [
-        own / figures[PLAIN]["seconds"][seed]
-        for figures in group.values()
-        for seed, own in figures[variant]["seconds"].items()
-        if seed in figures[PLAIN]["seconds"]
-    ]
-    return float(np.median(ratios))
+def time_ratio(kind: str, variant: str) -> float | None:
+    """How many times as long training took as the plain Trainer's, in the runs that were made to tell it.
+
+    Returns:
+        The median over seeds; `None` while runs are missing.
+    """
+    figures = read_figures(TIMES / (kind if variant in RIVALS[kind] else TIMED))
+    if not figures.keys() >= {variant, PLAIN}:
+        return None
+    own, plain = figures[variant]["seconds"], figures[PLAIN]["seconds"]
+    return float(np.median([own[seed] / plain[seed] for seed in own.keys() & plain.keys()]))
 
 
 def verdicts(group: Mapping[str, Figures], variant: str) -> dict[str, list[str]]:

@@ -1,7 +1,8 @@
 """Which remedy helps which data? The runs that `rivals.md` plans, beside the protocol's own in `protocol/`.
 
-    python -m examples.study rivals [CONDITION ...] [--seeds N]
-    python -m examples.study rivals --tune   # the runs that choose each rival's setting, on other documents
+    python -m examples.study rivals [CONDITION ...] [--gpu]
+    python -m examples.study rivals --tune [--gpu]   # the runs that choose each rival's setting, on other documents
+    python -m examples.study rivals --time   # those whose time is told, once the settings are chosen
 
 What is there is not run again. Each run takes one core: start this as many times as there are cores.
 """
@@ -11,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from cells import finish, read_figures
-from protocol import CONDITIONS, OUTPUT, RESULTS, SEEDS, TESTED, TUNING_SEEDS, VARIANTS, make, read_corpus, runs_of
+from cells import PLAIN, finish, read_figures
+from protocol import OUTPUT, RESULTS, SEEDS, TESTED, TUNING_SEEDS, VARIANTS, make, read_corpus, runs_of
 from run import write_splits
 
 from itra_hf.comparison.plan import Run
@@ -56,19 +57,32 @@ RIVALS: Mapping[str, Mapping[str, Rival]] = {
 }
 SHOWN = {f"{kind}-{corpus}": kind for kind in RIVALS for corpus in ("20newsgroups", "r52")}  # the conditions
 CHOSEN_BY = {"thin": "f1_macro", "noise": "accuracy", "few": "accuracy"}
-MOST = 10  # seeds
+FIRST, SECOND = SEEDS[:10], SEEDS[10:]
+RUN_WITH = {"few": SECOND, "noise": SECOND, "thin": FIRST}  # the seeds
 TUNED_ON = "20newsgroups"
 TUNING = RESULTS / "tuning-rivals"
+TIMES, TIMED = RESULTS / "times", "few"  # the kind where the protocol's own variants are timed
 
 
-def tuning_runs(kind: str) -> Iterator[Run]:
-    """The runs that choose the settings of a kind's rivals: on documents of the training split alone."""
-    rows = read_corpus(TUNED_ON)["train"].sample(frac=1, random_state=0)
-    files = write_splits(f"{TUNED_ON}-tuning", {"train": rows.iloc[TESTED:], "test": rows.iloc[:TESTED]})
+def tuning_runs(kind: str, gpu: bool = False) -> Iterator[Run]:
+    """The runs that choose the settings of a kind's rivals."""
     variants = {
         f"{name}-{value:g}": rival.settings(value) for name, rival in RIVALS[kind].items() for value in rival.values
     }
-    return runs_of(f"{kind}-{TUNED_ON}", TUNING_SEEDS, variants, **files)
+    return runs_aside(kind, variants, gpu)
+
+
+def timed_runs(kind: str) -> Iterator[Run]:
+    """The runs that tell how long a kind's rivals take, and plain ones; those of `TIMED` have all the protocol's own."""
+    own = {name: rival for name, rival in variants_of(f"{kind}-{TUNED_ON}").items() if name in RIVALS[kind]}
+    return runs_aside(kind, {**(VARIANTS if kind == TIMED else {PLAIN: VARIANTS[PLAIN]}), **own}, gpu=False)
+
+
+def runs_aside(kind: str, variants: Mapping[str, Mapping[str, Any]], gpu: bool) -> Iterator[Run]:
+    """Runs of the tuning seeds, on documents of the training split alone."""
+    rows = read_corpus(TUNED_ON)["train"].sample(frac=1, random_state=0)
+    files = write_splits(f"{TUNED_ON}-tuning", {"train": rows.iloc[TESTED:], "test": rows.iloc[:TESTED]})
+    return runs_of(f"{kind}-{TUNED_ON}", TUNING_SEEDS, variants, gpu, **files)
 
 
 def chosen(kind: str, name: str) -> float | None:
@@ -90,16 +104,18 @@ def variants_of(condition: str) -> dict[str, Mapping[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="CONDITION", help=f"of: {', '.join(SHOWN)}")
-    parser.add_argument("--seeds", type=int, default=MOST, help="how many, from the first")
+    parser.add_argument("--gpu", action="store_true", help="trains on it; runs beside each other leave their time out")
     parser.add_argument("--tune", action="store_true", help="make the runs that choose the settings, and no others")
+    parser.add_argument("--time", action="store_true", help="make the runs whose time is told, and no others")
     options = parser.parse_args()
-    if options.tune:
+    if options.tune or options.time:
         for kind in RIVALS:
-            for run in tuning_runs(kind):
-                finish(run, TUNING / kind, OUTPUT / "protocol" / f"tuning-{kind}")
+            for run in timed_runs(kind) if options.time else tuning_runs(kind, options.gpu):
+                folder = (TIMES if options.time else TUNING) / kind
+                finish(run, folder, OUTPUT / "protocol" / f"{folder.parent.name}-{kind}")
         return
     for name in options.names or SHOWN:
-        make(runs_of(name, SEEDS[: min(options.seeds, MOST, CONDITIONS[name].seeds)], variants_of(name)), name)
+        make(runs_of(name, RUN_WITH[SHOWN[name]], variants_of(name), options.gpu), name)
 
 
 if __name__ == "__main__":

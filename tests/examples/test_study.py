@@ -264,7 +264,7 @@ def test_every_run_of_the_protocol_builds_its_settings(load, tmp_path, monkeypat
     monkeypatch.chdir(ROOT)
     for name, condition in protocol.CONDITIONS.items():
         known = protocol.known_variants(name)
-        assert list(known) == [*protocol.VARIANTS, *condition.further]
+        assert list(known) == [*protocol.VARIANTS, *protocol.EVERYWHERE, *condition.further]
         runs = list(protocol.runs_of(name, [501], known, train_file="documents.csv"))
         assert [run.variant for run in runs] == list(known)
         assert {run.temperature_share for run in runs} == {0.1}
