@@ -3,8 +3,8 @@
     python -m examples.study protocol [CONDITION ...] [--seeds N] [--skip N] [--variants NAME ...] [--gpu]
     python -m examples.study protocol --tune   # what chose the learning rate for the tweets
 
-What is there is not run again. Each run takes one core: start this as many times as there are cores. Runs of one condition and
-seed are compared with each other, so make them all on the same kind of machine.
+What is there is not run again. Each run takes one core: start this as many times as there are cores. Runs of one
+condition and seed are compared with each other, so make them all on the same kind of machine.
 """
 
 import argparse

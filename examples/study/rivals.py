@@ -73,7 +73,7 @@ def tuning_runs(kind: str, gpu: bool = False) -> Iterator[Run]:
 
 
 def timed_runs(kind: str) -> Iterator[Run]:
-    """The runs that tell how long a kind's rivals take, and plain ones; those of `TIMED` have all the protocol's own."""
+    """The runs that tell how long a kind's rivals take, and plain ones; with `TIMED` also the protocol's others."""
     own = {name: rival for name, rival in variants_of(f"{kind}-{TUNED_ON}").items() if name in RIVALS[kind]}
     return runs_aside(kind, {**(VARIANTS if kind == TIMED else {PLAIN: VARIANTS[PLAIN]}), **own}, gpu=False)
 
