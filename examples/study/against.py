@@ -61,9 +61,10 @@ MEASURES = {
         *(BY_NAME[name] for name in ("new_classes_1", "new_classes_5")),
     )
 }
-
-
-CLEAN = ("few", "short", "settled")
+# The conditions that are taken together.
+GROUPS = {"200": ("few",), "1,000 and 4,000": ("settled", "short"), "200, a fifth of the labels wrong": ("noise",)}
+BRIEF = (SMOOTHING, OURS, MEMORY)
+SHORT = {"nll": "NLL", "nll_scaled": "NLL, temperature fitted", "scatter_ratio": "scatter"}
 TOGETHER = ("accuracy", "nll", "nll_scaled", "calibration_error", "scatter_ratio")  # over several conditions
 NOT_RUN = "These runs are not made yet."
 # What the page shows together.
@@ -137,33 +138,46 @@ def table(conditions: Mapping[str, Figures], measure: Measure) -> str:
     return markdown_table(rows, escape=False)
 
 
-def brief(conditions: Mapping[str, Figures]) -> str:
-    """What costs nothing and alignment, minus the plain Trainer: over right labels, and over wrong ones."""
-    heads = ["accuracy, points", "NLL", "NLL, temperature fitted", "calibration error, points", "scatter"]
-    rows: Rows = [["labels", "minus Trainer", *heads]]
-    for labels, kinds in (("right", CLEAN), ("a fifth wrong", ("noise",))):
-        rows += [[labels, name, *cells] for name, cells, _ in differences(conditions, kinds)]
+def grouped(conditions: Mapping[str, Figures], variants: Sequence[str]) -> str:
+    """Variants minus the plain Trainer, over the conditions of each group: each seed's mean counts once."""
+    rows: Rows = [["training documents", "seeds", "minus Trainer", *(heading(each) for each in TOGETHER)]]
+    for name, group in groups(conditions).items():
+        for variant in (each for each in variants if all(paired(figures, each) >= FEWEST for figures in group)):
+            found = [together(group, variant, MEASURES[each]) for each in TOGETHER]
+            cells = [cell(value, MEASURES[each]) for value, each in zip(found, TOGETHER, strict=True)]
+            rows.append([name, str(found[0].seeds), VARIANTS[variant], *cells])
     return markdown_table(rows, escape=False)
 
 
+def groups(conditions: Mapping[str, Figures]) -> dict[str, list[Figures]]:
+    """The conditions that decide, by group, as far as there are any."""
+    found = {}
+    for name, kinds in GROUPS.items():
+        group = [each for key, each in conditions.items() if decides(key) and key.partition("-")[0] in kinds]
+        if group:
+            found[name] = group
+    return found
+
+
+def heading(measure: str) -> str:
+    """What tables of several conditions call a measure."""
+    return SHORT.get(measure) or TITLES.get(measure, MEASURES[measure].title)
+
+
 def ahead(conditions: Mapping[str, Figures]) -> str:
-    """The default minus what costs nothing: over right labels, and over wrong ones."""
-    rows: Rows = [
-        ["labels", "ITRA, second batch, minus", *(TITLES.get(each, MEASURES[each].title) for each in TOGETHER)]
-    ]
-    for labels, kinds in (("right", CLEAN), ("a fifth wrong", ("noise",))):
-        group = [each for name, each in conditions.items() if decides(name) and name.partition("-")[0] in kinds]
-        for base in (SMOOTHING, "averaged") if group else ():
-            found = [cell(together(group, OURS, MEASURES[each], base), MEASURES[each]) for each in TOGETHER]
-            rows.append([labels, VARIANTS[base], *found])
+    """The default minus what costs nothing, and the memory minus the default, over the conditions of each group."""
+    rows: Rows = [["training documents", "", "minus", *(heading(each) for each in TOGETHER)]]
+    for name, group in groups(conditions).items():
+        for variant, base in ((OURS, SMOOTHING), (OURS, "averaged"), (MEMORY, SMOOTHING), (MEMORY, OURS)):
+            found = [cell(together(group, variant, MEASURES[each], base), MEASURES[each]) for each in TOGETHER]
+            rows.append([name, VARIANTS[variant], VARIANTS[base], *found])
     return markdown_table(rows, escape=False)
 
 
 def mends(conditions: Mapping[str, Figures], baseline: str = PLAIN) -> str:
     """The default and what was tried in its place, minus another, on the conditions that have any of it."""
     names = ("accuracy", "nll", "nll_scaled", "calibration_error", "scatter_ratio", UNKNOWN.name, "new_classes_5")
-    titles = {"nll": "NLL", "nll_scaled": "NLL, temperature fitted", "new_classes_5": "five new examples, points"}
-    heads = [titles.get(each) or TITLES.get(each, MEASURES[each].title) for each in names]
+    heads = [*map(heading, names[:-1]), "five new examples, points"]
     rows: Rows = [["training documents", f"minus {VARIANTS.get(baseline, 'Trainer')}", "seeds", *heads]]
     for name, figures in conditions.items():
         tried = [each for each in VARIANTS if each in protocol.FURTHER and paired(figures, each) >= FEWEST]
@@ -199,28 +213,6 @@ def both(runs: Mapping[str, Mapping[int, float]]) -> str:
         return ""
     means = (float(np.mean(list(runs[name].values()))) for name in ("accuracy", "f1_macro"))
     return "; ".join(show(MEASURES["accuracy"], each) for each in means)
-
-
-def summary(conditions: Mapping[str, Figures], kinds: Sequence[str]) -> str:
-    """A row a variant: its differences to the plain Trainer, each seed's mean over the conditions of these kinds."""
-    found = differences(conditions, kinds)
-    if not found:
-        return NOT_RUN
-    rows: Rows = [["minus Trainer", *(TITLES.get(name, MEASURES[name].title) for name in TOGETHER), "seeds"]]
-    rows += [[name, *cells, str(seeds)] for name, cells, seeds in found]
-    return markdown_table(rows, escape=False)
-
-
-def differences(conditions: Mapping[str, Figures], kinds: Sequence[str]) -> list[tuple[str, list[str], int]]:
-    """The variants that all conditions of these kinds have: name, a cell for each of `TOGETHER`, and seeds."""
-    group = [each for name, each in conditions.items() if decides(name) and name.partition("-")[0] in kinds]
-    found = []
-    for variant, name in VARIANTS.items():
-        if group and all(paired(figures, variant) >= FEWEST for figures in group):
-            values = [together(group, variant, MEASURES[each]) for each in TOGETHER]
-            cells = [cell(value, MEASURES[each]) for value, each in zip(values, TOGETHER, strict=True)]
-            found.append((name, cells, values[0].seeds))
-    return found
 
 
 def draw(conditions: Mapping[str, Figures]) -> None:

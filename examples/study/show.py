@@ -206,15 +206,14 @@ def renew_against() -> None:
         "ahead": against.ahead(conditions),
         "mends": against.mends(conditions),
         **{f"mends, {each}": against.mends(conditions, each) for each in (against.OURS, against.SMOOTHING)},
-        "clean": against.summary(conditions, against.CLEAN),
-        "noise": against.summary(conditions, ["noise"]),
+        "together": against.grouped(conditions, list(against.VARIANTS)),
         **{name: against.section(conditions, name) for name in against.SECTIONS},
         **{f"remedies, {kind}": remedies.table(conditions, kind) for kind in remedies.KINDS},
         "references": against.reference_table(against.read_all()),
     }
     for name, text in texts.items():
         put(AGAINST, name, text)
-    put(README, "study", against.brief(conditions))
+    put(README, "study", against.grouped(conditions, against.BRIEF))
     put(GUIDE, "remedies", remedies.advice(conditions))
     against.draw(conditions)
     remedies.draw(conditions)
