@@ -6,6 +6,8 @@ import pytest
 from commands import examples, refused, rows, write, write_config
 
 from itra_hf.cli import main
+from itra_hf.text.data import Task
+from itra_hf.text.train import check_checkpoint
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}
 
@@ -33,6 +35,14 @@ def test_a_checkpoint_of_another_number_of_classes_is_refused(model_folder, tmp_
     assert "and the training data 'blue', 'green', 'red', 'violet'" in said
 
 
+def test_a_checkpoint_whose_classes_have_another_order_is_refused(tmp_path):
+    names = {"id2label": {"0": "red", "1": "blue"}}
+    (tmp_path / "config.json").write_text(json.dumps(names), encoding="utf-8")
+    check_checkpoint(str(tmp_path), Task("single_label_classification", ["red", "blue"], ["text"], "label"))
+    with pytest.raises(ValueError, match=r"'red', 'blue', and the training data 'blue', 'red'\."):
+        check_checkpoint(str(tmp_path), Task("single_label_classification", ["blue", "red"], ["text"], "label"))
+
+
 def test_the_folder_of_a_finished_run_is_no_checkpoint(model_folder, tmp_path, capsys):
     config = train(tmp_path, model_folder, rows(30), **SAVING)
     out = tmp_path / "out"
@@ -48,6 +58,9 @@ def test_results_of_an_earlier_run_do_not_stay_beside_a_new_model(model_folder, 
     train(tmp_path, model_folder, examples(30, seed=0), test_file=test, eval_compactness=True)
     out = tmp_path / "out"
     (out / "notes.txt").write_text("mine", encoding="utf-8")
+    (out / "figures").mkdir(exist_ok=True)
+    for name in ("feature_map.png", "mine.png"):
+        (out / "figures" / name).write_bytes(b"old")
     assert (out / "test_predictions.csv").is_file()
     assert "eval_compactness_scatter_ratio" in json.loads((out / "all_results.json").read_text())
     train(tmp_path, model_folder, examples(30, seed=0))
@@ -55,6 +68,7 @@ def test_results_of_an_earlier_run_do_not_stay_beside_a_new_model(model_folder, 
     assert not (out / "test_results.json").exists()
     found = json.loads((out / "all_results.json").read_text())
     assert not [name for name in found if name.startswith("test_") or "compactness" in name]
+    assert [path.name for path in (out / "figures").iterdir() if path.read_bytes() == b"old"] == ["mine.png"]
     assert (out / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
