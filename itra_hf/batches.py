@@ -33,7 +33,7 @@ class CollatedApart(dict):
     """A companion batch that the collator made by itself, so its shapes may differ from the primary batch's."""
 
 
-def split_pair(inputs: Any) -> tuple[Any, Mapping[str, Any] | None]:
+def unpair(inputs: Any) -> tuple[Any, Mapping[str, Any] | None]:
     """A batch as the loader gave it in its two halves.
 
     Returns:

@@ -14,7 +14,7 @@ from .alignment.log import CHANGED, COMPANION_LOST, FROZEN, HIDDEN, NO_LABELS, N
 from .alignment.recording import RunRecord
 from .alignment.steps import StepFacts, StepsMixin
 from .alignment.weight import MatchingWeight
-from .batches import CollatedApart, FeatureBatch, LabelKind, count_rows, kind_of_batch, labels_for, split_pair
+from .batches import COMPANION, CollatedApart, FeatureBatch, LabelKind, count_rows, kind_of_batch, labels_for, unpair
 from .companions.choice import NO_COMPANIONS, RESUMED, choose_companion
 from .companions.loading import CompanionEpoch, PairedLoadingMixin
 from .config_checks import PAIRED_COMPANIONS, Companion, check_alignment_arguments
@@ -85,7 +85,7 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
             ValueError: a training batch without companion, or features or labels that can't be aligned.
             FloatingPointError: on a CPU, the matching loss is not finite; elsewhere the next log line says so.
         """
-        primary, companion = split_pair(inputs)
+        primary, companion = unpair(inputs)
         rows = count_rows(primary, self.label_names)  # now, for a compute_loss may take the labels out
         wanted: dict[str, Any] = {"return_outputs": return_outputs, "num_items_in_batch": num_items_in_batch}
         if not self._itra_aligns(model, companion is not None):
@@ -274,8 +274,7 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
         except TypeError as error:  # the model knows no companion
-            hidden = not type(self).compute_loss.__module__.startswith(f"{__package__}.")
-            if self._itra_running and hidden and not self._itra_ran_aligned:
+            if self._itra_running and COMPANION in str(error) and not self._itra_ran_aligned:
                 raise ValueError(HIDDEN.format(type(self).__name__)) from error
             raise
         finally:

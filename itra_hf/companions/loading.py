@@ -7,7 +7,7 @@ import datasets
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainerCallback
 
-from ..batches import COMPANION, split_pair
+from ..batches import COMPANION, unpair
 from ..config_checks import PAIRED_COMPANIONS, Companion
 from ..mixins import TrainerBase
 from .choice import choose_companion
@@ -72,7 +72,7 @@ class PairedLoadingMixin(TrainerBase):
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         # Each batch by itself, for a Trainer below may do more to one than move it.
-        primary, companion = split_pair(inputs)
+        primary, companion = unpair(inputs)
         prepare: Any = super()._prepare_inputs
         prepared = prepare(primary)
         if companion is None or not isinstance(prepared, Mapping):

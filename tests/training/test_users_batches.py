@@ -381,6 +381,13 @@ def test_a_compute_loss_that_hides_alignment_is_told_so_for_any_model(tmp_path):
     with pytest.raises(ValueError, match=r"Mine\.compute_loss hides the one that aligns"):
         train(Mine, tmp_path)
 
+    class Stumbles(ITRATrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            raise TypeError("before it calls the one that aligns")
+
+    with pytest.raises(TypeError, match="before it calls"):
+        train(Stumbles, tmp_path)
+
     class Broken(Toy):
         def forward(self, x, labels=None):
             raise TypeError("of the model's own")
