@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from against import heading, title
 from cells import PLAIN, Figures, cell, difference, finish, read_figures
-from packaged import read_tweets
-from protocol import OUTPUT, RESULTS, SECOND_BATCH, TESTED, TUNING_SEEDS, VARIANTS, runs_of
+from protocol import CONDITIONS, OUTPUT, RESULTS, SECOND_BATCH, TESTED, TUNING_SEEDS, VARIANTS, read_corpus, runs_of
 from run import write_splits
 
 from itra_hf.comparison.measures import BY_NAME
@@ -19,37 +19,48 @@ from itra_hf.comparison.plan import Run
 from itra_hf.comparison.report import Rows, markdown_table
 
 FOLDER = RESULTS / "tuning-longer"
-LIKE = "settled-tweets"  # the condition
 DECAYS = (0.99, 0.995)  # beside the default's 0.97
-COMPARED: Mapping[str, Mapping[str, Any]] = {
-    **{name: VARIANTS[name] for name in (PLAIN, "smoothing", "second-batch", "memory")},
-    **{f"decay-{decay:g}": {**SECOND_BATCH, "companion_decay": decay} for decay in DECAYS},
+OURS = "second-batch"
+SLOWER: Mapping[str, Mapping[str, Any]] = {
+    f"decay-{decay:g}": {**SECOND_BATCH, "companion_decay": decay} for decay in DECAYS
 }
+# By condition; what is compared there.
+COMPARED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "settled-tweets": {**{name: VARIANTS[name] for name in (PLAIN, "smoothing", OURS, "memory")}, **SLOWER},
+    "settled-20newsgroups": {**{name: VARIANTS[name] for name in (PLAIN, OURS)}, **SLOWER},
+    "short-20newsgroups": {**{name: VARIANTS[name] for name in (PLAIN, OURS)}, "decay-0.99": SLOWER["decay-0.99"]},
+}
+NAMES = {"smoothing": "label smoothing", OURS: "second batch", "memory": "memory"}
 MEASURES = ("accuracy", "nll", "nll_scaled", "calibration_error")
 
 
-def runs() -> Iterator[Run]:
-    """Those of the condition, with other documents to test on."""
-    rows = read_tweets()["train"]
-    files = write_splits("tweets-tuning", {"train": rows.iloc[TESTED:], "test": rows.iloc[:TESTED]})
-    return runs_of(LIKE, TUNING_SEEDS, COMPARED, **files)
+def runs(condition: str) -> Iterator[Run]:
+    """Those of a condition, with other documents to test on."""
+    corpus = CONDITIONS[condition].corpus
+    rows = read_corpus(corpus)["train"]
+    rows = rows if corpus == "tweets" else rows.sample(frac=1, random_state=0)  # tweets are in random order already
+    files = write_splits(f"{corpus}-longer", {"train": rows.iloc[TESTED:], "test": rows.iloc[:TESTED]})
+    return runs_of(condition, TUNING_SEEDS, COMPARED[condition], **files)
 
 
 def table(folder: Path = FOLDER) -> str:
-    """The variants minus the plain Trainer."""
-    figures: Figures = read_figures(folder)
-    rows: Rows = [["minus Trainer", "seeds", *(BY_NAME[each].title for each in MEASURES)]]
-    for variant in COMPARED:
-        if variant != PLAIN and {variant, PLAIN} <= figures.keys():
-            found = [difference(figures, variant, BY_NAME[each]) for each in MEASURES]
-            cells = [cell(value, BY_NAME[each]) for value, each in zip(found, MEASURES, strict=True)]
-            rows.append([variant, str(found[0].seeds), *cells])
+    """The variants minus the plain Trainer, a part a condition."""
+    rows: Rows = [["training documents", "seeds", "minus Trainer", *(heading(each) for each in MEASURES)]]
+    for condition, variants in COMPARED.items():
+        figures: Figures = read_figures(folder / condition)
+        for variant in variants:
+            if variant != PLAIN and {variant, PLAIN} <= figures.keys():
+                found = [difference(figures, variant, BY_NAME[each]) for each in MEASURES]
+                cells = [cell(value, BY_NAME[each]) for value, each in zip(found, MEASURES, strict=True)]
+                name = NAMES.get(variant, f"second batch, {variant.replace('-', ' ')}")
+                rows.append([title(condition), str(found[0].seeds), name, *cells])
     return markdown_table(rows, escape=False)
 
 
 def main() -> None:
-    for run in runs():
-        finish(run, FOLDER, OUTPUT / "protocol" / FOLDER.name)
+    for condition in COMPARED:
+        for run in runs(condition):
+            finish(run, FOLDER / condition, OUTPUT / "protocol" / f"{FOLDER.name}-{condition}")
     print(table())
 
 
