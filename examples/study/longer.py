@@ -1,10 +1,11 @@
 """Does the second batch do less in longer runs because its average lags less? The runs that `protocol.md` plans for it.
 
-    python -m examples.study longer
+    python -m examples.study longer [CONDITION ...]
 
 They are of the tuning seeds, on documents of the training split alone. What is there is not run again.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ SLOWER: Mapping[str, Mapping[str, Any]] = {
 # By condition; what is compared there.
 COMPARED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "settled-tweets": {**{name: VARIANTS[name] for name in (PLAIN, "smoothing", OURS, "memory")}, **SLOWER},
-    "settled-20newsgroups": {**{name: VARIANTS[name] for name in (PLAIN, OURS)}, **SLOWER},
+    "settled-20newsgroups": {**{name: VARIANTS[name] for name in (PLAIN, OURS)}, "decay-0.99": SLOWER["decay-0.99"]},
     "short-20newsgroups": {**{name: VARIANTS[name] for name in (PLAIN, OURS)}, "decay-0.99": SLOWER["decay-0.99"]},
 }
 NAMES = {"smoothing": "label smoothing", OURS: "second batch", "memory": "memory"}
@@ -58,7 +59,7 @@ def table(folder: Path = FOLDER) -> str:
 
 
 def main() -> None:
-    for condition in COMPARED:
+    for condition in sys.argv[1:] or COMPARED:
         for run in runs(condition):
             finish(run, FOLDER / condition, OUTPUT / "protocol" / f"{FOLDER.name}-{condition}")
     print(table())
