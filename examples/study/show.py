@@ -15,6 +15,7 @@ from typing import Any
 import against
 import goals
 import lag
+import longer
 import numpy as np
 import remedies
 
@@ -206,6 +207,7 @@ def renew_against() -> None:
         "ahead": against.ahead(conditions),
         "mends": against.mends(conditions),
         **{f"mends, {each}": against.mends(conditions, each) for each in (against.OURS, against.SMOOTHING)},
+        "longer": longer.table(),
         "together": against.grouped(conditions, list(against.VARIANTS)),
         **{name: against.section(conditions, name) for name in against.SECTIONS},
         **{f"remedies, {kind}": remedies.table(conditions, kind) for kind in remedies.KINDS},

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 import torch
 from commands import save_model
@@ -341,6 +342,39 @@ def test_a_run_that_is_measured_twice_has_the_plain_trainers_figures(load, tmp_p
     assert both["averaged"]["nll"] != both["plain"]["nll"]
 
 
+def test_runs_beside_each_other_on_a_gpu_leave_their_time_out(load):
+    cells, result = load("cells"), {"variant": "plain", "seed": 1, "steps": 2, "trained": 3, "tested": 4, "log": []}
+    result["metrics"] = {"accuracy": 0.5, "seconds": 1.0, "peak_memory": 2.0}
+    assert json.loads(cells.small(result))["figures"] == result["metrics"]
+    shared = json.loads(cells.small(result, "a GPU"))
+    assert (shared["device"], shared["figures"]) == ("a GPU", {"accuracy": 0.5})
+
+
+def test_what_is_compared_was_run_on_one_kind_of_machine():
+    for folder in REPORTED:
+        devices = {}
+        for path in folder.iterdir():
+            run = json.loads(path.read_text(encoding="utf-8"))
+            if "losses" in run:  # one that trained
+                devices.setdefault(run["seed"], set()).add(run.get("device"))
+        assert all(len(each) == 1 for each in devices.values()), folder.name
+
+
+def test_slower_averages_see_no_document_that_is_reported(load, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    longer, protocol, run = load("longer"), load("protocol"), load("run")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(run, "OUTPUT", tmp_path)
+    for condition, variants in longer.COMPARED.items():
+        runs = list(longer.runs(condition))
+        assert {each.seed for each in runs} == set(protocol.TUNING_SEEDS)
+        assert {each.variant for each in runs} == set(variants)
+        parts = [pd.read_csv(runs[0].fields[f"{part}_file"], keep_default_na=False) for part in ("train", "test")]
+        known = protocol.read_corpus(protocol.CONDITIONS[condition].corpus)["train"]
+        assert sorted(pd.concat(parts).text) == sorted(known.Text)  # of the training split, each on one side
+        assert len(parts[1]) == protocol.TESTED
+
+
 # ---- Which remedy for which data ----
 
 
@@ -376,6 +410,27 @@ def test_a_rival_runs_with_the_value_that_was_best_in_the_mean(load, tmp_path, m
     assert rivals.chosen("noise", "generalised") == 0.5
     assert rivals.variants_of("noise-r52")["generalised"]["trainer_arguments"] == {"q": 0.5}
     assert "small-loss" not in rivals.variants_of("noise-r52")
+
+
+def test_time_is_told_by_the_runs_that_are_made_for_it(load, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    rivals, remedies, protocol = load("rivals"), load("remedies"), load("protocol")
+    monkeypatch.setattr(remedies, "TIMES", tmp_path)
+    for kind, seconds in {
+        "few": {"plain": 10.0, "memory": 11.0},
+        "noise": {"plain": 20.0, "generalised": 30.0},
+    }.items():
+        (tmp_path / kind).mkdir()
+        for variant, each in seconds.items():
+            run = {"variant": variant, "seed": 401, "figures": {"seconds": each}}
+            (tmp_path / kind / f"{variant}-401.json").write_text(json.dumps(run), encoding="utf-8")
+    assert [remedies.time_ratio("noise", each) for each in ("memory", "generalised")] == [1.1, 1.5]
+    assert remedies.time_ratio("noise", "small-loss") is None
+    monkeypatch.setattr(protocol, "OUTPUT", tmp_path)
+    monkeypatch.setattr(rivals, "write_splits", lambda *_: {"train_file": "documents.csv"})
+    monkeypatch.chdir(ROOT)
+    assert {run.variant for run in rivals.timed_runs("few")} >= set(protocol.VARIANTS)
+    assert "smoothing" not in {run.variant for run in rivals.timed_runs("noise")}
 
 
 # ---- The tables against what costs nothing ----
