@@ -12,8 +12,7 @@ from typing import Any
 
 from against import heading, title
 from cells import PLAIN, Figures, cell, difference, finish, read_figures
-from protocol import CONDITIONS, OUTPUT, RESULTS, SECOND_BATCH, TESTED, TUNING_SEEDS, VARIANTS, read_corpus, runs_of
-from run import write_splits
+from protocol import CONDITIONS, OUTPUT, RESULTS, SECOND_BATCH, TUNING_SEEDS, VARIANTS, held_out, runs_of
 
 from itra_hf.comparison.measures import BY_NAME
 from itra_hf.comparison.plan import Run
@@ -37,11 +36,7 @@ MEASURES = ("accuracy", "nll", "nll_scaled", "calibration_error")
 
 def runs(condition: str) -> Iterator[Run]:
     """Those of a condition, with other documents to test on."""
-    corpus = CONDITIONS[condition].corpus
-    rows = read_corpus(corpus)["train"]
-    rows = rows if corpus == "tweets" else rows.sample(frac=1, random_state=0)  # tweets are in random order already
-    files = write_splits(f"{corpus}-longer", {"train": rows.iloc[TESTED:], "test": rows.iloc[:TESTED]})
-    return runs_of(condition, TUNING_SEEDS, COMPARED[condition], **files)
+    return runs_of(condition, TUNING_SEEDS, COMPARED[condition], **held_out(CONDITIONS[condition].corpus))
 
 
 def table(folder: Path = FOLDER) -> str:

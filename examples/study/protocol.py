@@ -121,6 +121,13 @@ def read_corpus(corpus: str) -> dict[str, pd.DataFrame]:
     return splits
 
 
+def held_out(corpus: str) -> dict[str, str]:
+    """Files of a corpus's training documents, of which `TESTED` are kept to test on."""
+    rows = read_corpus(corpus)["train"]
+    rows = rows if corpus == "tweets" else rows.sample(frac=1, random_state=0)  # tweets are in random order already
+    return write_splits(f"{corpus}-tuning", {"train": rows.iloc[TESTED:], "test": rows.iloc[:TESTED]})
+
+
 def known_variants(name: str) -> dict[str, Mapping[str, Any]]:
     """The variants that a condition may have."""
     return {**VARIANTS, **{each: FURTHER[each] for each in (*EVERYWHERE, *CONDITIONS[name].further)}}
@@ -159,12 +166,10 @@ def runs_of(
 
 def tuning_runs() -> Iterator[Run]:
     """The plain runs that choose the tweets' learning rate, on training documents alone."""
-    rows = read_tweets()["train"]
-    files = write_splits("tweets-tuning", {"train": rows.iloc[TESTED:], "test": rows.iloc[:TESTED]})
     asked = ComparisonArguments(
         seeds=TUNING_SEEDS, max_train_samples=[200], equal_compute="none", temperature_share=0.1
     )
-    common = COMMON | files | {"num_train_epochs": CONDITIONS["few-tweets"].epochs, "max_seq_length": 32}
+    common = COMMON | held_out("tweets") | {"num_train_epochs": CONDITIONS["few-tweets"].epochs, "max_seq_length": 32}
     variants = {f"rate-{rate:g}": {"trainer": "Trainer", "learning_rate": rate} for rate in RATES}
     plan = make_plan(asked, common, variants, str(OUTPUT / "protocol" / "tuning"))
     return (run for run in plan.runs() if run.variant in variants)

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from cells import PLAIN, finish, read_figures
-from protocol import OUTPUT, RESULTS, SEEDS, TESTED, TUNING_SEEDS, VARIANTS, make, read_corpus, runs_of
-from run import write_splits
+from protocol import OUTPUT, RESULTS, SEEDS, TUNING_SEEDS, VARIANTS, held_out, make, runs_of
 
 from itra_hf.comparison.plan import Run
 
@@ -80,9 +79,7 @@ def timed_runs(kind: str) -> Iterator[Run]:
 
 def runs_aside(kind: str, variants: Mapping[str, Mapping[str, Any]], gpu: bool) -> Iterator[Run]:
     """Runs of the tuning seeds, on documents of the training split alone."""
-    rows = read_corpus(TUNED_ON)["train"].sample(frac=1, random_state=0)
-    files = write_splits(f"{TUNED_ON}-tuning", {"train": rows.iloc[TESTED:], "test": rows.iloc[:TESTED]})
-    return runs_of(f"{kind}-{TUNED_ON}", TUNING_SEEDS, variants, gpu, **files)
+    return runs_of(f"{kind}-{TUNED_ON}", TUNING_SEEDS, variants, gpu, **held_out(TUNED_ON))
 
 
 def chosen(kind: str, name: str) -> float | None:

@@ -427,7 +427,7 @@ def test_time_is_told_by_the_runs_that_are_made_for_it(load, tmp_path, monkeypat
     assert [remedies.time_ratio("noise", each) for each in ("memory", "generalised")] == [1.1, 1.5]
     assert remedies.time_ratio("noise", "small-loss") is None
     monkeypatch.setattr(protocol, "OUTPUT", tmp_path)
-    monkeypatch.setattr(rivals, "write_splits", lambda *_: {"train_file": "documents.csv"})
+    monkeypatch.setattr(rivals, "held_out", lambda corpus: {"train_file": "documents.csv"})
     monkeypatch.chdir(ROOT)
     assert {run.variant for run in rivals.timed_runs("few")} >= set(protocol.VARIANTS)
     assert "smoothing" not in {run.variant for run in rivals.timed_runs("noise")}

@@ -87,9 +87,7 @@ class TaskLossTrainer(Trainer):
         if not (isinstance(labels, Tensor) and is_class_ids(labels)):
             raise ValueError(f"{type(self).__name__} needs one class id an example in each training batch.")
         outputs, features = self._run(model, {k: v for k, v in inputs.items() if k not in self.label_names})
-        logits, kept = logits_of(outputs), labels != UNLABELLED
-        if logits is None:
-            raise ValueError(f"{type(self).__name__} needs logits, but {type(unwrap(self.model)).__name__} gives none.")
+        logits, kept = self._logits_of(outputs), labels != UNLABELLED
         batch = logits[kept].float(), labels[kept], None if features is None else features[kept]
         self.prepare(*batch)
         loss = self.loss_of(*batch) if kept.any() else 0.0 * logits.sum()
@@ -105,14 +103,19 @@ class TaskLossTrainer(Trainer):
         values = values.detach()
         return self.accelerator.reduce(values, reduction="sum") if self.accelerator.num_processes > 1 else values
 
+    def _logits_of(self, outputs: Any) -> Tensor:
+        logits = logits_of(outputs)
+        if logits is None:
+            raise ValueError(f"{type(self).__name__} needs logits, but {type(unwrap(self.model)).__name__} gives none.")
+        return logits
+
     def _run(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Tensor | None]:
         if not self.uses_features:
             return model(**inputs), None
         tap, _ = self._tap.place("auto", self.model, model, lambda flag: agree(self.accelerator, flag), inputs)
         with tap.recording():
             outputs = model(**inputs)
-        logits, captured = logits_of(outputs), tap.taken()
-        assert logits is not None
+        logits, captured = self._logits_of(outputs), tap.taken()
         if len(captured) > len(logits) and captured.dim() > 2:
             raise ValueError(
                 f"{type(self).__name__} can't tell its features from the companion's where both run in one pass and "
