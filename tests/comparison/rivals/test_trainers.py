@@ -585,10 +585,11 @@ def test_a_second_stage_without_labels_is_refused_in_words(tmp_path):
         build(rivals.RetargetedTrainer, tmp_path, data).train()
 
 
-def test_a_model_without_logits_is_refused_in_words(tmp_path):
+@pytest.mark.parametrize("kind", [rivals.GeneralizedCrossEntropyTrainer, rivals.SupConTrainer])
+def test_a_model_without_logits_is_refused_in_words(kind, tmp_path):
     class Silent(Toy):
         def forward(self, x, labels=None):
             return {"loss": self.head(self.body(x)).sum()}
 
-    with pytest.raises(ValueError, match="GeneralizedCrossEntropyTrainer needs logits, but Silent gives none"):
-        build(rivals.GeneralizedCrossEntropyTrainer, tmp_path, model=Silent()).train()
+    with pytest.raises(ValueError, match=f"{kind.__name__} needs logits, but Silent gives none"):
+        build(kind, tmp_path, model=Silent()).train()
