@@ -591,5 +591,5 @@ def test_a_model_without_logits_is_refused_in_words(kind, tmp_path):
         def forward(self, x, labels=None):
             return {"loss": self.head(self.body(x)).sum()}
 
-    with pytest.raises(ValueError, match="needs logits, but Silent gives none|Silent returns no logits"):
+    with pytest.raises(ValueError, match=r"needs logits, but Silent gives none|Silent returns no logits"):
         build(kind, tmp_path, model=Silent()).train()
