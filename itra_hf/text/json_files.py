@@ -23,6 +23,16 @@ class Written(str):
     """A number by its characters."""
 
 
+class Repeating(dict[str, Any]):
+    """An object that names a column twice.
+
+    Attributes:
+        name: of the first such column.
+    """
+
+    name: str
+
+
 def read_json(
     paths: Sequence[str], encoding: str, as_written: Sequence[str]
 ) -> tuple[pa.Table, dict[str, tuple[int, str]]]:
@@ -42,7 +52,8 @@ def read_json(
     Raises:
         ValueError: a file is no such JSON; the message has the row.
     """
-    decoder = json.JSONDecoder(parse_int=Written, parse_float=Written) if as_written else json.JSONDecoder()
+    numbers: dict[str, Any] = {"parse_int": Written, "parse_float": Written} if as_written else {}
+    decoder = json.JSONDecoder(object_pairs_hook=_object, **numbers)
     rows: list[dict[str, Any]] = []
     starts: list[int] = []
     columns, problems = {}, {}
@@ -70,12 +81,14 @@ def _rows(path: str, encoding: str, decoder: json.JSONDecoder) -> list[dict[str,
         if len(values) > 1:
             raise ValueError(f"{path}: there is more after its list of rows; a file is one list, or one object a line.")
         values = values[0]
-    elif len(values) == 1 and isinstance(values[0], dict):
+    elif len(values) == 1 and isinstance(values[0], dict) and not isinstance(values[0], Repeating):
         values = _rows_of_columns(values[0]) or values
     rows = [{"text": value} if isinstance(value, str) else value for value in values]  # a list of texts
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise ValueError(f"{path}, row {number}: it is {_kind(row) or 'null'}, where a row is an object.")
+        if isinstance(row, Repeating):
+            raise ValueError(f"{path}, row {number}: it has column {row.name!r} twice.")
     for name in dict.fromkeys(chain.from_iterable(rows)):
         if UNFIT.search(name):
             raise ValueError(f"{path}: the name {name!r} has NUL or half of a surrogate pair; rename it.")
@@ -121,8 +134,19 @@ def _broken(path: str, text: str, row: int | None, error: json.JSONDecodeError) 
     return ValueError(f"{path}, {where}: it is broken JSON: {error.msg} at character {column} of the line.")
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        value = Repeating(value)
+        value.name = next(name for name in value if names.count(name) > 1)
+    return value
+
+
 def _rows_of_columns(value: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of an object of columns, which are lists, or objects by row; none, if it isn't one."""
+    if any(isinstance(each, Repeating) for each in value.values()):
+        return []
     columns = {name: list(each.values()) if isinstance(each, dict) else each for name, each in value.items()}
     if not all(isinstance(each, list) for each in columns.values()) or len(set(map(len, columns.values()))) != 1:
         return []
@@ -171,7 +195,7 @@ def _kind(value: Any) -> str:
         if len(inner) > 1:
             return "a list of several types"
         return f"a list of {inner.pop().split(' ')[1]}s" if inner else "a list"
-    kinds = {bool: "a boolean", Written: "a number", str: "a string", dict: "an object"}
+    kinds = {bool: "a boolean", Written: "a number", str: "a string", dict: "an object", Repeating: "an object"}
     return kinds.get(type(value), "a number")
 
 
