@@ -94,8 +94,8 @@ def make_batches(n: int, dim: int, device: str) -> Batches:
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(n, dim, generator=generator) for _ in range(2))
     y = y + 0.25
-    centre = torch.cat([x, y]).mean(dim=0)
-    bandwidth = resolve_bandwidth(x - centre, y - centre, "mean").item()
+    pooled = torch.cat([x, y])
+    bandwidth = resolve_bandwidth(pooled - pooled.mean(dim=0), "mean").item()
     x, y = (rows.to(device).requires_grad_() for rows in (x, y))
     return Batches(x, y, (torch.arange(n) % CLASSES).to(device), bandwidth)
 

@@ -52,12 +52,14 @@ class TrainingWatch:
     Attributes:
         sums: `[5]`: the sums of `SERIES` since the last log line, and the numbers of optimizer steps in all and of
             those that aligned.
-        spread: `[3]`: the mean spread of the first `START_STEPS` steps, the running spread, the steps seen.
+        spread: `[2]`: the mean spread of the first `START_STEPS` steps, and the running one.
+        steps: how many the spread has seen.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(len(SERIES) + 2, device=device)
-        self.spread = torch.zeros(3, device=device)
+        self.spread = torch.zeros(2, device=device)
+        self.steps = 0.0
         self.warned = False
 
     def add(
@@ -86,12 +88,11 @@ class TrainingWatch:
             self._follow_spread((rows - rows.mean(dim=0)).square().sum(dim=1).mean(), share)
 
     def _follow_spread(self, current: Tensor, share: float) -> None:
-        start, running, steps = self.spread
-        starting = steps < START_STEPS
-        start = torch.where(starting, (start * steps + current * share) / (steps + share), start)
-        kept = SPREAD_DECAY**share
-        running = torch.where(starting, start, kept * running + (1 - kept) * current)
-        self.spread = torch.stack([start, running, steps + share])
+        if self.steps < START_STEPS:
+            self.spread = self.spread.lerp(current, share / (self.steps + share))  # both
+        else:
+            self.spread[1].lerp_(current, 1 - SPREAD_DECAY**share)
+        self.steps += share
 
     def check_finite(self, step: int, epoch: float) -> None:
         """Stops training if the matching loss was not finite since the last log line.
@@ -130,7 +131,7 @@ class TrainingWatch:
 
     def collapse_warning(self) -> str | None:
         """What to say where the spread has fallen below the threshold; `None` otherwise, and after the first time."""
-        start, running, _ = self.spread.tolist()
+        start, running = self.spread.tolist()
         if self.warned or not start > 0 or running >= COLLAPSE_THRESHOLD * start:
             return None
         self.warned = True
@@ -145,9 +146,10 @@ class TrainingWatch:
         Args:
             sums: `self.sums`, averaged over processes, which all load the same.
         """
-        return {"sums": sums.tolist(), "spread": self.spread.tolist()}
+        return {"sums": sums.tolist(), "spread": [*self.spread.tolist(), self.steps]}
 
     def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
         """Restores `state_dict()`."""
         self.sums = self.sums.new_tensor(state["sums"])
-        self.spread = self.spread.new_tensor(state["spread"])
+        *spread, self.steps = state["spread"]
+        self.spread = self.spread.new_tensor(spread)

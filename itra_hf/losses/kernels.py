@@ -13,22 +13,20 @@ BandwidthRule = Literal["mean", "median"]
 SCALES = (1e-15, 1e15)  # of bandwidths, so that they are float32s with room for the distances
 
 
-def resolve_bandwidth(features: Tensor, companion_features: Tensor, bandwidth: float | BandwidthRule) -> Tensor:
-    """The kernel's squared length scale `s`, a constant to autograd.
+def resolve_bandwidth(rows: Tensor, bandwidth: float | BandwidthRule) -> Tensor:
+    """The kernel's squared length scale `s`.
 
     Args:
-        features: `[n, dim]`, centred on the pooled batches' mean, or near it.
-        companion_features: `[m, dim]`.
+        rows: `[n, dim]`, of both batches; centred on their mean, or near it.
         bandwidth: a positive number, taken as it is, or `"mean"` or `"median"` of the squared distances
-            between two different rows of the pooled batches. A median below a millionth of the mean gives
-            way to the mean (most rows coincide), and a mean of 0 to 1 (all rows coincide).
+            between two different rows. A median below a millionth of the mean gives way to the mean (most rows
+            coincide), and a mean of 0 to 1 (all rows coincide).
 
     Returns:
         A scalar tensor.
     """
     if not isinstance(bandwidth, str):
-        return features.new_full((), bandwidth)
-    rows = torch.cat([features, companion_features]).detach()
+        return rows.new_full((), bandwidth)
     mean = mean_squared_distance(rows)
     scale = mean
     if bandwidth == "median" and len(rows) > 1:
@@ -110,19 +108,17 @@ def label_kernel(labels: Tensor, other_labels: Tensor, scale: Tensor | None) -> 
     return torch.exp(squared_distances(labels, other_labels) / (-2 * scale))
 
 
-def target_rows(labels: Tensor, other_labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Both batches' labels as `label_kernel` takes them, with the squared length scale that it takes.
+def target_rows(labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Both batches' labels, `[n, ...]`, as `label_kernel` takes them, with the squared length scale that it takes.
 
     Class ids stay as they are, without a scale. Float and multi-label targets become centred rows `[n, targets]`, and
-    their scale is the mean squared distance of the targets of two different examples of the pooled batches.
+    their scale is the mean squared distance of the targets of two different examples.
     """
     if is_class_ids(labels):
-        return labels, other_labels, None
-    dtype = torch.promote_types(labels.dtype, torch.float32)
-    pooled = torch.cat([labels, other_labels]).to(dtype)
-    pooled = pooled.reshape(len(pooled), -1) - pooled.reshape(len(pooled), -1).mean(dim=0)
-    rows, other_rows = pooled.split([len(labels), len(other_labels)])
-    return rows, other_rows, resolve_bandwidth(rows, other_rows, "mean")
+        return labels, None
+    rows = labels.to(torch.promote_types(labels.dtype, torch.float32)).reshape(len(labels), -1)
+    rows = rows - rows.mean(dim=0)
+    return rows, resolve_bandwidth(rows, "mean")
 
 
 def parse_bandwidth(bandwidth: Any) -> float | BandwidthRule:

@@ -181,7 +181,7 @@ class MatchingLoss(nn.Module):
         if self.distance is not None:
             return self._match_by_function(x, labels, y, other_labels)
         settings = (self.alignment, self.estimator, self.kernel, self.bandwidth, self.class_weighting)
-        return squared_mmd(x, labels, y, other_labels, *settings, (True, companion_learns))
+        return squared_mmd(x, labels, y, other_labels, *settings, companion_learns)
 
     @torch.enable_grad()
     def _match_by_function(self, x: Tensor, labels: Tensor | None, y: Tensor, other_labels: Tensor | None) -> Match:

@@ -1,23 +1,24 @@
-"""The squared maximum mean discrepancy (MMD) over all pairs of rows, with its gradient, in one pass.
+"""The squared maximum mean discrepancy (MMD) as one sum over the pairs of all rows, with its gradient, in one pass.
 
-Pairs are taken block by block (primary with primary, companion with companion, primary with companion) and each
-large block a chunk of rows at a time. A chunk's kernel is turned into its part of the value and of the gradient
-at once, so nothing of order pairs outlives it.
+With a weight `1 / n` of a primary row and `-1 / m` of a companion row, the squared MMD is the sum of `w_i w_j k(i, j)`
+over the pairs of all rows, of one class in conditional alignment. Pairs are taken a chunk of rows at a time. A chunk's
+kernel is turned into its part of the value and of the gradient at once, so nothing of order pairs outlives it. Both
+batches are taken as one because each operation costs a GPU a launch, which small batches are dominated by.
 """
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..batches import UNLABELLED
 from .kernels import BandwidthRule, Kernel, kernel_and_slopes, label_kernel, resolve_bandwidth, target_rows
 
 Alignment = Literal["conditional", "joint", "marginal"]
 Estimator = Literal["biased", "unbiased"]
 ClassWeighting = Literal["size", "alike"]
 
-ROWS_AT_ONCE = 4096  # whose pairs with all others are in memory at one time
+ROWS_AT_ONCE = 2048  # whose pairs with all rows are in memory at one time
 
 
 class Match(NamedTuple):
@@ -34,50 +35,18 @@ class Match(NamedTuple):
     companion_gradient: Tensor
 
 
-class Side(NamedTuple):
-    """One of two batches, prepared for sums over pairs.
+class RowWeights(NamedTuple):
+    """How to sum over the pairs of a row with all rows.
 
     Attributes:
-        features: `[n, dim]`, centred, and in units of the square root of the bandwidth.
-        norms: `[n]`, their squared norms.
-        labels: `[n, ...]` as `label_kernel` takes them; `None` where labels don't count.
-        learns: whether the gradient at the features is wanted.
+        row: `[rows, 1]`, what a row counts; negative in the companion batch.
+        to_primary: `[rows, 1]`, what each of its pairs with a row of the primary batch counts.
+        to_companion: `[rows, 1]`, what each of those with a row of the companion batch counts, with a minus.
     """
 
-    features: Tensor
-    norms: Tensor
-    labels: Tensor | None
-    learns: bool
-
-
-class PairKernel(NamedTuple):
-    """The kernel of a pair of rows, and how to sum it.
-
-    Attributes:
-        kernel: see `kernel_and_slopes`.
-        label_scale: see `label_kernel`.
-        leave_out: whether pairs of a row with itself are left out, as `unbiased` does.
-        rows_at_once: see `ROWS_AT_ONCE`.
-    """
-
-    kernel: Kernel
-    label_scale: Tensor | None
-    leave_out: bool
-    rows_at_once: int
-
-
-class PairFactors(NamedTuple):
-    """How much a pair of rows counts, read off its first row.
-
-    Attributes:
-        primary: `[n]`, for pairs within the primary batch.
-        companion: `[m]`, for pairs within the companion batch.
-        across: `[n]`, for a row of the primary batch with one of the companion batch; these count -2 times.
-    """
-
-    primary: Tensor
-    companion: Tensor
-    across: Tensor
+    row: Tensor
+    to_primary: Tensor
+    to_companion: Tensor
 
 
 @torch.no_grad()
@@ -91,7 +60,7 @@ def squared_mmd(
     kernel: Kernel = "gaussian",
     bandwidth: float | BandwidthRule = "mean",
     class_weighting: ClassWeighting = "size",
-    learns: Sequence[bool] = (True, True),
+    companion_learns: bool = True,
     rows_at_once: int = ROWS_AT_ONCE,
 ) -> Match:
     """Squared MMD of two batches (Gretton et al., JMLR 2012).
@@ -112,24 +81,35 @@ def squared_mmd(
         kernel: see `kernel_and_slopes`.
         bandwidth: see `resolve_bandwidth`.
         class_weighting: of conditional alignment, see `shared_size`.
-        learns: whether the gradient at the primary and at the companion features is wanted.
+        companion_learns: whether the gradient at the companion features is wanted.
         rows_at_once: see `ROWS_AT_ONCE`.
     """
-    centre = torch.cat([features, companion_features]).mean(dim=0)
-    x, y = features - centre, companion_features - centre
-    unit = resolve_bandwidth(x, y, bandwidth).sqrt()
-    row_labels, column_labels, scale = None, None, None
+    pooled, sizes = torch.cat([features, companion_features]), [len(features), len(companion_features)]
+    rows = pooled - pooled.mean(dim=0)
+    unit = resolve_bandwidth(rows, bandwidth).sqrt()
+    rows, classes, targets, scale = rows / unit, None, None, None
     if labels is not None and companion_labels is not None and alignment != "marginal":
-        row_labels, column_labels, scale = target_rows(labels, companion_labels)
-    pairs = PairKernel(kernel, scale, estimator == "unbiased", rows_at_once)
-    primary, companion, grams = _sides(x / unit, y / unit, row_labels, column_labels, learns, rows_at_once)
-    by_class = alignment == "conditional"
-    factors = _pair_factors(primary, companion, by_class, class_weighting, pairs)
-    within_x, x_pull, _ = _sum_over_block(primary, primary, factors.primary, pairs, grams[0])
-    within_y, y_pull, _ = _sum_over_block(companion, companion, factors.companion, pairs, grams[1])
-    across, x_push, y_push = _sum_over_block(primary, companion, factors.across, pairs, grams[2])
-    # A squared distance's gradient has the factor 2; a pair counts twice, within a block or by the -2 across.
-    return Match(within_x + within_y - 2 * across, 4 * (x_pull - x_push) / unit, 4 * (y_pull - y_push) / unit)
+        targets, scale = target_rows(torch.cat([labels, companion_labels]))
+        classes = targets if alignment == "conditional" else None
+    weights = _row_weights(classes, sizes, rows, estimator == "unbiased", class_weighting)
+    learning = len(rows) if companion_learns else len(features)
+    value, gradient = rows.new_zeros(()), torch.zeros_like(rows)
+    for start in range(0, len(rows), rows_at_once):
+        part = slice(start, start + rows_at_once)
+        values, slopes = kernel_and_slopes(_distances(rows, sizes, part), kernel)
+        if estimator == "unbiased":
+            values.diagonal(start).zero_()
+        if targets is not None:
+            same = label_kernel(targets[part], targets, scale)
+            values, slopes = values.mul_(same), slopes.mul_(same)
+        value = value + (weights.row[part] * _difference(values, sizes, weights, part)).sum()
+        part = slice(start, min(part.stop, learning))
+        if start < part.stop:
+            slopes = slopes[: part.stop - start]
+            pull = _difference(slopes, sizes, weights, part) * rows[part]
+            gradient[part] = weights.row[part] * (pull - _difference(slopes, sizes, weights, part, rows))
+    # A squared distance's gradient has the factor 2, and each pair is there twice.
+    return Match(value, *(gradient * (4 / unit)).split(sizes))
 
 
 def shared_size(rows: Tensor, other_rows: Tensor, class_weighting: ClassWeighting = "size") -> Tensor:
@@ -156,68 +136,75 @@ def shared_size(rows: Tensor, other_rows: Tensor, class_weighting: ClassWeightin
     return rows * other_rows / (rows + other_rows).clamp(min=1)
 
 
-def _sides(
-    x: Tensor, y: Tensor, labels: Tensor | None, other_labels: Tensor | None, learns: Sequence[bool], rows_at_once: int
-) -> tuple[Side, Side, Sequence[Tensor | None]]:
-    """Both sides, and the Gram matrices of the three blocks, `None` where they are made chunk by chunk."""
-    grams: Sequence[Tensor | None] = (None, None, None)
-    norms = [x.square().sum(1), y.square().sum(1)]
-    if max(len(x), len(y)) <= rows_at_once:
-        whole = x @ x.T, y @ y.T, x @ y.T
-        # Norms off the Gram matrices' diagonals make equal rows exactly 0 apart.
-        norms, grams = [gram.diagonal().clone() for gram in whole[:2]], whole
-    return Side(x, norms[0], labels, learns[0]), Side(y, norms[1], other_labels, learns[1]), grams
+def _row_weights(
+    classes: Tensor | None, sizes: list[int], rows: Tensor, leave_out: bool, class_weighting: ClassWeighting
+) -> RowWeights:
+    """Makes the sum over pairs a difference of means, or the mean of such differences over classes.
+
+    Args:
+        classes: `[rows]` class ids of both batches; `None` where the pairs of all classes count.
+        sizes: of the two batches.
+        rows: `[rows, dim]` of both.
+        leave_out: whether pairs of a row with itself are left out.
+        class_weighting: see `shared_size`.
+    """
+    first = torch.arange(len(rows), device=rows.device) < sizes[0]
+    if classes is None:
+        primary, companion = (rows.new_full((len(rows),), size) for size in sizes)
+        held = torch.ones_like(first)
+    else:
+        primary, companion = (_counts_in(half, classes).to(rows.dtype) for half in classes.split(sizes))
+        held = classes != UNLABELLED
+    size = shared_size(primary, companion, class_weighting)
+    size = torch.where(held & (torch.minimum(primary, companion) > leave_out), size, 0.0)
+    own = torch.where(first, primary, -companion)
+    total = (size / own)[: sizes[0]].sum()
+    row = size / torch.where(total > 0, total, 1.0) / own
+    if leave_out:
+        primary, companion = primary - first.to(primary), companion - (~first).to(companion)
+    return RowWeights(row[:, None], 1 / primary.clamp(min=1)[:, None], 1 / companion.clamp(min=1)[:, None])
 
 
-def _pair_factors(
-    primary: Side, companion: Side, by_class: bool, class_weighting: ClassWeighting, pairs: PairKernel
-) -> PairFactors:
-    """Makes the sum over pairs a difference of means, or the mean of such differences over classes."""
-
-    def members(rows: Side, columns: Side) -> Tensor:
-        if not by_class or rows.labels is None or columns.labels is None:
-            return rows.norms.new_full((len(rows.norms),), len(columns.norms))
-        chunks = rows.labels.split(pairs.rows_at_once)
-        return torch.cat([label_kernel(chunk, columns.labels, None).sum(1) for chunk in chunks]).to(rows.norms.dtype)
-
-    own_x, other_x = members(primary, primary), members(primary, companion)
-    own_y, other_y = members(companion, companion), members(companion, primary)
-    fewest = 1 if pairs.leave_out else 0
-    valid_x = ((own_x > fewest) & (other_x > fewest)).to(own_x.dtype)
-    valid_y = ((own_y > fewest) & (other_y > fewest)).to(own_y.dtype)
-    size_x = valid_x * shared_size(own_x, other_x, class_weighting)
-    size_y = valid_y * shared_size(own_y, other_y, class_weighting)
-    total = (size_x / own_x.clamp(min=1)).sum()
-    share_x, share_y = (size / torch.where(total > 0, total, 1.0) for size in (size_x, size_y))
-    return PairFactors(
-        share_x / (own_x * (own_x - fewest)).clamp(min=1),
-        share_y / (own_y * (own_y - fewest)).clamp(min=1),
-        share_x / (own_x * other_x).clamp(min=1),
-    )
+def _counts_in(half: Tensor, classes: Tensor) -> Tensor:
+    """How often each of the class ids is in one of the batches."""
+    ordered = half.sort().values
+    return torch.searchsorted(ordered, classes, right=True) - torch.searchsorted(ordered, classes)
 
 
-def _sum_over_block(
-    rows: Side, columns: Side, factors: Tensor, pairs: PairKernel, products: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The sum over one block, with `sum_j slope_ij (x_i - y_j)` at each row and its counterpart at each column."""
-    value, within = factors.new_zeros(()), rows is columns
-    row_pull, column_pull = torch.zeros_like(rows.features), torch.zeros_like(columns.features)
-    for start in range(0, len(factors), pairs.rows_at_once):
-        part = slice(start, start + pairs.rows_at_once)
-        x, factor = rows.features[part], factors[part, None]
-        gram = x @ columns.features.T if products is None else products
-        distances = gram.mul_(-2).add_(columns.norms).add_(rows.norms[part, None]).clamp_(min=0)
-        if within:
-            distances.diagonal(start).zero_()
-        values, slopes = kernel_and_slopes(distances, pairs.kernel)
-        if within and pairs.leave_out:
-            values.diagonal(start).zero_()
-        if rows.labels is not None and columns.labels is not None:
-            same = label_kernel(rows.labels[part], columns.labels, pairs.label_scale).to(values.dtype)
-            values, slopes = values.mul_(same), slopes.mul_(same)
-        value = value + (values.sum(1, keepdim=True) * factor).sum()
-        if rows.learns:
-            row_pull[part] = factor * (slopes.sum(1, keepdim=True) * x - slopes @ columns.features)
-        if columns.learns and not within:
-            column_pull += (slopes.T @ factor) * columns.features - slopes.T @ (factor * x)
-    return value, row_pull, column_pull
+def _distances(rows: Tensor, sizes: list[int], part: slice) -> Tensor:
+    """The squared distances of some rows to all, `[part, rows]`; of equal rows exactly 0, where they are all rows."""
+    halves = rows.split(sizes)
+    if len(rows) <= part.stop - part.start:
+        # Matrix by matrix, for where a product lies in a matrix decides its last digits.
+        gram = torch.cat([torch.cat([half @ other.T for other in halves], dim=1) for half in halves])
+        norms = gram.diagonal().clone()
+    else:
+        gram, norms = rows[part] @ rows.T, rows.square().sum(1)
+    distances = gram.mul_(-2).add_(norms).add_(norms[part, None]).clamp_(min=0)
+    distances.diagonal(part.start).zero_()
+    return distances
+
+
+def _difference(
+    pairs: Tensor, sizes: list[int], weights: RowWeights, part: slice, features: Tensor | None = None
+) -> Tensor:
+    """The sum over some rows' pairs with the primary batch minus that with the companion batch.
+
+    It is exactly 0 where the two batches are the same.
+
+    Args:
+        pairs: `[part, rows]`, of the kernel or of its slopes.
+        sizes: of the two batches.
+        weights: of all rows.
+        part: which rows `pairs` are of.
+        features: `[rows, dim]`, what to sum, times the pairs; `None` for the pairs themselves.
+
+    Returns:
+        `[part, 1]` or `[part, dim]`.
+    """
+    halves = pairs.split(sizes, dim=1)
+    if features is None:
+        primary, companion = (half.sum(1, keepdim=True) for half in halves)
+    else:
+        primary, companion = (half @ rows for half, rows in zip(halves, features.split(sizes), strict=True))
+    return primary * weights.to_primary[part] - companion * weights.to_companion[part]

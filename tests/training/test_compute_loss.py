@@ -237,7 +237,7 @@ def test_a_broken_run_is_not_saved_and_a_second_run_starts_afresh(tmp_path):
     trainer = ITRATrainer(build("Bert"), args, train_dataset=examples("Bert", 12))
     trainer.train()
     trainer.train()
-    assert trainer._itra_watch.spread[2] == 3
+    assert trainer._itra_watch.steps == 3
     trainer._itra_watch.sums[1] = math.nan
     record = RunRecord(trainer, None)
     record.on_step_end(args, trainer.state, TrainerControl())

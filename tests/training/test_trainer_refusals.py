@@ -46,7 +46,7 @@ def test_defaults_do_not_collapse(weight, tmp_path, caplog):
         eval_dataset=toy_examples(90, seed=1),
         compute_metrics=error_rate,
     )
-    start, now, _ = trainer._itra_watch.spread.tolist()
+    start, now = trainer._itra_watch.spread.tolist()
     assert now > 0.2 * start
     assert not any("collapsing" in record.message for record in caplog.records)
     assert trainer.evaluate()["eval_error"] < 0.1
