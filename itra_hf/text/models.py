@@ -16,6 +16,7 @@ from transformers.utils import logging
 from ..config import setting
 from .data import Task
 from .data_arguments import expand_paths
+from .labels import quoted
 
 logger = logging.get_logger(__name__)
 
@@ -60,8 +61,13 @@ class ModelArguments(ModelSource):
 
 
 def load_model(args: ModelArguments, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads the classifier, with a head for the task's labels, and its tokenizer; see `load_tokenizer`."""
+    """Loads the classifier, with a head for the task's labels, and its tokenizer; see `load_tokenizer`.
+
+    Raises:
+        ValueError: the model has a head for another number of labels, which is not to be replaced.
+    """
     tokenizer = load_tokenizer(args.tokenizer_name or args.model_name_or_path, args)
+    saved = AutoConfig.from_pretrained(args.model_name_or_path, **args.loading)
     config = AutoConfig.from_pretrained(
         args.model_name_or_path,
         num_labels=len(task.label_names),
@@ -72,9 +78,21 @@ def load_model(args: ModelArguments, task: Task) -> tuple[PreTrainedModel, PreTr
     )
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
-    model = AutoModelForSequenceClassification.from_pretrained(
-        args.model_name_or_path, config=config, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **args.loading
-    )
+    name, names = args.model_name_or_path, quoted(task.label_names)
+    settings = {"config": config, "ignore_mismatched_sizes": args.ignore_mismatched_sizes, **args.loading}
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(name, **settings)
+    except RuntimeError as error:
+        if saved.num_labels == config.num_labels or "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(
+            f"{name} has a head for {saved.num_labels} labels, and the data have {config.num_labels}: {names}. "
+            "Set ignore_mismatched_sizes=True to train a new one."
+        ) from error
+    before = list(saved.id2label.values())
+    unnamed = [f"LABEL_{index}" for index in range(len(before))]
+    if len(before) == len(task.label_names) and before not in (task.label_names, unnamed):
+        logger.warning(f"{name} was trained for {quoted(before)}; its head goes on for {names}, in this order.")
     return model, tokenizer
 
 

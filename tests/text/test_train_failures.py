@@ -9,7 +9,7 @@ import torch
 from commands import refused, results, rows, save_model, write, write_config
 from families import EOS, FAMILIES, OTHER_FAMILIES, build
 from trainers import config
-from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, TrainerCallback
+from transformers import BertConfig, BertForSequenceClassification, BertModel, GPT2Config, GPT2Model, TrainerCallback
 
 from itra_hf import ITRATrainer
 from itra_hf.cli import main, parse, parse_comparison
@@ -23,6 +23,40 @@ DIVERGES = {"learning_rate": "1e30", "max_grad_norm": 0, "optim": "sgd", "matchi
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
+
+
+# ---- A model that is a classifier already ----
+
+
+def save_classifier(folder, names):
+    folder = save_model(folder, BertForSequenceClassification, BertConfig, pad_token="[PAD]")
+    model = BertForSequenceClassification.from_pretrained(
+        folder, id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)},
+        ignore_mismatched_sizes=True,
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_head_for_another_number_of_labels_is_replaced_if_asked_for(tmp_path, capsys):
+    train = write(tmp_path, "train.csv", rows())
+    folder = save_classifier(tmp_path / "sentiment", ["bad", "good"])
+    error = refused(["train", write_config(tmp_path, folder, train_file=train)], capsys)
+    assert "has a head for 2 labels, and the data have 3: 'blue', 'green', 'red'" in error
+    assert "ignore_mismatched_sizes=True" in error
+    main(["train", write_config(tmp_path, folder, train_file=train, ignore_mismatched_sizes=True)])
+    assert BertForSequenceClassification.from_pretrained(tmp_path / "out").config.id2label[2] == "red"
+
+
+@pytest.mark.parametrize(
+    "names", [["red", "green", "blue"], ["blue", "green", "red"], ["LABEL_0", "LABEL_1", "LABEL_2"]]
+)
+def test_a_head_of_other_labels_goes_on_with_a_warning(names, tmp_path, caplog):
+    train = write(tmp_path, "train.csv", rows())
+    folder = save_classifier(tmp_path / "colours", names)
+    main(["train", write_config(tmp_path, folder, train_file=train)])
+    told = "was trained for 'red', 'green', 'blue'; its head goes on for 'blue', 'green', 'red', in this order"
+    assert (told in caplog.text) == (names[0] == "red")
 
 
 # ---- Runs that diverge ----
