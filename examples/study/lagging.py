@@ -96,13 +96,13 @@ class ProbingTrainer(LaggingTrainer):
     def _all_features(self, weights: AveragedWeights) -> tuple[Tensor, Tensor]:
         """`[all, dim]` features of the training set through these weights, and its labels."""
         model, data = unwrap(self.model), self.train_dataset
-        with weights.running(model) as run:
+        with weights.running(model):
             tap, _ = self._itra_tap.place("auto", self.model, model, bool, {})
             features, labels = [], []
             for start in range(0, len(data), 64):
                 batch = self.data_collator([data[row] for row in range(start, min(start + 64, len(data)))])
                 labels.append(batch.pop("labels"))
                 with tap.recording():
-                    run(**{name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")})
+                    model(**{name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")})
                 features.append(tap.features(batch))
         return torch.cat(features), torch.cat(labels)

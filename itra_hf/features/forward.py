@@ -142,7 +142,8 @@ class PairedForward:
         if self.averaged is None:
             _, self.companion_features, _ = _record(self.model, tap, companion)
         else:
-            with self.averaged.running(unwrap(self.model)) as lagging:
+            lagging = unwrap(self.model)
+            with self.averaged.running(lagging):
                 _, self.companion_features, _ = _record(lagging, tap, companion)
         outputs, self.features, self.captured = _record(self.model, tap, inputs)
         return outputs

@@ -13,6 +13,8 @@ from .randomness import untouched_randomness
 
 def unwrap(model: Any) -> nn.Module:
     """The model inside the wrappers of distributed training and compilation."""
+    if not (hasattr(model, "module") or hasattr(model, "_orig_mod")):  # what any wrapper has
+        return model  # at once, for accelerate goes through all modules
     return extract_model_from_parallel(model, keep_torch_compile=False)
 
 
@@ -77,13 +79,13 @@ def forget_compiled(model: nn.Module) -> None:
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Takes dropout off; each module gets back the mode that it was in, for some may be frozen in eval mode."""
-    modes = [(module, module.training) for module in model.modules()]
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in training:
+            module.training = True
 
 
 def has_finite_weights(model: nn.Module) -> bool:

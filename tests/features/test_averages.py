@@ -76,8 +76,8 @@ def test_the_companion_runs_through_the_averages(tmp_path):
     ids = torch.tensor([row["input_ids"] for row in examples("Bert", 4)])
     before = {name: each.clone() for name, each in model.state_dict().items()}
     model.train()
-    with run.running(model) as through:
-        found = through(input_ids=ids).logits
+    with run.running(model):
+        found = model(input_ids=ids).logits
     assert_close(found, lagging(input_ids=ids).logits)
     assert not torch.allclose(found, model.eval()(input_ids=ids).logits, atol=1e-3)
     assert not found.requires_grad
@@ -103,8 +103,8 @@ def test_layers_under_two_names_and_shared_weights_keep_their_parameters(tmp_pat
     assert not any(torch.equal(each, first[name]) for name, each in model.named_parameters() if "twin.bias" not in name)
     average, x = AveragedWeights(0.5), torch.randn(3, DIM)
     average.weights = {name: torch.zeros_like(each) for name, each in model.named_parameters()}
-    with average.running(model) as run:
-        assert float(run(x=x)["logits"].abs().max()) == 0  # through both names
+    with average.running(model):
+        assert float(model(x=x)["logits"].abs().max()) == 0  # through both names
     assert trainer.seen
 
 
@@ -147,8 +147,19 @@ def test_weights_in_low_precision_are_averaged_in_float32():
     found = average.weights["weight"]
     assert found.dtype == torch.float32
     assert_close(found, 1 - 0.999**49 * (1 - first), rtol=1e-5, atol=1e-6)
-    with average.running(model) as run:
-        assert run(input=torch.ones(1, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    with average.running(model):
+        assert model(input=torch.ones(1, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_a_run_that_fails_gives_the_weights_back():
+    model, average = Aliased(), AveragedWeights(0.5)
+    average.weights = {name: torch.zeros_like(each) for name, each in model.named_parameters()}
+    before = {name: id(each) for name, each in model.named_parameters(remove_duplicate=False)}
+    wide = torch.randn(3, DIM + 1)
+    with pytest.raises(RuntimeError, match="shapes"), average.running(model):
+        model(x=wide)
+    assert {name: id(each) for name, each in model.named_parameters(remove_duplicate=False)} == before
+    assert model.training
 
 
 def test_weights_that_start_or_stop_learning_enter_and_leave(tmp_path):
