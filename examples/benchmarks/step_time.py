@@ -1,7 +1,7 @@
 """Step time and peak memory of ITRATrainer over Trainer, for every companion source.
 
-    python -m examples.benchmarks step_time [--model FOLDER|minilm|bert-base] [--batch_size 8 32] [--length 32 128]
-        [--dtype float32 bfloat16] [--memory]
+    python -m examples.benchmarks step_time [--model FOLDER|minilm|bert-base|narrow] [--batch_size 8 32]
+        [--length 32 128] [--dtype float32 bfloat16] [--memory]
 
 One table for each batch size, length and dtype. The variants train on the same batches, in turns with the plain Trainer
 in one process, so that a machine whose speed drifts slows all alike. A time ratio is the median over rounds of
@@ -49,6 +49,8 @@ VARIANTS = {
 SIZES = {
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
     "bert-base": {},  # the default of its config
+    # As many operations with next to nothing to do: what a GPU spends on a small step, which waits for Python.
+    "narrow": {"hidden_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 32},
 }
 
 

@@ -40,6 +40,7 @@ VARIANTS = {
     "generalised": "generalised cross-entropy",
     "small-loss": "small-loss selection",
     "logit-adjustment": "logit adjustment",
+    "second-batch-adjusted": "ITRA and logit adjustment",
     "class-balanced": "class-balanced weights",
     "equalization": "equalization loss",
     "transport": "optimal transport",

@@ -1,4 +1,4 @@
-"""A plain run that is measured twice: with its last weights, and with their running average in place of these."""
+"""Trainers of the study: aligned rivals, and a plain run that is measured with its last weights and their average."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 
 from itra_hf import ITRAMixin
 from itra_hf.comparison.plan import Run
+from itra_hf.comparison.rivals import LogitAdjustedTrainer
 from itra_hf.comparison.rivals.regularised import AveragedTrainer, WeightAverage
 from itra_hf.comparison.run import build, report
 
@@ -15,6 +16,10 @@ DECAY = 0.97  # the companion's
 
 class AlignedAveragedTrainer(ITRAMixin, AveragedTrainer):
     """An aligned run that leaves the average of its weights, which its companion runs through, in place of the last."""
+
+
+class AlignedAdjustedTrainer(ITRAMixin, LogitAdjustedTrainer):
+    """An aligned run whose task loss is logit adjustment."""
 
 
 class KeptAverage(WeightAverage):

@@ -11,9 +11,10 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import averaged
 import numpy as np
 from cells import PLAIN, finish, read_figures
-from protocol import OUTPUT, RESULTS, SEEDS, TUNING_SEEDS, VARIANTS, held_out, make, runs_of
+from protocol import OUTPUT, RESULTS, SECOND_BATCH, SEEDS, TUNING_SEEDS, VARIANTS, held_out, make, runs_of
 
 from itra_hf.comparison.plan import Run
 
@@ -54,6 +55,8 @@ RIVALS: Mapping[str, Mapping[str, Rival]] = {
         "stages": Rival("StagewiseTrainer", "stages", (2, 3, 4)),
     },
 }
+# A rival that is aligned too, with its setting as chosen for itself.
+ALIGNED = {"thin": ("second-batch-adjusted", "logit-adjustment", f"{averaged.__file__}:AlignedAdjustedTrainer")}
 SHOWN = {f"{kind}-{corpus}": kind for kind in RIVALS for corpus in ("20newsgroups", "r52")}  # the conditions
 CHOSEN_BY = {"thin": "f1_macro", "noise": "accuracy", "few": "accuracy"}
 RUN_WITH = SEEDS[:10]
@@ -93,8 +96,12 @@ def chosen(kind: str, name: str) -> float | None:
 def variants_of(condition: str) -> dict[str, Mapping[str, Any]]:
     """The variants of a condition: the protocol's, and the rivals that it is for and whose settings are chosen."""
     kind = SHOWN[condition]
-    own = {name: (rival, chosen(kind, name)) for name, rival in RIVALS[kind].items()}
-    return {**VARIANTS, **{name: rival.settings(value) for name, (rival, value) in own.items() if value is not None}}
+    values = {name: value for name in RIVALS[kind] if (value := chosen(kind, name)) is not None}
+    found = {**VARIANTS, **{name: RIVALS[kind][name].settings(value) for name, value in values.items()}}
+    if kind in ALIGNED and ALIGNED[kind][1] in values:
+        name, base, trainer = ALIGNED[kind]
+        found[name] = {**found[base], **SECOND_BATCH, "trainer": trainer}
+    return found
 
 
 def main() -> None:

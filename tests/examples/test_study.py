@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel
 
 from itra_hf import AlignmentArguments
 from itra_hf.alignment.weight import MatchingWeight
-from itra_hf.comparison.variants import PLAIN
+from itra_hf.comparison.variants import PLAIN, load_trainer
 
 FOLDER = EXAMPLES / "study"
 SEARCHED = {101, 102, 103, 104}  # seeds that earlier defaults were chosen by
@@ -308,7 +308,9 @@ REPORTED = [each for each in sorted(FOLDER.glob("protocol/*-*")) if not each.nam
 def test_each_run_of_the_protocol_is_one_of_the_plan(folder, load):
     protocol, kind = load("protocol"), folder.name.partition("-")[0]
     references = load("against").REFERENCES
-    variants = {*protocol.known_variants(folder.name), *load("rivals").RIVALS.get(kind, ()), *references}
+    rivals = load("rivals")
+    variants = {*protocol.known_variants(folder.name), *rivals.RIVALS.get(kind, ()), *references}
+    variants |= {rivals.ALIGNED[kind][0]} if kind in rivals.ALIGNED else set()
     for path in folder.iterdir():
         run = json.loads(path.read_text(encoding="utf-8"))
         assert run["seed"] in protocol.SEEDS[: protocol.CONDITIONS[folder.name].seeds]
@@ -388,6 +390,19 @@ def test_every_rival_of_the_study_builds_its_settings(load, tmp_path, monkeypatc
         assert [run.variant for run in runs] == list(variants)
         for run, rival in zip(runs, rivals.RIVALS[kind].values(), strict=True):
             assert run.trainer_arguments == {rival.setting: rival.values[0]}
+
+
+def test_a_rival_that_is_aligned_too_has_the_settings_of_both(load, tmp_path, monkeypatch):
+    rivals, protocol = load("rivals"), load("protocol")
+    monkeypatch.setattr(protocol, "OUTPUT", tmp_path)
+    monkeypatch.chdir(ROOT)
+    runs = protocol.runs_of("thin-r52", [501], rivals.variants_of("thin-r52"), train_file="documents.csv")
+    found = {run.variant: run for run in runs}
+    aligned, base, default = (found[name] for name in ("second-batch-adjusted", "logit-adjustment", "second-batch"))
+    assert aligned.trainer_arguments == base.trainer_arguments == {"strength": 1.0}
+    assert aligned.fields == default.fields
+    bases = [each.__name__ for each in load_trainer(aligned.trainer).__mro__]
+    assert bases.index("ITRAMixin") < bases.index("LogitAdjustedTrainer")
 
 
 def test_the_plan_of_the_rivals_names_their_settings_and_values(load):
