@@ -44,8 +44,12 @@ LEARNING_RATES = {"reuters-r8": 2e-4, "reuters-r52": 2e-4, "20newsgroups": 3e-4}
 EPOCHS = {200: 20.0, 1000: 6.0, None: 2.0}  # by training documents; chosen for the plain Trainer
 OTHERS: Mapping[str, Mapping[str, Any]] = {
     "ITRA, sample": {"companion": "sample", "companion_decay": 0.0},
-    "R-Drop": {"trainer": f"{REGULARISERS}:RDropTrainer", "twice_compute": True},
-    "SupCon": {"trainer": f"{REGULARISERS}:SupConTrainer"},
+    "R-Drop": {
+        "trainer": f"{REGULARISERS}:RDropTrainer",
+        "trainer_arguments": {"strength": 1.0},
+        "twice_compute": True,
+    },
+    "SupCon": {"trainer": f"{REGULARISERS}:SupConTrainer", "trainer_arguments": {"weight": 0.5}},
 }
 
 

@@ -1,5 +1,6 @@
 """The study of `examples/study`: its results are whole, its tables are theirs, and a condition runs."""
 
+import inspect
 import json
 
 import pandas as pd
@@ -11,6 +12,7 @@ from transformers import BertConfig, BertModel
 
 from itra_hf import AlignmentArguments
 from itra_hf.alignment.weight import MatchingWeight
+from itra_hf.comparison import rivals as package
 from itra_hf.comparison.variants import PLAIN, load_trainer
 
 FOLDER = EXAMPLES / "study"
@@ -390,6 +392,14 @@ def test_every_rival_of_the_study_builds_its_settings(load, tmp_path, monkeypatc
         assert [run.variant for run in runs] == list(variants)
         for run, rival in zip(runs, rivals.RIVALS[kind].values(), strict=True):
             assert run.trainer_arguments == {rival.setting: rival.values[0]}
+
+
+def test_the_tuned_values_are_the_rivals_defaults(load):
+    rivals = load("rivals")
+    for kind, of_kind in rivals.RIVALS.items():
+        for name, rival in of_kind.items():
+            default = inspect.signature(getattr(package, rival.trainer)).parameters[rival.setting].default
+            assert default == rivals.chosen(kind, name)
 
 
 def test_a_rival_that_is_aligned_too_has_the_settings_of_both(load, tmp_path, monkeypatch):

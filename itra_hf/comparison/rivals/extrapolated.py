@@ -30,7 +30,7 @@ class ExtrapolatedTrainer(Trainer):
 
     ranges: Mapping[str, Range] = {"distance": NOT_NEGATIVE}
 
-    def __init__(self, *args: Any, distance: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, distance: float = 2.0, **kwargs: Any) -> None:
         check_ranges(self.ranges, {"distance": distance})
         super().__init__(*args, **kwargs)
         if holds_shards(self.accelerator, self.model):

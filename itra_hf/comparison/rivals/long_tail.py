@@ -91,7 +91,7 @@ class ClassBalancedTrainer(CountingTrainer):
 
     ranges: Mapping[str, Range] = {"beta": SHARE}
 
-    def __init__(self, *args: Any, beta: float = 0.99, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, beta: float = 0.999, **kwargs: Any) -> None:
         check_ranges(self.ranges, {"beta": beta})
         super().__init__(*args, **kwargs)
         self.beta = beta
@@ -120,7 +120,7 @@ class EqualizationTrainer(TaskLossTrainer):
 
     ranges: Mapping[str, Range] = {"strength": NOT_NEGATIVE}
 
-    def __init__(self, *args: Any, strength: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, strength: float = 2.0, **kwargs: Any) -> None:
         check_ranges(self.ranges, {"strength": strength})
         super().__init__(*args, **kwargs)
         self.strength = strength

@@ -33,7 +33,7 @@ class RDropTrainer(TaskLossTrainer):
     copies = 2
     ranges: Mapping[str, Range] = {"strength": NOT_NEGATIVE}
 
-    def __init__(self, *args: Any, strength: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, strength: float = 0.3, **kwargs: Any) -> None:
         check_ranges(self.ranges, {"strength": strength})
         if isinstance(self, ITRAMixin):
             raise ValueError("RDropTrainer runs a batch twice in one pass, which can't be aligned; take ITRAMixin off.")
@@ -61,7 +61,7 @@ class SupConTrainer(TaskLossTrainer):
     uses_features = True
     ranges: Mapping[str, Range] = {"weight": PART, "temperature": ABOVE_ZERO}
 
-    def __init__(self, *args: Any, weight: float = 0.5, temperature: float = 0.3, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, weight: float = 0.1, temperature: float = 0.3, **kwargs: Any) -> None:
         check_ranges(self.ranges, {"weight": weight, "temperature": temperature})
         super().__init__(*args, **kwargs)
         self.weight, self.temperature = weight, temperature

@@ -42,7 +42,7 @@ class RetargetedTrainer(TaskLossTrainer):
 
     ranges: Mapping[str, Range] = {"negative": SHARE, "penalty": NOT_NEGATIVE}
 
-    def __init__(self, *args: Any, negative: float = 0.98, penalty: float = 1e-4, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, negative: float = 0.9, penalty: float = 1e-4, **kwargs: Any) -> None:
         check_ranges(self.ranges, {"negative": negative, "penalty": penalty})
         super().__init__(*args, **kwargs)
         if self.train_dataset is not None:

@@ -29,7 +29,7 @@ class GeneralizedCrossEntropyTrainer(TaskLossTrainer):
 
     ranges: Mapping[str, Range] = {"q": ABOVE_ZERO_TO_ONE}
 
-    def __init__(self, *args: Any, q: float = 0.7, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, q: float = 0.5, **kwargs: Any) -> None:
         check_ranges(self.ranges, {"q": q})
         super().__init__(*args, **kwargs)
         refuse(self, self.args)
@@ -66,7 +66,7 @@ class SmallLossTrainer(TaskLossTrainer):
 
     ranges: Mapping[str, Range] = {"wrong": SHARE, "ramp": ABOVE_ZERO_TO_ONE}
 
-    def __init__(self, *args: Any, wrong: float = 0.2, ramp: float = 0.25, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, wrong: float = 0.1, ramp: float = 0.25, **kwargs: Any) -> None:
         check_ranges(self.ranges, {"wrong": wrong, "ramp": ramp})
         super().__init__(*args, **kwargs)
         refuse(self, self.args)

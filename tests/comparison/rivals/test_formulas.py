@@ -85,7 +85,7 @@ def test_classes_without_examples_change_no_weight_of_the_others(kind, absent, t
     if kind == "LogitAdjustedTrainer":
         margins = [math.log(max(1, count) / (sum(counts) + 1)) for count in counts]
     else:
-        effective = [1 / sum(0.99**power for power in range(count)) if count else 0.0 for count in counts]
+        effective = [1 / sum(0.999**power for power in range(count)) if count else 0.0 for count in counts]
         weights = [2 * each / sum(effective) for each in effective]
     parts = [
         -weights[label] * math.log(probabilities([a + b for a, b in zip(row, margins, strict=True)])[label])

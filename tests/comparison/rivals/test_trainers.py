@@ -452,7 +452,7 @@ def test_it_helps_where_classes_are_rare(rival, long_tail, tmp_path):
 def test_it_helps_where_labels_are_wrong(rival, tmp_path):
     rows = toy_examples(120, seed=4, noise=1.3)
     wrong = [{**each, "labels": (each["labels"] + (place % 10 < 3)) % 3} for place, each in enumerate(rows)]
-    arguments = {"wrong": 0.3} if rival is rivals.SmallLossTrainer else {}
+    arguments = {"wrong": 0.3} if rival is rivals.SmallLossTrainer else {"q": 0.7}  # nearly a third are wrong
     plain = balanced_accuracy(Trainer, tmp_path, wrong, Wide(), 150)
     assert balanced_accuracy(rival, tmp_path, wrong, Wide(), 150, **arguments) > plain + 0.05
 
