@@ -33,18 +33,19 @@ def variants_of(group: Mapping[str, Figures]) -> list[str]:
 
 
 def table(conditions: Mapping[str, Figures], kind: str) -> str:
-    """A row a remedy of one kind of data: accuracy and macro-F1 by corpus, then likelihood and time over all."""
+    """A row a remedy of one kind of data: seeds, accuracy and macro-F1 by corpus, then likelihood and time over all."""
     group = conditions_of(conditions, kind)
     if not group:
         return NOT_RUN
     right, likelihood = ([MEASURES[name] for name in names] for names in (RIGHT, ("nll", "nll_scaled")))
     heads = [f"{CORPORA[corpus]}: {TITLES.get(each.name, each.title)}" for corpus in group for each in right]
-    rows: Rows = [["minus Trainer", *heads, "NLL", "NLL, temperature fitted", "training time"]]
+    rows: Rows = [["minus Trainer", "seeds", *heads, "NLL", "NLL, temperature fitted", "training time"]]
     for variant in variants_of(group):
         cells = [cell(difference(figures, variant, each), each) for figures in group.values() for each in right]
         cells += [cell(together(list(group.values()), variant, each), each) for each in likelihood]
         ratio = time_ratio(kind, variant)
-        rows.append([VARIANTS[variant], *cells, "" if ratio is None else f"x {ratio:.2f}"])
+        seeds = str(min(paired(figures, variant) for figures in group.values()))
+        rows.append([VARIANTS[variant], seeds, *cells, "" if ratio is None else f"x {ratio:.2f}"])
     return markdown_table(rows, escape=False)
 
 
