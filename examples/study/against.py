@@ -32,6 +32,7 @@ VARIANTS = {
     "second-batch-averaged": "ITRA and averaged weights",
     "second-batch-balanced": "ITRA, balanced weight 0.1",
     "second-batch-marginal": "ITRA, marginal",
+    "second-batch-slower": "ITRA, slower average",
     "equal-time": "Trainer, 1.25 times as long",
     "rdrop": "R-Drop",
     "supcon": "supervised contrast",

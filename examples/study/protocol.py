@@ -50,10 +50,11 @@ FURTHER: Mapping[str, Mapping[str, Any]] = {
     "second-batch-averaged": {**SECOND_BATCH, "trainer": f"{averaged.__file__}:AlignedAveragedTrainer"},
     "second-batch-balanced": {**SECOND_BATCH, "weight_mode": "balanced", "matching_weight": 0.1},
     "second-batch-marginal": {**SECOND_BATCH, "alignment": "marginal"},
+    "second-batch-slower": {**SECOND_BATCH, "companion_decay": 0.991},
     "equal-time": {"trainer": "Trainer", "num_train_epochs": 15.0},  # in place of 12
 }
 EVERYWHERE = ("second-batch-smoothing", "second-batch-balanced")
-AVERAGED = "second-batch-averaged"
+AVERAGED, SLOWER = "second-batch-averaged", "second-batch-slower"
 FREQUENT = 40  # training documents, of R52's classes where some are left out
 
 
@@ -94,12 +95,12 @@ CONDITIONS = {
     ),
     "noise-r52": Condition("r52", 200, 12.0, 2e-4, harder=NOISE),
     "noise-tweets": Condition("tweets", 200, 12.0, TWEETS_RATE, harder=NOISE, further=(AVERAGED, "equal-time")),
-    "short-20newsgroups": Condition("20newsgroups", 4000, 2.0, 1e-4, 10, UNKNOWN),
-    "short-r52": Condition("r52", 4000, 2.0, 1e-4, 10),
-    "short-tweets": Condition("tweets", 4000, 2.0, 1e-4, 10),
-    "settled-20newsgroups": Condition("20newsgroups", 1000, 8.0, 3e-4, 10),
-    "settled-r52": Condition("r52", 1000, 8.0, 2e-4, 10),
-    "settled-tweets": Condition("tweets", 1000, 8.0, TWEETS_RATE, 10),
+    "short-20newsgroups": Condition("20newsgroups", 4000, 2.0, 1e-4, 10, UNKNOWN, further=(SLOWER,)),
+    "short-r52": Condition("r52", 4000, 2.0, 1e-4, 10, further=(SLOWER,)),
+    "short-tweets": Condition("tweets", 4000, 2.0, 1e-4, 10, further=(SLOWER,)),
+    "settled-20newsgroups": Condition("20newsgroups", 1000, 8.0, 3e-4, 10, further=(SLOWER,)),
+    "settled-r52": Condition("r52", 1000, 8.0, 2e-4, 10, further=(SLOWER,)),
+    "settled-tweets": Condition("tweets", 1000, 8.0, TWEETS_RATE, 10, further=(SLOWER,)),
     "few-r8": Condition("r8", 200, 12.0, 2e-4),
     "thin-20newsgroups": Condition("20newsgroups", 200, 12.0, 3e-4, 10, THIN),
     "thin-r52": Condition("r52", 200, 12.0, 2e-4, 10, THIN),
