@@ -21,14 +21,14 @@ from itra_hf.comparison.report import Rows, markdown_table
 FOLDER = RESULTS / "tuning-longer"
 DECAYS = (0.99, 0.995)  # beside the default's 0.97
 OURS = "second-batch"
-SLOWER: Mapping[str, Mapping[str, Any]] = {
+BY_DECAY: Mapping[str, Mapping[str, Any]] = {
     f"decay-{decay:g}": {**SECOND_BATCH, "companion_decay": decay} for decay in DECAYS
 }
 # By condition; what is compared there.
 COMPARED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "settled-tweets": {**{name: VARIANTS[name] for name in (PLAIN, "smoothing", OURS, "memory")}, **SLOWER},
-    "settled-20newsgroups": {**{name: VARIANTS[name] for name in (PLAIN, OURS)}, "decay-0.99": SLOWER["decay-0.99"]},
-    "short-20newsgroups": {**{name: VARIANTS[name] for name in (PLAIN, OURS)}, "decay-0.99": SLOWER["decay-0.99"]},
+    "settled-tweets": {**{name: VARIANTS[name] for name in (PLAIN, "smoothing", OURS, "memory")}, **BY_DECAY},
+    "settled-20newsgroups": {**{name: VARIANTS[name] for name in (PLAIN, OURS)}, "decay-0.99": BY_DECAY["decay-0.99"]},
+    "short-20newsgroups": {**{name: VARIANTS[name] for name in (PLAIN, OURS)}, "decay-0.99": BY_DECAY["decay-0.99"]},
 }
 NAMES = {"smoothing": "label smoothing", OURS: "second batch", "memory": "memory"}
 MEASURES = ("accuracy", "nll", "nll_scaled", "calibration_error")

@@ -56,7 +56,7 @@ RIVALS: Mapping[str, Mapping[str, Rival]] = {
     },
 }
 # A rival that is aligned too, with its setting as chosen for itself.
-ALIGNED = {"thin": ("second-batch-adjusted", "logit-adjustment", f"{averaged.__file__}:AlignedAdjustedTrainer")}
+ALSO_ALIGNED = {"thin": ("second-batch-adjusted", "logit-adjustment", f"{averaged.__file__}:AlignedAdjustedTrainer")}
 SHOWN = {f"{kind}-{corpus}": kind for kind in RIVALS for corpus in ("20newsgroups", "r52")}  # the conditions
 CHOSEN_BY = {"thin": "f1_macro", "noise": "accuracy", "few": "accuracy"}
 RUN_WITH = SEEDS[:10]
@@ -98,8 +98,8 @@ def variants_of(condition: str) -> dict[str, Mapping[str, Any]]:
     kind = SHOWN[condition]
     values = {name: value for name in RIVALS[kind] if (value := chosen(kind, name)) is not None}
     found = {**VARIANTS, **{name: RIVALS[kind][name].settings(value) for name, value in values.items()}}
-    if kind in ALIGNED and ALIGNED[kind][1] in values:
-        name, base, trainer = ALIGNED[kind]
+    if kind in ALSO_ALIGNED and ALSO_ALIGNED[kind][1] in values:
+        name, base, trainer = ALSO_ALIGNED[kind]
         found[name] = {**found[base], **SECOND_BATCH, "trainer": trainer}
     return found
 

@@ -81,7 +81,7 @@ def _rows(path: str, encoding: str, decoder: json.JSONDecoder) -> list[dict[str,
         if len(values) > 1:
             raise ValueError(f"{path}: there is more after its list of rows; a file is one list, or one object a line.")
         values = values[0]
-    elif len(values) == 1 and isinstance(values[0], dict) and not isinstance(values[0], Repeating):
+    elif len(values) == 1 and isinstance(values[0], dict):
         values = _rows_of_columns(values[0]) or values
     rows = [{"text": value} if isinstance(value, str) else value for value in values]  # a list of texts
     for number, row in enumerate(rows, 1):
@@ -145,7 +145,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _rows_of_columns(value: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of an object of columns, which are lists, or objects by row; none, if it isn't one."""
-    if any(isinstance(each, Repeating) for each in value.values()):
+    if any(isinstance(each, Repeating) for each in (value, *value.values())):
         return []
     columns = {name: list(each.values()) if isinstance(each, dict) else each for name, each in value.items()}
     if not all(isinstance(each, list) for each in columns.values()) or len(set(map(len, columns.values()))) != 1:

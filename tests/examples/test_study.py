@@ -312,7 +312,7 @@ def test_each_run_of_the_protocol_is_one_of_the_plan(folder, load):
     references = load("against").REFERENCES
     rivals = load("rivals")
     variants = {*protocol.known_variants(folder.name), *rivals.RIVALS.get(kind, ()), *references}
-    variants |= {rivals.ALIGNED[kind][0]} if kind in rivals.ALIGNED else set()
+    variants |= {rivals.ALSO_ALIGNED[kind][0]} if kind in rivals.ALSO_ALIGNED else set()
     for path in folder.iterdir():
         run = json.loads(path.read_text(encoding="utf-8"))
         assert run["seed"] in protocol.SEEDS[: protocol.CONDITIONS[folder.name].seeds]
