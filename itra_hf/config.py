@@ -94,11 +94,11 @@ class AlignmentArguments(KnowsGoneNames):
         "step and kept in memory.",
         1000,
     )
-    companion_decay: float = setting(
+    companion_decay: float | None = setting(
         "companion 'sample' and 'class_matched' only: the decay of the running average of the weights that the "
-        "companion batch runs through, without gradient and dropout, from 0 to below 1. 0.97 lags 32 optimizer steps "
-        "behind. 0: no average; the companion runs through the weights themselves, with gradient.",
-        0.97,
+        "companion batch runs through, without gradient and dropout, from 0 to below 1. 0.97 looks back 32 optimizer "
+        "steps. None: the one that looks back a quarter of the run. 0: no average; the companion runs through the "
+        "weights themselves, with gradient.",
     )
     gather_features: bool = setting(
         "Several processes: True aligns the features of all processes together, as one process with the whole batch "
@@ -155,7 +155,7 @@ class AlignmentArguments(KnowsGoneNames):
         check_alignment_arguments(self)
         # A search casts its values to the type that is there, and would cut 0.7 to the integer 0.
         self.matching_weight = float(self.matching_weight)
-        self.companion_decay = float(self.companion_decay)
+        self.companion_decay = None if self.companion_decay is None else float(self.companion_decay)
 
 
 @dataclass

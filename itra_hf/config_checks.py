@@ -105,8 +105,8 @@ def check_alignment_arguments(args: "AlignmentArguments", together: bool = True)
         raise ValueError(
             f"matching_weight={weight!r} must be from 0 to {MOST_WEIGHT[mode]:g} with weight_mode={mode!r}."
         )
-    if not 0 <= _number(args, "companion_decay") < 1:
-        raise ValueError(f"companion_decay={args.companion_decay!r} must be from 0 to below 1.")
+    if args.companion_decay is not None and not 0 <= _number(args, "companion_decay") < 1:
+        raise ValueError(f"companion_decay={args.companion_decay!r} must be from 0 to below 1, or None.")
     parse_bandwidth(args.bandwidth)
     if not isinstance(args.feature, str) or not args.feature:
         raise ValueError(f"feature={args.feature!r} must be 'auto', 'cls', 'mean', 'last' or a module's name.")

@@ -19,7 +19,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 # Names of settings that are no more, and what to write instead.
 GONE: Mapping[str, str] = {
     "companion_gradient": "companion_decay=0 is what True was, with gradient through the companion batch; "
-    "companion_decay above 0, like 0.97, takes the place of False: averaged weights, without gradient.",
+    "any other companion_decay takes the place of False: averaged weights, without gradient.",
     "companion_task_loss": "it made one plain batch of the two; twice the per_device_train_batch_size is that.",
     "companion_every": "a companion without gradient costs a quarter of a step, and a memory nothing.",
     "matching_warmup_ratio": "weight_mode='rising' rises by itself as the examples are learnt.",

@@ -127,7 +127,7 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
         """What stands in for the model in the base class's `compute_loss`."""
         self._itra_ran_aligned = self._itra_settled = True
         if self._itra_average is not None:
-            self._itra_average.follow(unwrap(self.model), self.state.global_step)
+            self._itra_average.follow(unwrap(self.model), self.state.global_step, self.state.max_steps)
         feature = self.alignment_args.feature
         prepare = partial(self._itra_tap.place, feature, self.model, model, partial(agree, self.accelerator))
         together = self._itra_step.together and not isinstance(companion, CollatedApart)

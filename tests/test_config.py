@@ -70,8 +70,8 @@ def test_settings_survive_a_dictionary():
         ({"matching_weight": 1e30, "weight_mode": "balanced"}, r"matching_weight=1e\+30 must be from 0 to 100"),
         ({"matching_weight": 1e30, "weight_mode": "constant"}, r"must be from 0 to 1e\+06 with weight_mode='constant'"),
         ({"class_weighting": "even"}, r"class_weighting='even' is not one of 'size', 'alike'"),
-        ({"companion_decay": None}, r"companion_decay=None must be a number"),
-        ({"companion": "sample", "companion_decay": 1.0}, r"companion_decay=1.0 must be from 0 to below 1"),
+        ({"companion_decay": "slow"}, r"companion_decay='slow' must be a number"),
+        ({"companion": "sample", "companion_decay": 1.0}, r"companion_decay=1.0 must be from 0 to below 1, or None"),
         ({"gather_features": "yes"}, r"gather_features='yes' must be True or False"),
         ({"companion_buffer_size": 0}, r"companion_buffer_size=0 must be an integer >= 1"),
         ({"companion_buffer_size": 2.0}, r"companion_buffer_size=2.0 must be an integer >= 1"),
@@ -125,7 +125,7 @@ def test_a_refusal_is_tried_for_every_setting_that_needs_another():
         {"companion": "memory", "memory_size": 64},
         {"companion": "class_matched", "companion_decay": 0.0, "companion_buffer_size": 10},
         {"companion": "sample", "memory_size": 256, "class_weighting": "alike"},
-        {"companion": "split", "companion_decay": 0.97, "kernel": "laplacian"},
+        {"companion": "split", "companion_decay": None, "kernel": "laplacian"},
         {"matching_loss": CORAL, "kernel": "gaussian", "bandwidth": "mean"},
         {"alignment": "conditional", "class_weighting": "alike"},
     ],
@@ -143,6 +143,11 @@ def test_another_default_of_a_subclass_is_no_setting_that_was_given():
     assert Mine(**QUIET, companion="memory").companion_decay == 0
     with pytest.raises(ValueError, match=r"companion_decay=0.97 does nothing with companion='memory'.*Leave it at 0.0"):
         Mine(**QUIET, companion="memory", companion_decay=0.97)
+    assert ITRAConfig(**QUIET, companion_decay=None).companion_decay is None
+    with pytest.raises(
+        ValueError, match=r"companion_decay=0.97 does nothing with companion='memory'.*Leave it at None"
+    ):
+        ITRAConfig(**QUIET, companion="memory", companion_decay=0.97)
 
 
 @dataclasses.dataclass

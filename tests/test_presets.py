@@ -103,8 +103,8 @@ def test_subclasses_have_it_too():
     [
         ({"weight_mode": "balanced", "estimator": "unbiased", "memory_size": 256}, {}),
         ({"companion_decay": 0.5, "companion": "class_matched"}, {}),
-        ({"companion": "memory", "memory_size": 64}, {"companion_decay": 0.97}),
-        ({"companion": "split"}, {"companion_decay": 0.97}),
+        ({"companion": "memory", "memory_size": 64}, {"companion_decay": None}),
+        ({"companion": "split"}, {"companion_decay": None}),
         ({"alignment": "joint"}, {"class_weighting": "size"}),
         ({"matching_loss": "examples/distances.py:coral"}, {"kernel": "gaussian"}),
     ],
@@ -128,7 +128,7 @@ def test_a_config_file_takes_a_preset(train):
     assert settings_of(train(preset="paper", matching_weight=0.05)) == expected()
     other = train(preset="paper", matching_weight=0.05, weight_mode="balanced", companion="memory", memory_size=64)
     assert settings_of(other) == expected(
-        weight_mode="balanced", companion="memory", companion_decay=0.97, memory_size=64
+        weight_mode="balanced", companion="memory", companion_decay=None, memory_size=64
     )
     assert settings_of(train(preset="~")) == settings_of(AlignmentArguments())
 
@@ -137,7 +137,7 @@ def test_the_command_line_takes_a_preset_and_overrides_that_of_a_file(train):
     assert settings_of(train("--preset", "paper", "--matching_weight", "0.05")) == expected()
     assert settings_of(train("--matching-weight=0.05", preset="paper")) == expected()
     assert settings_of(train("--companion", "split", preset="paper", matching_weight=0.05)) == expected(
-        companion="split", companion_decay=0.97
+        companion="split", companion_decay=None
     )
 
 
@@ -174,7 +174,7 @@ def test_a_preset_at_the_top_is_overridden_beside_it_and_by_a_variant(plan):
     variants = {"as it is": {}, "split": {"companion": "split"}, "joint": {"alignment": "joint"}}
     found = runs(plan(variants=variants, preset="paper", matching_weight=0.05, weight_mode="balanced"))
     assert method_of(found["as it is"]) == expected(weight_mode="balanced")
-    assert method_of(found["split"]) == expected(weight_mode="balanced", companion="split", companion_decay=0.97)
+    assert method_of(found["split"]) == expected(weight_mode="balanced", companion="split", companion_decay=None)
     assert method_of(found["joint"]) == expected(weight_mode="balanced", alignment="joint", class_weighting="size")
 
 

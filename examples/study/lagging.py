@@ -21,7 +21,7 @@ class Snapshot(AveragedWeights):
         self.kept: deque[dict[str, Tensor]] = deque(maxlen=age + 1)
 
     @torch.no_grad()
-    def follow(self, model: nn.Module, step: int) -> None:
+    def follow(self, model: nn.Module, step: int, steps: int) -> None:
         """Keeps a copy of the weights, once an optimizer step."""
         if step != self._step:
             self._step = step

@@ -19,7 +19,7 @@ from itra_hf.comparison.plan import Run
 from itra_hf.comparison.report import Rows, markdown_table
 
 FOLDER = RESULTS / "tuning-longer"
-DECAYS = (0.99, 0.995)  # beside the default's 0.97
+DECAYS = (0.99, 0.995, 0.998)  # beside 0.97
 OURS = "second-batch"
 BY_DECAY: Mapping[str, Mapping[str, Any]] = {
     f"decay-{decay:g}": {**SECOND_BATCH, "companion_decay": decay} for decay in DECAYS
@@ -29,6 +29,11 @@ COMPARED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "settled-tweets": {**{name: VARIANTS[name] for name in (PLAIN, "smoothing", OURS, "memory")}, **BY_DECAY},
     "settled-20newsgroups": {**{name: VARIANTS[name] for name in (PLAIN, OURS)}, "decay-0.99": BY_DECAY["decay-0.99"]},
     "short-20newsgroups": {**{name: VARIANTS[name] for name in (PLAIN, OURS)}, "decay-0.99": BY_DECAY["decay-0.99"]},
+    # As in runs planned for 2,000 steps that stop early.
+    **{
+        f"few-{corpus}": {PLAIN: VARIANTS[PLAIN], OURS: SECOND_BATCH, "decay-0.998": BY_DECAY["decay-0.998"]}
+        for corpus in ("20newsgroups", "r52", "tweets")
+    },
 }
 NAMES = {"smoothing": "label smoothing", OURS: "second batch", "memory": "memory"}
 MEASURES = ("accuracy", "nll", "nll_scaled", "calibration_error")

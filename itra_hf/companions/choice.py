@@ -33,9 +33,9 @@ def choose_companion(
     if args.companion != "auto":
         return args.companion, None
     why = None
-    if args.companion_decay > 0 and holds_shards(accelerator, model):
+    if args.companion_decay != 0 and holds_shards(accelerator, model):
         why = "weights that lie in parts on several processes can't be averaged"
-    elif args.companion_decay > 0 and mixes_examples(model):
+    elif args.companion_decay != 0 and mixes_examples(model):
         why = "batch normalisation would treat a second batch, which runs in eval mode, unlike the first"
     elif isinstance(dataset, IterableDataset) and not isinstance(dataset, datasets.IterableDataset):
         why = "a stream of this kind may be one that can't be read twice"

@@ -14,28 +14,41 @@ from ..config import AlignmentArguments
 from ..config_checks import PAIRED_COMPANIONS, Companion
 from .models import eval_mode, kept_buffers
 
+LAG = 0.25  # of a run's steps: how far back an average looks whose decay is left open
+
+
+def decay_in(decay: float | None, steps: int) -> float:
+    """The decay of the average in a run: as it is set, or the one that looks back a quarter of the run.
+
+    Args:
+        decay: `companion_decay`.
+        steps: optimizer steps of the whole run.
+    """
+    lag = LAG * steps
+    return lag / (lag + 1) if decay is None else decay
+
 
 class AveragedWeights:
     """An exponential running average of a model's trainable weights.
 
-    It lags `decay / (1 - decay)` optimizer steps behind the weights, on average. Weights that don't learn are the
-    model's own, so adapters cost no more than themselves.
+    With a decay `d` it looks back `d / (1 - d)` optimizer steps, on average. Weights that don't learn are the model's
+    own, so adapters cost no more than themselves.
 
     Args:
-        decay: from 0 to below 1.
+        decay: what stays of the average at a step, from 0 to below 1; `None`: see `decay_in`.
 
     Attributes:
         weights: by name, in float32 at least, on the weights' devices; empty before the first `follow`.
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay: float | None) -> None:
+        self.decay = decay
         self.weights: dict[str, Tensor] = {}
-        self._average = get_ema_multi_avg_fn(decay)
         self._step: int | None = None
         self._buffers: set[str] | None = None  # those that a run changes, once one has shown it
 
     @torch.no_grad()
-    def follow(self, model: nn.Module, step: int) -> None:
+    def follow(self, model: nn.Module, step: int, steps: int) -> None:
         """Takes the weights in, once an optimizer step.
 
         Those that it does not know in this shape start their average, and those that no longer learn leave it.
@@ -43,6 +56,7 @@ class AveragedWeights:
         Args:
             model: unwrapped.
             step: optimizer steps done so far.
+            steps: of the whole run.
         """
         if step == self._step:
             return
@@ -55,7 +69,7 @@ class AveragedWeights:
         }
         if known:
             current = [today[name].to(weight.dtype) for name, weight in known.items()]
-            self._average(list(known.values()), current, step)
+            get_ema_multi_avg_fn(decay_in(self.decay, steps))(list(known.values()), current, step)
         new = {
             name: weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True)
             for name, weight in today.items()

@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from ..config import AlignmentArguments
 from ..config_checks import can_act
+from ..features.averages import decay_in
 from ..features.models import unwrap, unwrap_adapter
 from ..reports.compactness import ClassStatistics
 from ..reports.evaluation import PREFIX
@@ -30,6 +31,7 @@ KINDS = {
     "audio-classification": "An audio classifier",
 }
 LIBRARIES = ("itra_hf", "transformers", "torch", "datasets", "tokenizers", "accelerate")
+OPEN = ("auto", None)  # settings that a run decides
 REPORTS = ("eval_compactness", "gradient_noise_steps")  # settings that change nothing in training
 SPEED = re.compile(r"_(runtime|samples_per_second|steps_per_second|model_preparation_time|jit_compilation_time)$")
 
@@ -241,7 +243,8 @@ def _settings(trainer: Any) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(AlignmentArguments) if field.name not in REPORTS]
     settings = {name: getattr(args, name) for name in names}
     settings = {name: value for name, value in settings.items() if can_act(name, {**settings, **told})}
-    return settings | {name: f"{value} (auto)" for name, value in told.items() if settings.get(name) == "auto"}
+    told["companion_decay"] = f"{decay_in(None, trainer.state.max_steps):.4g}"
+    return settings | {name: f"{value} (auto)" for name, value in told.items() if settings.get(name, 0) in OPEN}
 
 
 def _hyperparameters(trainer: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from itra_hf.comparison.report import write_reports
 from itra_hf.comparison.summary import Comparison, read_results
 from itra_hf.comparison.variants import PLAIN, TWICE
 
-SPLIT = {"companion": "split", "companion_decay": 0.97}  # with the default again
+SPLIT = {"companion": "split", "companion_decay": None}  # with the default again
 HOSTILE = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',

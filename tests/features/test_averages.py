@@ -14,7 +14,7 @@ from transformers import Trainer
 
 from itra_hf import ITRAMixin, ITRATrainer
 from itra_hf.companions.choice import holds_shards
-from itra_hf.features.averages import AveragedWeights
+from itra_hf.features.averages import AveragedWeights, decay_in
 
 
 class Recording(ITRATrainer):
@@ -64,13 +64,33 @@ def test_the_average_follows_its_definition_once_an_optimizer_step(decay, accumu
     assert not any(torch.equal(weights[name], averages[name]) for name in weights)
 
 
+@pytest.mark.parametrize("steps", [1, 5, 12])
+def test_an_open_decay_looks_back_a_quarter_of_the_run(steps, tmp_path):
+    trainer = train(Recording, tmp_path, Toy(), toy_examples(40), max_steps=steps, companion_decay=None)
+    decay = decay_in(None, steps)
+    assert decay / (1 - decay) == pytest.approx(steps / 4)
+    for (_, _, averages), expected in zip(trainer.seen, slow_averages(trainer.seen, decay), strict=True):
+        for name, each in expected.items():
+            assert_close(averages[name].double(), each, rtol=1e-5, atol=1e-7)
+
+
+def test_an_open_decay_is_that_of_the_epochs_where_no_steps_are_set(tmp_path):
+    settings = {"max_steps": -1, "num_train_epochs": 3, "companion_decay": None}
+    trainer = train(Recording, tmp_path, Toy(), toy_examples(40), **settings)
+    assert trainer.state.global_step == 30
+    decay = decay_in(None, 30)
+    *_, (_, _, found) = trainer.seen
+    *_, expected = slow_averages(trainer.seen, decay)
+    assert_close(found["head.weight"].double(), expected["head.weight"], rtol=1e-5, atol=1e-7)
+
+
 def test_the_companion_runs_through_the_averages(tmp_path):
     model, run = build("Bert"), AveragedWeights(0.5)
-    run.follow(model, 0)
+    run.follow(model, 0, 2)
     with torch.no_grad():
         for each in model.parameters():
             each.add_(torch.randn_like(each), alpha=0.1)
-    run.follow(model, 1)
+    run.follow(model, 1, 2)
     lagging = copy.deepcopy(model).eval()
     lagging.load_state_dict(run.weights, strict=False)
     ids = torch.tensor([row["input_ids"] for row in examples("Bert", 4)])
@@ -139,11 +159,11 @@ def test_the_companion_leaves_the_buffers_alone(tmp_path):
 def test_weights_in_low_precision_are_averaged_in_float32():
     model, average = nn.Linear(2, 2).bfloat16(), AveragedWeights(0.999)
     first = model.weight.detach().float()
-    average.follow(model, 0)
+    average.follow(model, 0, 3)
     with torch.no_grad():
         model.weight.fill_(1.0)
         for step in range(1, 50):
-            average.follow(model, step)
+            average.follow(model, step, 50)
     found = average.weights["weight"]
     assert found.dtype == torch.float32
     assert_close(found, 1 - 0.999**49 * (1 - first), rtol=1e-5, atol=1e-6)
@@ -165,14 +185,14 @@ def test_a_run_that_fails_gives_the_weights_back():
 def test_weights_that_start_or_stop_learning_enter_and_leave(tmp_path):
     model, average = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), AveragedWeights(0.5)
     model[0].requires_grad_(False)
-    average.follow(model, 0)
+    average.follow(model, 0, 3)
     assert set(average.weights) == {"1.weight", "1.bias"}
     model.requires_grad_(True)
-    average.follow(model, 1)
+    average.follow(model, 1, 3)
     assert len(average.weights) == 4
     assert torch.equal(average.weights["0.weight"], model[0].weight)
     model[1].requires_grad_(False)
-    average.follow(model, 2)
+    average.follow(model, 2, 3)
     assert set(average.weights) == {"0.weight", "0.bias"}
 
 

@@ -35,7 +35,7 @@ GOOD = {
     "kernel": KERNELS,
     "bandwidth": ("mean", "median", "0.5", 2, 1e-6, 1e12),
     "companion": ("auto", "sample", "class_matched", "split", "memory"),
-    "companion_decay": (0.0, 0, 0.97, 0.5),
+    "companion_decay": (None, 0.0, 0, 0.97, 0.5),
     "memory_size": (2, 9, 256),
     "companion_buffer_size": (1, 1000),
     "gather_features": (True, False),
@@ -139,7 +139,7 @@ def without_effect(chosen: dict) -> list[str]:
 OF_THE_MMD = ["kernel", "bandwidth", "estimator"]
 DEFAULT = {
     "memory_size": 256,
-    "companion_decay": 0.97,
+    "companion_decay": None,
     "companion_buffer_size": 1000,
     "kernel": "gaussian",
     "bandwidth": "mean",
@@ -221,7 +221,7 @@ def test_every_setting_is_fuzzed():
     [
         ("bandwidth", "1e-60"),  # 0 in float32
         ("matching_weight", 1e30),  # times a gradient, infinite in float32
-        ("companion_decay", None),
+        ("companion_decay", "slow"),
     ],
 )
 def test_values_of_another_type_or_range_are_refused_by_name(tmp_path, name, value):

@@ -81,7 +81,7 @@ if SHARDS_AT_LOAD:
             "family": "Qwen2",
             "sharded_at_load": True,
         },
-        {"arguments": {"companion": "memory", "companion_decay": 0.97}},
+        {"arguments": {"companion": "memory", "companion_decay": None}},
     )
 
 MEMORIES = {"_with_one_memory": True, "_with_a_memory_each": False}

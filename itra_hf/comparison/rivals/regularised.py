@@ -80,7 +80,7 @@ class AveragedTrainer(Trainer):
 
     Args:
         *args: of `Trainer`.
-        decay: of the average, an optimizer step; 0.97 lags 32 steps behind.
+        decay: of the average, an optimizer step; 0.97 looks back 32 steps.
         **kwargs: of `Trainer`.
 
     Raises:
@@ -119,7 +119,7 @@ class WeightAverage(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Takes a step's weights in; the first step's are the average's first."""
-        self.average.follow(unwrap(model), state.global_step)
+        self.average.follow(unwrap(model), state.global_step, state.max_steps)
 
     @torch.no_grad()
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
