@@ -14,6 +14,7 @@ from itra_hf import AlignmentArguments
 from itra_hf.alignment.weight import MatchingWeight
 from itra_hf.comparison import rivals as package
 from itra_hf.comparison.variants import PLAIN, load_trainer
+from itra_hf.features.averages import LAG
 
 FOLDER = EXAMPLES / "study"
 SEARCHED = {101, 102, 103, 104}  # seeds that earlier defaults were chosen by
@@ -192,8 +193,7 @@ def test_the_defaults_are_those_of_the_study(load):
     cell, defaults = mechanism.CELLS[lag.DEFAULT], AlignmentArguments()
     assert cell["trainer_arguments"] == {"rule": "late-rising"}  # which is the package's "rising"
     assert cell["companion"] == "sample"
-    for name in ("companion_decay", "matching_weight"):
-        assert cell[name] == getattr(defaults, name)
+    assert cell["matching_weight"] == defaults.matching_weight
     assert (defaults.companion, defaults.weight_mode) == ("auto", "rising")
 
 
@@ -277,8 +277,31 @@ def test_the_protocol_s_second_batch_is_the_package_s_default(load):
     settings, defaults = load("protocol").SECOND_BATCH, AlignmentArguments()
     assert defaults.companion == "auto"  # which is a second batch of these
     assert defaults.alignment == "auto"  # which is conditional for classes
-    for name in settings.keys() - {"companion", "alignment"}:
+    assert defaults.companion_decay is None  # which is near these: see the next test
+    for name in settings.keys() - {"companion", "alignment", "companion_decay"}:
         assert settings[name] == getattr(defaults, name)
+
+
+def test_what_stands_for_the_default_looks_back_a_quarter_of_the_run(load, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    protocol, against = load("protocol"), load("against")
+    for name, condition in protocol.CONDITIONS.items():
+        variant = protocol.SLOWER if protocol.SLOWER in condition.further else against.OURS
+        decay = protocol.known_variants(name)[variant]["companion_decay"]
+        for path in (protocol.RESULTS / name).glob(f"{variant}-5*.json"):
+            steps = json.loads(path.read_text(encoding="utf-8"))["steps"]
+            assert decay / (1 - decay) == pytest.approx(steps * LAG, rel=0.15), path
+
+
+def test_the_runs_of_the_default_have_its_name(load, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    against, protocol = load("against"), load("protocol")
+    own = against.read_figures(protocol.RESULTS / "settled-tweets")
+    shown = against.read_all()["settled-tweets"]
+    assert shown[against.OURS]["nll"] == own[protocol.SLOWER]["nll"]
+    assert shown[against.FIXED]["nll"] == own[against.OURS]["nll"]
+    assert protocol.SLOWER not in shown
+    assert against.FIXED not in against.read_all()["few-tweets"]
 
 
 def test_corpora_of_the_protocol_keep_their_splits_apart(load):

@@ -41,6 +41,14 @@ def test_a_run_on_data_and_a_model_of_no_known_origin(tmp_path):
     assert (row(card, "`learning_rate`"), row(card, "`alignment`")) == (["0.01"], ["conditional (auto)"])
 
 
+def test_a_decay_that_was_left_open_is_told_as_it_was(tmp_path):
+    settings = {"max_steps": 12, "companion_decay": None}
+    trainer = trainer_of(tmp_path / "run", build("Bert"), examples("Bert", 12), **settings)
+    trainer.train()
+    trainer.create_model_card()
+    assert row(card_of(tmp_path / "run"), "`companion_decay`") == ["0.75 (auto)"]
+
+
 def test_what_the_user_says_of_the_model(tmp_path):
     given = {"language": ["en", "de"], "license": "mit", "tags": "mine", "model_name": "Mine", "dataset": "org/data"}
     given |= {"finetuned_from": "org/base", "tasks": "image-classification"}
