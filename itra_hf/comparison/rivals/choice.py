@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 TRAINERS = f"{__package__}:"
-SMOOTHING: Mapping[str, Any] = {"trainer": "Trainer", "label_smoothing_factor": 0.1}
+SMOOTHED: Mapping[str, Any] = {"label_smoothing_factor": 0.1}
+SMOOTHING: Mapping[str, Mapping[str, Any]] = {
+    "label smoothing": {"trainer": "Trainer", **SMOOTHED},
+    "ITRA and label smoothing": SMOOTHED,
+}
 
 RIVALS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "longtail": {
@@ -15,12 +19,12 @@ RIVALS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "logits retargeting": {"trainer": f"{TRAINERS}RetargetedTrainer"},
     },
     "noise": {
-        "label smoothing": SMOOTHING,
+        **SMOOTHING,
         "generalised cross-entropy": {"trainer": f"{TRAINERS}GeneralizedCrossEntropyTrainer"},
         "small-loss selection": {"trainer": f"{TRAINERS}SmallLossTrainer"},
     },
     "small": {
-        "label smoothing": SMOOTHING,
+        **SMOOTHING,
         "averaged weights": {"trainer": f"{TRAINERS}AveragedTrainer"},
         "R-Drop": {"trainer": f"{TRAINERS}RDropTrainer", "twice_compute": True},
         "supervised contrast": {"trainer": f"{TRAINERS}SupConTrainer"},

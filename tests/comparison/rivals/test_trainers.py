@@ -494,6 +494,8 @@ def test_a_rival_that_does_not_go_with_the_arguments_is_left_out_and_the_reports
 def test_without_variants_the_default_stands_beside_the_rivals(train_file, tmp_path):
     plan = parse_comparison([write_config(tmp_path, "model", train_file=train_file), "--rivals", "noise"])
     assert [variant.name for variant in plan.variants] == ["Trainer", "ITRATrainer", *RIVALS["noise"]]
+    both = next(variant for variant in plan.variants if variant.name == "ITRA and label smoothing")
+    assert (both.aligns, both.settings) == (True, {"label_smoothing_factor": 0.1})
 
 
 def test_other_kinds_and_labels_are_refused(model_folder, tmp_path, capsys):
