@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from itra_hf import ITRAMixin
+from itra_hf import ITRAMixin, ITRATrainer
 from itra_hf.comparison.plan import Run
 from itra_hf.comparison.rivals import LogitAdjustedTrainer
 from itra_hf.comparison.rivals.regularised import AveragedTrainer, WeightAverage
@@ -20,6 +20,16 @@ class AlignedAveragedTrainer(ITRAMixin, AveragedTrainer):
 
 class AlignedAdjustedTrainer(ITRAMixin, LogitAdjustedTrainer):
     """An aligned run whose task loss is logit adjustment."""
+
+
+class PlannedLongTrainer(ITRATrainer):
+    """Averages as in a run that is planned for 2,000 steps, whenever it stops."""
+
+    def _itra_set_companion(self, *args: Any) -> None:
+        super()._itra_set_companion(*args)
+        if (average := self._itra_average) is not None:
+            follow = average.follow
+            average.follow = lambda model, step, _: follow(model, step, 2000)
 
 
 class KeptAverage(WeightAverage):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import averaged
 from against import heading, title
 from cells import PLAIN, Figures, cell, difference, finish, read_figures
 from protocol import CONDITIONS, OUTPUT, RESULTS, SECOND_BATCH, TUNING_SEEDS, VARIANTS, held_out, runs_of
@@ -24,18 +25,30 @@ OURS = "second-batch"
 BY_DECAY: Mapping[str, Mapping[str, Any]] = {
     f"decay-{decay:g}": {**SECOND_BATCH, "companion_decay": decay} for decay in DECAYS
 }
+OPEN = {**SECOND_BATCH, "companion_decay": None}
 # By condition; what is compared there.
 COMPARED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "settled-tweets": {**{name: VARIANTS[name] for name in (PLAIN, "smoothing", OURS, "memory")}, **BY_DECAY},
     "settled-20newsgroups": {**{name: VARIANTS[name] for name in (PLAIN, OURS)}, "decay-0.99": BY_DECAY["decay-0.99"]},
     "short-20newsgroups": {**{name: VARIANTS[name] for name in (PLAIN, OURS)}, "decay-0.99": BY_DECAY["decay-0.99"]},
-    # As in runs planned for 2,000 steps that stop early.
     **{
-        f"few-{corpus}": {PLAIN: VARIANTS[PLAIN], OURS: SECOND_BATCH, "decay-0.998": BY_DECAY["decay-0.998"]}
-        for corpus in ("20newsgroups", "r52", "tweets")
+        f"few-{corpus}": {
+            PLAIN: VARIANTS[PLAIN],
+            OURS: SECOND_BATCH,
+            "open": OPEN,
+            "decay-0.998": BY_DECAY["decay-0.998"],  # a quarter of 2,000 steps, of which 144 are made
+            "open-long": {**OPEN, "trainer": f"{averaged.__file__}:PlannedLongTrainer"},
+        }
+        for corpus in ("20newsgroups", "tweets")
     },
 }
-NAMES = {"smoothing": "label smoothing", OURS: "second batch", "memory": "memory"}
+NAMES = {
+    "smoothing": "label smoothing",
+    OURS: "second batch, decay 0.97",
+    "memory": "memory",
+    "open": "second batch, decay open",
+    "open-long": "second batch, decay open, planned for 2,000 steps",
+}
 MEASURES = ("accuracy", "nll", "nll_scaled", "calibration_error")
 
 

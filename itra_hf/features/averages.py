@@ -17,14 +17,17 @@ from .models import eval_mode, kept_buffers
 LAG = 0.25  # of a run's steps: how far back an average looks whose decay is left open
 
 
-def decay_in(decay: float | None, steps: int) -> float:
-    """The decay of the average in a run: as it is set, or the one that looks back a quarter of the run.
+def decay_in(decay: float | None, step: int, steps: int) -> float:
+    """The decay of the average at a step: as it is set, or the one that looks back a quarter of the run.
+
+    It never looks back beyond the start, so a run that stops long before its planned end has an average of what it did.
 
     Args:
         decay: `companion_decay`.
-        steps: optimizer steps of the whole run.
+        step: optimizer steps done so far.
+        steps: of the whole run, as planned.
     """
-    lag = LAG * steps
+    lag = min(LAG * steps, step)
     return lag / (lag + 1) if decay is None else decay
 
 
@@ -56,7 +59,7 @@ class AveragedWeights:
         Args:
             model: unwrapped.
             step: optimizer steps done so far.
-            steps: of the whole run.
+            steps: of the whole run, as planned.
         """
         if step == self._step:
             return
@@ -69,7 +72,7 @@ class AveragedWeights:
         }
         if known:
             current = [today[name].to(weight.dtype) for name, weight in known.items()]
-            get_ema_multi_avg_fn(decay_in(self.decay, steps))(list(known.values()), current, step)
+            get_ema_multi_avg_fn(decay_in(self.decay, step, steps))(list(known.values()), current, step)
         new = {
             name: weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True)
             for name, weight in today.items()

@@ -243,7 +243,7 @@ def _settings(trainer: Any) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(AlignmentArguments) if field.name not in REPORTS]
     settings = {name: getattr(args, name) for name in names}
     settings = {name: value for name, value in settings.items() if can_act(name, {**settings, **told})}
-    told["companion_decay"] = f"{decay_in(None, trainer.state.max_steps):.4g}"
+    told["companion_decay"] = f"{decay_in(None, trainer.state.global_step, trainer.state.max_steps):.4g}"
     return settings | {name: f"{value} (auto)" for name, value in told.items() if settings.get(name, 0) in OPEN}
 
 

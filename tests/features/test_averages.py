@@ -10,7 +10,7 @@ from families import build, examples
 from torch import nn
 from torch.testing import assert_close
 from trainers import AVERAGED, DIM, Toy, config, toy_examples
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from itra_hf import ITRAMixin, ITRATrainer
 from itra_hf.companions.choice import holds_shards
@@ -39,13 +39,14 @@ def train(trainer_class, folder, model, data, **settings):
 
 
 def slow_averages(seen, decay):
-    """The averages by their definition, from the weights before each step."""
+    """The averages by their definition, from the weights before each step; a decay may depend on it."""
     average, last = None, None
     for step, weights, _ in seen:
         if average is None:
             average = {name: each.double() for name, each in weights.items()}
         elif step != last:
-            average = {name: decay * average[name] + (1 - decay) * each.double() for name, each in weights.items()}
+            kept = decay(step) if callable(decay) else decay
+            average = {name: kept * average[name] + (1 - kept) * each.double() for name, each in weights.items()}
         last = step
         yield average
 
@@ -67,20 +68,33 @@ def test_the_average_follows_its_definition_once_an_optimizer_step(decay, accumu
 @pytest.mark.parametrize("steps", [1, 5, 12])
 def test_an_open_decay_looks_back_a_quarter_of_the_run(steps, tmp_path):
     trainer = train(Recording, tmp_path, Toy(), toy_examples(40), max_steps=steps, companion_decay=None)
-    decay = decay_in(None, steps)
-    assert decay / (1 - decay) == pytest.approx(steps / 4)
-    for (_, _, averages), expected in zip(trainer.seen, slow_averages(trainer.seen, decay), strict=True):
+    assert decay_in(None, steps, steps) == pytest.approx(1 - 1 / (steps / 4 + 1))
+    planned = slow_averages(trainer.seen, lambda step: 1 - 1 / (min(steps / 4, step) + 1))
+    for (_, _, averages), expected in zip(trainer.seen, planned, strict=True):
         for name, each in expected.items():
             assert_close(averages[name].double(), each, rtol=1e-5, atol=1e-7)
+
+
+def test_a_run_that_stops_early_averages_over_what_it_did(tmp_path):
+    class Stops(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 6
+
+    args = config(tmp_path, max_steps=1000, companion_decay=None)
+    trainer = Recording(Toy(), args, train_dataset=toy_examples(40), callbacks=[Stops()])
+    trainer.train()
+    *_, (_, _, found) = trainer.seen
+    mean = sum(weights["head.weight"].double() for _, weights, _ in trainer.seen) / len(trainer.seen)
+    assert len(trainer.seen) == 6
+    assert_close(found["head.weight"].double(), mean, rtol=1e-5, atol=1e-7)
 
 
 def test_an_open_decay_is_that_of_the_epochs_where_no_steps_are_set(tmp_path):
     settings = {"max_steps": -1, "num_train_epochs": 3, "companion_decay": None}
     trainer = train(Recording, tmp_path, Toy(), toy_examples(40), **settings)
     assert trainer.state.global_step == 30
-    decay = decay_in(None, 30)
     *_, (_, _, found) = trainer.seen
-    *_, expected = slow_averages(trainer.seen, decay)
+    *_, expected = slow_averages(trainer.seen, lambda step: decay_in(None, step, 30))
     assert_close(found["head.weight"].double(), expected["head.weight"], rtol=1e-5, atol=1e-7)
 
 
