@@ -97,8 +97,8 @@ class AlignmentArguments(KnowsGoneNames):
     companion_decay: float | None = setting(
         "companion 'sample' and 'class_matched' only: the decay of the running average of the weights that the "
         "companion batch runs through, without gradient and dropout, from 0 to below 1. 0.97 looks back 32 optimizer "
-        "steps. None: the one that looks back a quarter of the run. 0: no average; the companion runs through the "
-        "weights themselves, with gradient.",
+        "steps. None: the one that looks back a quarter of the planned run, or to its start. 0: no average; the "
+        "companion runs through the weights themselves, with gradient.",
     )
     gather_features: bool = setting(
         "Several processes: True aligns the features of all processes together, as one process with the whole batch "
