@@ -211,6 +211,6 @@ def test_an_average_of_half_precision_weights_does_not_lag_by_rounding():
         with torch.no_grad():
             model.weight += 0.02 * torch.randn(40, 40)
         exact = model.weight.double() if exact is None else 0.99 * exact + 0.01 * model.weight.double()
-        averaging.on_step_end(None, SimpleNamespace(global_step=step), None, model=model)
+        averaging.on_step_end(None, SimpleNamespace(global_step=step, max_steps=200), None, model=model)
     averaging.on_train_end(None, None, None, model=model)
     torch.testing.assert_close(model.weight, exact.to(torch.bfloat16), atol=1e-3, rtol=1e-2)
