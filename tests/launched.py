@@ -270,6 +270,7 @@ def main(path):
         rank = os.environ.get("RANK", "0")
         with open(f"{path}.{name}.{rank}", "w", encoding="utf-8") as file:
             json.dump(result, file)
+    PartialState().destroy_process_group()  # else its threads may abort the process that ends
 
 
 if __name__ == "__main__":
