@@ -173,7 +173,7 @@ def test_the_companion_leaves_the_buffers_alone(tmp_path):
 def test_weights_in_low_precision_are_averaged_in_float32():
     model, average = nn.Linear(2, 2).bfloat16(), AveragedWeights(0.999)
     first = model.weight.detach().float()
-    average.follow(model, 0, 3)
+    average.follow(model, 0, 50)
     with torch.no_grad():
         model.weight.fill_(1.0)
         for step in range(1, 50):
