@@ -1,11 +1,14 @@
-"""The batches of all processes as one: rows gathered, whatever number each process has."""
+"""What holds over all processes: rows gathered, whatever number each has, means, and what all agree on."""
+
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 
-def average(accelerator: Accelerator, values: Tensor) -> Tensor:
+def mean_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
     """The mean of `values` over processes, the same on all of them; no gradient flows back."""
     return accelerator.reduce(values, reduction="mean") if accelerator.num_processes > 1 else values
 
@@ -48,3 +51,14 @@ def gather_rows(accelerator: Accelerator, tensor: Tensor, counts: list[int]) -> 
     padded = nn.functional.pad(tensor.detach(), padding).contiguous()
     pieces = accelerator.gather(padded).split(most)
     return torch.cat([piece[:count] for piece, count in zip(pieces, counts, strict=True)])
+
+
+def holds_shards(accelerator: Accelerator, model: Any) -> bool:
+    """Whether a process holds a part of the weights only."""
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.MEGATRON_LM):
+        return True
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    parallelism = getattr(accelerator, "parallelism_config", None)
+    if getattr(plugin, "zero_stage", 0) == 3 or getattr(parallelism, "tp_size", 1) > 1:
+        return True
+    return isinstance(model, nn.Module) and any(hasattr(weight, "_local_tensor") for weight in model.parameters())

@@ -19,11 +19,11 @@ from .companions.choice import NO_COMPANIONS, RESUMED, choose_companion
 from .companions.loading import CompanionEpoch, PairedLoadingMixin
 from .config_checks import PAIRED_COMPANIONS, Companion, check_alignment_arguments
 from .features.averages import average_for
-from .features.forward import PairedForward
+from .features.forward import ModelStandIn, PairedForward
 from .features.item_counts import divides_by_items
 from .features.models import unwrap
 from .hub.publishing import ReportingMixin
-from .processes import agree, average
+from .processes import agree, mean_over_processes
 
 logger = logging.get_logger(__name__)
 
@@ -95,7 +95,7 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
         kind, labels = self._itra_kind_of(primary), self._itra_labels_of(primary)
         companion_labels = self._itra_labels_of(companion)
         run: Any = self._itra_run_of(model, primary, companion, rows)
-        result: Any = super().compute_loss(run, primary, **wanted)
+        result: Any = super().compute_loss(ModelStandIn(run), primary, **wanted)  # type: ignore[arg-type]
         loss, outputs = result if isinstance(result, (tuple, list)) else (result, None)
         scale = self._itra_scale()
         loss = task_loss = self._itra_weigh_rows(loss, model, rows) * scale
@@ -117,14 +117,14 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
         if not (paired and self._itra_companion in PAIRED_COMPANIONS):
             # A training_step of a subclass may call compute_loss itself; else only what the step asks for is training.
             stepping = self._itra_in_step or not type(self).training_step.__module__.startswith(f"{__package__}.")
-            if not (self._itra_running and stepping and model.training):
+            if not (self._itra_running and stepping and torch.is_grad_enabled()):
                 return False
             if self._itra_companion in PAIRED_COMPANIONS and not self._itra_falls_back(NO_COMPANIONS):
                 raise ValueError(COMPANION_LOST)
         return True
 
     def _itra_run_of(self, model: nn.Module, primary: Any, companion: Any, rows: int) -> PairedForward:
-        """What stands in for the model in the base class's `compute_loss`."""
+        """The forward pass that the base class's `compute_loss` makes."""
         self._itra_ran_aligned = self._itra_settled = True
         if self._itra_average is not None:
             self._itra_average.follow(unwrap(self.model), self.state.global_step, self.state.max_steps)
@@ -146,8 +146,7 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
 
     def _itra_can_align(self, run: PairedForward, kind: LabelKind, labels: Any) -> bool:
         """Whether there are features, and labels to align them by; the first ones decide `alignment='auto'`."""
-        two_passes = run.companion is not None and run.averaged is None and not self._itra_tap.own_loss_is_standard
-        if two_passes:
+        if run.own_loss:
             self._itra_warn_once(OWN_LOSS.format(type(unwrap(run.model)).__name__))
         if run.changed:
             self._itra_warn_once(CHANGED.format(", ".join(sorted(run.changed))))
@@ -178,7 +177,7 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
         args = self.alignment_args
         self._itra_companion, self._itra_memory_because = companion, memory_because
         self._itra_aligner = Aligner.from_arguments(args, companion, self.accelerator)
-        reduce = partial(average, self.accelerator)
+        reduce = partial(mean_over_processes, self.accelerator)
         self._itra_weight = MatchingWeight.from_arguments(args, self.accelerator.device, reduce)
         self._itra_average = average_for(args, companion, self.accelerator, self.model)
         self._itra_companion_epoch.paired, self._itra_settled = None, False

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from itra_hf import ITRATrainer
 from itra_hf.alignment.weight import FIRST_EPOCHS, FIRST_SHARE, MatchingWeight, balanced_factor
-from itra_hf.processes import average
+from itra_hf.processes import mean_over_processes
 
 START_STEPS = 10  # steps whose mean task loss counts as the first
 DECAY = 0.9  # of the running task loss
@@ -89,7 +89,7 @@ class FollowingTrainer(ITRATrainer):
 
     def _itra_set_companion(self, *args: Any) -> None:
         super()._itra_set_companion(*args)
-        weight, reduce = self.alignment_args.matching_weight, partial(average, self.accelerator)
+        weight, reduce = self.alignment_args.matching_weight, partial(mean_over_processes, self.accelerator)
         self._itra_weight = FollowingLoss(self.rule, weight, "balanced", False, self.accelerator.device, reduce)
 
     def _itra_observe(self, task_loss: Tensor, *args: Any) -> None:

@@ -172,7 +172,14 @@ class Aligner:
         if not self.gather:
             return batch, None
         companions = 0 if batch.companion_features is None else len(batch.companion_features)
-        counts, companion_counts = gather_counts(self.accelerator, len(batch.features), companions)
+        width = 0 if batch.labels is None else batch.labels.shape[1:].numel()
+        counts, companion_counts, widths = gather_counts(self.accelerator, len(batch.features), companions, width)
+        if len(set(widths)) > 1:  # said on all processes, for the others would wait for ever
+            raise ValueError(
+                f"The processes' batches have {' and '.join(map(str, widths))} targets an example, which "
+                f"{self.alignment} alignment can't compare: pad them to one width, or set alignment='marginal' or "
+                "gather_features=False."
+            )
         rows = (counts, counts, companion_counts, companion_counts)
         gathered = (
             None if tensor is None else gather_rows(self.accelerator, tensor, count)

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from ..config_checks import Companion
 from ..features.averages import AveragedWeights
-from ..processes import average
+from ..processes import mean_over_processes
 from .aligner import Aligner
 from .log import TrainingWatch
 from .weight import MatchingWeight
@@ -50,7 +50,7 @@ def save_alignment(folder: str, run: RunState, should_save: bool) -> None:
     """
     weight, aligner = run.weight, run.aligner
     weight.settle()
-    state = run.watch.state_dict(average(aligner.accelerator, run.watch.sums.clone()))
+    state = run.watch.state_dict(mean_over_processes(aligner.accelerator, run.watch.sums.clone()))
     if should_save:
         content = {
             "balance": weight.balance.tolist(),

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers.trainer_utils import has_length
 
-from ..batches import CollatedApart, LabelKind, companion_of, count_rows, kind_of_batch
+from ..batches import CollatedApart, LabelKind, companion_of, count_rows, find_labels, kind_of_batch
 from ..features.models import unwrap, unwrap_adapter
 from ..mixins import TrainerBase
 from ..processes import gather_counts
@@ -21,7 +21,8 @@ class StepFacts(NamedTuple):
         batches: the least number of micro-batches that a process has.
         mean_rows: the mean number of rows of a micro-batch; `None` where all have the same, or it can't be told.
         together: whether every primary batch was collated together with its companion.
-        label_kind: the least kind of labels; `None` before any step was looked at.
+        label_kind: the least kind of labels, where targets of several widths are of another kind; `None` before any
+            step was looked at.
         paired: whether every primary batch came with a companion.
     """
 
@@ -47,15 +48,25 @@ def look_ahead(
     together = all(not isinstance(companion_of(batch), CollatedApart) for batch in batches)
     kind = min((kind_of_batch(batch, label_names, num_labels) for batch in batches), default=LabelKind.CLASS_IDS)
     known, paired = 0 not in rows, all(companion_of(batch) is not None for batch in batches)
-    counts, totals, joined, least, all_known, all_paired = gather_counts(
-        accelerator, len(rows), sum(rows), together, kind, known, paired
+    width = _width(batches, label_names) if kind == LabelKind.TARGETS else 0
+    counts, totals, joined, kinds, widths, all_known, all_paired = gather_counts(
+        accelerator, len(rows), sum(rows), together, kind, width, known, paired
     )
+    least = LabelKind(min(kinds))
+    if least == LabelKind.TARGETS and (0 in widths or len(set(widths)) > 1):
+        least = LabelKind.OTHER
     common = min(counts)
     if common < max(counts):
         (totals,) = gather_counts(accelerator, sum(rows[:common]))
     even = len(set(totals)) == 1 and len(set(rows[:common])) <= 1
     mean_rows = None if even or not common or not all(all_known) else sum(totals) / (len(totals) * common)
-    return StepFacts(common, mean_rows, all(joined), LabelKind(min(least)), all(all_paired))
+    return StepFacts(common, mean_rows, all(joined), least, all(all_paired))
+
+
+def _width(batches: Sequence[Any], label_names: Sequence[str]) -> int:
+    """How many targets each example has; 0 where they differ from batch to batch."""
+    widths = {find_labels(batch, label_names).shape[1:].numel() for batch in batches}
+    return widths.pop() if len(widths) == 1 else 0
 
 
 class ShortenedLoader:
@@ -113,7 +124,8 @@ class StepsMixin(TrainerBase):
     def _itra_weigh_rows(self, loss: Tensor, model: nn.Module, rows: int) -> Tensor:
         """Makes the mean of the batches' means the examples' mean, where the batches of one step differ in size."""
         mean_rows = self._itra_step.mean_rows
-        if mean_rows is None or not (self._itra_running and model.training) or self._itra_task_loss_is_scaled():
+        training = self._itra_running and (model.training or self._itra_in_step) and torch.is_grad_enabled()
+        if mean_rows is None or not training or self._itra_task_loss_is_scaled():
             return loss
         return loss * (rows / mean_rows)
 

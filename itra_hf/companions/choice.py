@@ -3,13 +3,14 @@
 from typing import Any
 
 import datasets
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import IterableDataset
 from transformers.trainer_utils import has_length
 
 from ..config import AlignmentArguments
 from ..config_checks import Companion
+from ..processes import holds_shards
 
 NO_COMPANIONS = "a data loader or collator of your own brings no second batch"
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -42,17 +43,6 @@ def choose_companion(
     elif has_length(dataset) and len(dataset) < 2:
         why = f"there is no second batch in {len(dataset)} example(s)"
     return ("sample" if why is None else "memory"), why
-
-
-def holds_shards(accelerator: Accelerator, model: Any) -> bool:
-    """Whether a process holds a part of the weights only."""
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.MEGATRON_LM):
-        return True
-    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
-    parallelism = getattr(accelerator, "parallelism_config", None)
-    if getattr(plugin, "zero_stage", 0) == 3 or getattr(parallelism, "tp_size", 1) > 1:
-        return True
-    return isinstance(model, nn.Module) and any(hasattr(weight, "_local_tensor") for weight in model.parameters())
 
 
 def mixes_examples(model: Any) -> bool:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from ..batches import COMPANION, CollatedApart, FeatureBatch
 from ..losses.matching import MatchingLoss
 from ..losses.mmd import Match
+from ..randomness import untouched_randomness
 
 LABEL_COLUMNS = ("labels", "label", "label_ids")  # the names that transformers' collators take for labels
 
@@ -161,7 +162,8 @@ class PairCollator:
 
     Both halves go through the wrapped collator together, hence share one padding. Where it can't take them
     together (a batch of one, unpadded), or its result can't be cut in two (not every value has one entry an example),
-    it is called once a half.
+    it is called once a half. It is also called once with the primary batch alone where its result has a value that no
+    example has: one that is as long for half of the examples, such as weights of the classes, is no column.
 
     Args:
         collator: the collator of single examples.
@@ -169,6 +171,7 @@ class PairCollator:
 
     def __init__(self, collator: Callable[[list[Any]], Any]) -> None:
         self.collator = collator
+        self._added: dict[str, bool] = {}  # by the name of a value that no example has, whether it is a column
 
     def __call__(self, pairs: Sequence[tuple[Any, Any]]) -> Any:
         """Collates pairs `(example, companion example)`; the result has the wrapped collator's type.
@@ -182,7 +185,7 @@ class PairCollator:
             both = self.collator(primary + companion)
         except Exception:  # whatever it is, where each half fails alone too, that is the error to show
             both = None
-        if isinstance(both, Mapping) and all(_has_rows(value, 2 * rows) for value in both.values()):
+        if isinstance(both, Mapping) and self._in_columns(both, kept[0]):
             first = {key: value[:rows] for key, value in both.items()}
             second = {key: value[rows:] for key, value in both.items()}
         else:
@@ -192,6 +195,19 @@ class PairCollator:
             first, second = dict(both), CollatedApart(self.collator(kept[1]))
         # The Trainer rebuilds batches the same way, so a BatchEncoding stays one.
         return type(both)({**first, COMPANION: second})  # type: ignore[call-arg]
+
+    def _in_columns(self, both: Mapping[str, Any], primary: list[Any]) -> bool:
+        """Whether every value of both batches together has one entry an example."""
+        rows = len(primary)
+        if not all(_has_rows(value, 2 * rows) for value in both.values()):
+            return False
+        given = primary[0] if isinstance(primary[0], Mapping) else {}
+        added = [name for name in both if not (name in given or name in LABEL_COLUMNS or name in self._added)]
+        if added:
+            with untouched_randomness():
+                alone = self.collator(_fresh(primary))
+            self._added |= {name: _has_rows(alone.get(name), rows) for name in added}
+        return all(self._added.get(name, True) for name in both)
 
 
 def _fresh(value: Any) -> Any:

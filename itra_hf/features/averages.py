@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ..companions.choice import holds_shards
 from ..config import AlignmentArguments
 from ..config_checks import PAIRED_COMPANIONS, Companion
+from ..processes import holds_shards
 from .models import eval_mode, kept_buffers
 
 LAG = 0.25  # of a run's steps: how far back an average looks whose decay is left open

@@ -14,21 +14,14 @@ from .averages import AveragedWeights
 from .models import logits_of, unwrap, unwrap_adapter
 from .tap import FeatureTap
 
-OWN = {"primary", "changed", "companion", "prepare", "label_names", "rows", "together", "averaged", "learning"}
-OWN |= {"features", "companion_features", "captured"}
-
 
 class PairedForward:
-    """Stands in for the model inside a `compute_loss`, and runs the companion batch along.
-
-    Called like the model, it returns what the model would return for the primary batch: outputs are cut to
-    the primary rows, and the model's own loss counts them alone. So any `compute_loss` that calls the model
-    it is given works unchanged. Everything else (attributes, `train()`, `config`) is the model's. (Layers that
-    mix the examples of a batch, such as batch normalisation, see both batches where these run as one.)
+    """The forward pass of a `compute_loss`, which runs the companion batch along with the primary one.
 
     The two batches run as one where `together` says so, they can be concatenated, and the model's own loss is the
     standard one or not asked for: else as two passes. A companion that runs through averaged weights has a pass of its
-    own, without dropout and gradient.
+    own, without dropout and gradient. (Layers that mix the examples of a batch, such as batch normalisation, see both
+    batches where these run as one.)
 
     Args:
         model: the model as the Trainer wrapped it.
@@ -47,6 +40,7 @@ class PairedForward:
         captured: the tapped tensor that the primary features come from, primary rows first.
         changed: the model's arguments that `compute_loss` made of the primary batch. Where one is no column, the
             companion does not run.
+        own_loss: whether a loss of the model's own made the companion learn in a pass of its own.
     """
 
     def __init__(
@@ -60,7 +54,7 @@ class PairedForward:
         together: bool = True,
         averaged: AveragedWeights | None = None,
     ) -> None:
-        self.__dict__["model"] = model  # from here on, attributes are set on it
+        self.model = model
         self.primary = dict(primary) if isinstance(primary, Mapping) else {}  # which compute_loss may change
         self.companion = companion
         self.changed: set[str] = set()
@@ -70,40 +64,17 @@ class PairedForward:
         self.together = together
         self.averaged = averaged
         self.learning = torch.is_grad_enabled()
+        self.own_loss = False
         self.features: Tensor | None = None
         self.companion_features: Tensor | None = None
         self.captured: Tensor | None = None
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        """The model's, to `isinstance`."""
-        return type(self.model)
-
-    def __getattr__(self, name: str) -> Any:
-        model = self.__dict__["model"]
-        return getattr(model, name) if hasattr(model, name) else getattr(unwrap(model), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in OWN:
-            self.__dict__[name] = value
-        else:
-            setattr(self.model, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        delattr(self.model, name)
-
-    def __copy__(self) -> Any:
-        return copy.copy(self.model)
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        return copy.deepcopy(self.model, memo)
-
-    def forward(self, *args: Any, **inputs: Any) -> Any:
-        """As a call."""
-        return self(*args, **inputs)
-
     def __call__(self, *args: Any, **inputs: Any) -> Any:
-        """Runs the model as it would run on the primary batch, and fills the attributes."""
+        """Runs the model as it would run on the primary batch, and fills the attributes.
+
+        Returns:
+            The outputs for the primary batch: cut to its rows, and with the model's own loss of these alone.
+        """
         named = self._named(args)
         if named is None or self.features is not None or torch.is_grad_enabled() != self.learning:
             # A second call, as in R-Drop, or one for a target without gradient.
@@ -111,23 +82,28 @@ class PairedForward:
         inputs = {**named, **inputs}
         tap, own_loss_is_standard = self.prepare(inputs)
         if self.companion is None:
-            outputs, self.features, self.captured = _record(self.model, tap, inputs)
-            return outputs
+            return self._one_pass(tap, inputs)
         labels = find_labels(inputs, self.label_names)
         self.changed = self._made_anew(inputs)
         if self.changed - set(self.companion):  # what the companion's would be is not known
-            outputs, self.features, self.captured = _record(self.model, tap, inputs)
-            return outputs
+            return self._one_pass(tap, inputs)
+        own_loss = labels is not None and not own_loss_is_standard
+        if self.averaged is not None:
+            return self._two_passes(tap, inputs, own_loss)
         unlabelled = {name: value for name, value in inputs.items() if name not in self.label_names}
-        together = self.together and self.averaged is None
-        both = concatenate(unlabelled, self._companion_inputs(inputs, False), self.rows) if together else None
-        if both is None or (labels is not None and not own_loss_is_standard):
-            return self._two_passes(tap, inputs, labelled=labels is not None and not own_loss_is_standard)
+        both = concatenate(unlabelled, self._companion_inputs(inputs, False), self.rows) if self.together else None
+        if both is None or own_loss:
+            self.own_loss = own_loss
+            return self._two_passes(tap, inputs, own_loss)
         outputs, features, self.captured = _record(self.model, tap, both)
         if features is not None:
             self.features, self.companion_features = features[: self.rows], features[self.rows :]
         outputs = cut_rows(outputs, self.rows, 2 * self.rows if features is None else len(features))
         return outputs if labels is None else _with_loss(outputs, standard_loss(unwrap(self.model), outputs, labels))
+
+    def _one_pass(self, tap: FeatureTap, inputs: dict[str, Any]) -> Any:
+        outputs, self.features, self.captured = _record(self.model, tap, inputs)
+        return outputs
 
     def _named(self, args: tuple[Any, ...]) -> dict[str, Any] | None:
         """Positional arguments by name; `None` where the model doesn't name them."""
@@ -145,8 +121,7 @@ class PairedForward:
             lagging = unwrap(self.model)
             with self.averaged.running(lagging):
                 _, self.companion_features, _ = _record(lagging, tap, companion)
-        outputs, self.features, self.captured = _record(self.model, tap, inputs)
-        return outputs
+        return self._one_pass(tap, inputs)
 
     def _companion_inputs(self, inputs: dict[str, Any], labelled: bool) -> dict[str, Any]:
         """The companion batch as `compute_loss` calls the model with the primary one, whatever it calls a column."""
@@ -174,6 +149,47 @@ class PairedForward:
             if isinstance(value, Tensor) and not any(value is each for each in self.primary.values())
             if name in self.primary or (value.dim() and len(value) == self.rows)
         } - set(self.label_names)
+
+
+class ModelStandIn:
+    """What `compute_loss` sees in the model's place: the model, but that calls go to a `PairedForward`.
+
+    So any `compute_loss` that calls the model it is given works unchanged, and attributes, `train()`, `config` are
+    the model's.
+
+    Args:
+        run: of the paired forward pass.
+    """
+
+    def __init__(self, run: PairedForward) -> None:
+        self.__dict__["_itra_run"] = run  # from here on, attributes are set on the model
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """The model's, to `isinstance`."""
+        return type(self._itra_run.model)
+
+    def __getattr__(self, name: str) -> Any:
+        model = self.__dict__["_itra_run"].model
+        return getattr(model, name) if hasattr(model, name) else getattr(unwrap(model), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._itra_run.model, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._itra_run.model, name)
+
+    def __copy__(self) -> Any:
+        return copy.copy(self._itra_run.model)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return copy.deepcopy(self._itra_run.model, memo)
+
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        """The outputs for the primary batch; the companion batch runs along."""
+        return self._itra_run(*args, **inputs)
+
+    forward = __call__
 
 
 def _record(

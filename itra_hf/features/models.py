@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel, is_compiled_module
 from torch import Tensor, nn
 
-from .randomness import untouched_randomness
+from ..randomness import untouched_randomness
 
 
 def unwrap(model: Any) -> nn.Module:

@@ -16,9 +16,9 @@ from ..batches import drop_column, find_labels
 from ..config import AlignmentArguments
 from ..features.models import eval_mode
 from ..features.placing import ModelTap
-from ..features.randomness import untouched_randomness
 from ..mixins import TrainerBase, show_base_signatures
 from ..processes import agree
+from ..randomness import untouched_randomness
 from .compactness import ClassStatistics
 from .gradient_noise import GradientNoiseCallback
 
@@ -157,7 +157,7 @@ class EvaluationMixin(TrainerBase):
         inputs = self._prepare_inputs(inputs)
         feature, everywhere = self.alignment_args.feature, partial(agree, self.accelerator)
         tap, _ = self._itra_tap.place(feature, self.model, model, everywhere, inputs)
-        with tap.recording():
+        with tap.recording(), self._itra_prepared(inputs):
             result = super().prediction_step(model, inputs, *args, **kwargs)
         labels = find_labels(inputs, self.label_names)
         if isinstance(labels, Tensor):
@@ -165,6 +165,16 @@ class EvaluationMixin(TrainerBase):
             features, labels = self.accelerator.gather_for_metrics(rows)
             self._itra_evaluated.current.add(features.cpu().numpy(), labels.cpu().numpy())
         return result
+
+    @contextmanager
+    def _itra_prepared(self, inputs: Any) -> Iterator[None]:
+        """Keeps the stock step from preparing these inputs once more, which a subclass may do in a way of its own."""
+        prepare = self._prepare_inputs
+        self.__dict__["_prepare_inputs"] = lambda each: each if each is inputs else prepare(each)
+        try:
+            yield
+        finally:
+            del self.__dict__["_prepare_inputs"]
 
     def hyperparameter_search(
         self, hp_space: Any = None, compute_objective: Any = None, *args: Any, **kwargs: Any

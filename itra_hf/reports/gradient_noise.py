@@ -13,7 +13,7 @@ from transformers.trainer_utils import has_length
 from ..batches import find_labels
 from ..features.head import find_head
 from ..features.models import eval_mode, logits_of, run_in_eval_mode, unwrap
-from ..features.randomness import untouched_randomness
+from ..randomness import untouched_randomness
 
 
 class GradientNoiseCallback(TrainerCallback):

@@ -39,6 +39,17 @@ def test_both_batches_features_are_handed_on():
     assert torch.equal(aligned.features, torch.cat([x, y]).detach())
 
 
+def test_targets_of_other_widths_in_another_process_are_refused_where_joint_was_asked_for(monkeypatch):
+    def seen_by_two(accelerator, *numbers):
+        return [[number, number] for number in numbers[:-1]] + [[numbers[-1], 5]]
+
+    monkeypatch.setattr("itra_hf.alignment.aligner.gather_counts", seen_by_two)
+    joint = aligner(alignment="joint")
+    joint.gather = True
+    with pytest.raises(ValueError, match="have 3 and 5 targets an example, which joint alignment can't compare"):
+        joint(FeatureBatch(torch.randn(4, 3), torch.randn(4, 3), torch.randn(4, 3), torch.randn(4, 3)))
+
+
 def test_pulls_too_small_for_float16_are_measured():
     generator = torch.Generator().manual_seed(0)
     x, y = ((1e4 * torch.randn(64, 8, generator=generator)).half() for _ in range(2))

@@ -9,6 +9,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import BatchEncoding
 
+from itra_hf.batches import COMPANION
 from itra_hf.companions.pairs import CompanionSampler, PairCollator, PairedDataset, find_label_column, read_class_ids
 
 
@@ -101,6 +102,50 @@ def test_collator_without_one_row_an_example_is_called_once_a_batch():
     assert batch["ids"].tolist() == [1, 4]
     assert batch["itra_companion"]["ids"].tolist() == [2, 3, 5]
     assert batch["count"] == batch["itra_companion"]["count"] == 2
+
+
+class Weighing:
+    """Adds weights of the classes, a column that no example has, and a draw from the global random numbers."""
+
+    def __init__(self, weights):
+        self.weights, self.calls = weights, []
+
+    def __call__(self, rows):
+        self.calls.append(len(rows))
+        torch.rand(3)
+        column = torch.tensor([row["x"] for row in rows])
+        return {"x": column, "squares": column**2, "weights": torch.ones(self.weights)}
+
+
+@pytest.mark.parametrize("rows", [3, 5, 6, 10])
+def test_weights_of_the_classes_stay_whole_however_many_examples_there_are(rows):
+    collator = Weighing(10)
+    collate = PairCollator(collator)
+    for _ in range(2):
+        batch = collate([({"x": index}, {"x": index + 100}) for index in range(rows)])
+        for half in (batch, batch[COMPANION]):
+            assert {name: len(half[name]) for name in ("x", "squares", "weights")} == {
+                "x": rows,
+                "squares": rows,
+                "weights": 10,
+            }
+
+
+def test_a_value_that_no_example_has_is_looked_at_once_and_draws_nothing():
+    collator = Weighing(6)
+    collate = PairCollator(lambda rows: {name: value for name, value in collator(rows).items() if name != "weights"})
+    torch.manual_seed(0)
+    drawn = []
+    for _ in range(3):
+        first = collate([({"x": index}, {"x": index + 100}) for index in range(4)])
+        drawn.append(torch.rand(1))
+        assert first["squares"].tolist() == [0, 1, 4, 9]
+        assert first[COMPANION]["squares"].tolist() == [100**2, 101**2, 102**2, 103**2]
+    assert collator.calls == [8, 4, 8, 8]
+    torch.manual_seed(0)
+    for one in drawn:
+        torch.rand(3)
+        assert torch.equal(one, torch.rand(1))
 
 
 def test_class_ids_come_from_arrow_columns_and_from_plain_items():

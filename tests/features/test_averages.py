@@ -13,8 +13,8 @@ from trainers import AVERAGED, DIM, Toy, config, toy_examples
 from transformers import Trainer, TrainerCallback
 
 from itra_hf import ITRAMixin, ITRATrainer
-from itra_hf.companions.choice import holds_shards
 from itra_hf.features.averages import AveragedWeights, decay_in
+from itra_hf.processes import holds_shards
 
 
 class Recording(ITRATrainer):

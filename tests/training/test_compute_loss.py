@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl
 
 from itra_hf import ITRAMixin, ITRATrainer
 from itra_hf.alignment.recording import RunRecord
+from itra_hf.batches import COMPANION
 
 
 def mixed(base):
@@ -280,7 +281,7 @@ def test_a_loader_after_the_weight_was_set_to_zero_is_the_stock_one(tmp_path):
     trainer = ITRATrainer(build("Bert"), config(tmp_path), train_dataset=examples("Bert", 12))
     trainer.train()
     trainer.args.matching_weight = 0.0
-    assert "companion" not in next(iter(trainer.get_train_dataloader()))
+    assert COMPANION not in next(iter(trainer.get_train_dataloader()))
 
 
 def test_batches_of_another_kind_train_as_ever_without_alignment(tmp_path):

@@ -104,6 +104,7 @@ def two_processes(tmp_path_factory):
     runs = {**SAME, **{name: run for name, (run, _) in ONLY_TWO.items()}}
     each_reads = {"accelerator_config": {"dispatch_batches": False}}
     runs["uneven_streams"] = {"arguments": each_reads, "kind": "uneven stream", "count": 64}
+    runs["two_widths"] = {"arguments": {**UNEVEN, "alignment": "auto"}, "kind": "numbers of two widths"}
     runs["reported_by_one"] = {"arguments": UNEVEN, "kind": "reported by one"}
     runs |= saved_and_resumed(folder, {**UNEVEN, "logging_steps": 2})  # the checkpoint is between two log lines
     runs |= saved_and_resumed(folder, {**UNEVEN, "logging_steps": 2, "companion_decay": 0.9}, "_averaged")
@@ -145,6 +146,14 @@ def test_streams_of_different_lengths_do_not_hang(two_processes):
     first, second = two_processes["uneven_streams"]
     assert len(first["steps"]) == len(second["steps"]) == 20
     assert first["parameters"] == second["parameters"]
+
+
+def test_targets_of_different_widths_do_not_hang(two_processes):
+    first, second = two_processes["two_widths"]
+    assert first["parameters"] == second["parameters"]
+    aligned = ["matching_loss" in step for step in first["steps"]]
+    assert len(aligned) == 20
+    assert 0 < sum(aligned) < 20
 
 
 def test_a_callback_may_log_from_one_process(two_processes):

@@ -87,6 +87,32 @@ def test_a_compute_loss_may_rename_inputs_and_add_tensors(base, settings, tmp_pa
     assert_close(losses(trainer, "task_loss")[0], losses(plain)[0], rtol=1e-3, atol=1e-3)
 
 
+class Crowded(Spied):
+    """Has parts whose names a wrapper might use."""
+
+    def __init__(self):
+        super().__init__()
+        self.model, self.features, self.rows, self.captured = nn.Linear(4, 4), nn.Identity(), 7, "mine"
+
+
+class LooksAtParts(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        assert isinstance(model.model, nn.Linear)
+        assert isinstance(model.features, nn.Identity)
+        assert (model.rows, model.captured) == (7, "mine")
+        model.companion = "set"
+        outputs = model(x=inputs["x"])
+        return (loss_of(outputs, inputs["labels"]), outputs) if return_outputs else loss_of(outputs, inputs["labels"])
+
+
+@EITHER
+def test_a_compute_loss_sees_all_parts_of_the_model(settings, tmp_path):
+    model = Crowded()
+    trainer = train(type("Aligned", (ITRAMixin, LooksAtParts), {}), tmp_path, model=model, **settings)
+    assert max(losses(trainer, "matching_loss")) > 0
+    assert vars(model)["companion"] == "set"
+
+
 # ---- Inputs that people's code changes ----
 
 
@@ -150,6 +176,36 @@ def test_both_batches_are_prepared_alike(settings, tmp_path, caplog):
     train(Aligned, tmp_path, model=model, **settings)
     assert max(float(each.abs().max()) for each in model.seen) < 1
     assert "anew" not in caplog.text
+
+
+def evaluated_once(kind, folder, **settings):
+    """What evaluation and training with evaluation give, and the largest input that the model saw."""
+    model, data = Spied(), toy_examples(12)
+    args = config(folder, remove_unused_columns=False, eval_strategy="steps", eval_steps=1, **settings)
+    trainer = kind(model, args, train_dataset=data, eval_dataset=data, data_collator=default_data_collator)
+    trainer.train()
+    return [line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line], model.seen
+
+
+@pytest.mark.parametrize("above", [False, True], ids=["below the mixin", "above"])
+def test_measuring_prepares_inputs_once(above, tmp_path):
+    class Loss(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            outputs = model(x=inputs["x"])
+            loss = loss_of(outputs, inputs["labels"])
+            return (loss, outputs) if return_outputs else loss
+
+    class Doubles:
+        def _prepare_inputs(self, inputs):
+            inputs = super()._prepare_inputs(inputs)
+            return {**inputs, "x": inputs["x"] * 2}
+
+    bases = (Doubles, ITRAMixin, Loss) if above else (ITRAMixin, Doubles, Loss)
+    kind = type("Aligned", bases, {})
+    plain, seen = evaluated_once(kind, tmp_path)
+    measured, seen_too = evaluated_once(kind, tmp_path, eval_compactness=True)
+    assert measured == plain
+    assert max(float(each.abs().max()) for each in seen_too) == max(float(each.abs().max()) for each in seen)
 
 
 def test_preparing_may_make_a_batch_no_mapping(tmp_path, caplog):
@@ -350,7 +406,11 @@ def test_integers_that_a_model_learns_as_numbers_are_numbers(tmp_path):
     assert by_class._itra_labels_of({"labels": torch.tensor([3, -100])}).dtype == torch.int64
 
 
-@EITHER
+@pytest.mark.parametrize(
+    "settings",
+    [AVERAGED, {}, {"companion": "memory"}, {"companion": "split"}],
+    ids=["averaged", "own", "memory", "split"],
+)
 def test_a_model_that_stays_in_eval_mode_trains(settings, tmp_path):
     class Still(Toy):
         def train(self, mode=True):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
-from ...companions.choice import holds_shards
+from ...processes import holds_shards
 from .ranges import NOT_NEGATIVE, Range, check_ranges
 
 

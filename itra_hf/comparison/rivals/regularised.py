@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from ...companions.choice import holds_shards
 from ...features.averages import AveragedWeights
 from ...features.models import unwrap, unwrap_adapter
+from ...processes import holds_shards
 from ...trainer import ITRAMixin
 from .ranges import ABOVE_ZERO, NOT_NEGATIVE, PART, SHARE, Range, check_ranges, refuse
 from .task_loss import TaskLossTrainer

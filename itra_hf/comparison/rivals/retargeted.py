@@ -9,10 +9,10 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import has_length
 
 from ...batches import UNLABELLED
-from ...companions.choice import holds_shards
 from ...features.extract import tapped_batches
 from ...features.models import unwrap
-from ...features.randomness import untouched_randomness
+from ...processes import holds_shards
+from ...randomness import untouched_randomness
 from .ranges import NOT_NEGATIVE, SHARE, Range, check_ranges
 from .task_loss import TaskLossTrainer
 

@@ -11,8 +11,8 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import has_length
 
-from ...companions.choice import holds_shards
 from ...features.models import unwrap
+from ...processes import holds_shards
 from .ranges import COUNT, NOT_NEGATIVE, Range, check_ranges, refuse
 from .task_loss import TaskLossTrainer
 
