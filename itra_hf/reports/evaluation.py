@@ -1,6 +1,6 @@
 """The Trainer layer that measures: compactness in evaluation, the noise of the gradient."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -155,13 +155,17 @@ class EvaluationMixin(TrainerBase):
         if self._itra_evaluated.current is None:
             return super().prediction_step(model, inputs, *args, **kwargs)
         inputs = self._prepare_inputs(inputs)
-        feature, everywhere = self.alignment_args.feature, partial(agree, self.accelerator)
-        tap, _ = self._itra_tap.place(feature, self.model, model, everywhere, inputs)
-        with tap.recording(), self._itra_prepared(inputs):
-            result = super().prediction_step(model, inputs, *args, **kwargs)
-        labels = find_labels(inputs, self.label_names)
+        with self._itra_prepared(inputs):
+            if not isinstance(inputs, Mapping):  # no names, by which to know labels
+                return super().prediction_step(model, inputs, *args, **kwargs)
+            given = dict(inputs)  # which compute_loss may take labels out of
+            feature, everywhere = self.alignment_args.feature, partial(agree, self.accelerator)
+            tap, _ = self._itra_tap.place(feature, self.model, model, everywhere, given)
+            with tap.recording():
+                result = super().prediction_step(model, inputs, *args, **kwargs)
+        labels = find_labels(given, self.label_names)
         if isinstance(labels, Tensor):
-            rows = (tap.features(inputs).float(), drop_column(labels))
+            rows = (tap.features(given).float(), drop_column(labels))
             features, labels = self.accelerator.gather_for_metrics(rows)
             self._itra_evaluated.current.add(features.cpu().numpy(), labels.cpu().numpy())
         return result

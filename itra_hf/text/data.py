@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .data_arguments import DataArguments
+from .data_arguments import USUAL_LABELS, DataArguments
 from .files import Reading, read_files
 from .labels import SHOWN, check_complete, class_names, encode, infer_problem, look_alike, quoted, read_labels
 from .metrics import ProblemType
@@ -134,12 +134,12 @@ def encode_labels(data: datasets.Dataset, split: str, task: Task, args: DataArgu
     _check_texts(data, said, task)
     if task.label_column not in data.column_names:
         if split == "test":
-            return data
+            return _without_labels(data, task, args)
         _find_column(data, split, [task.label_column])
     labels = read_labels(data, said, task.label_column, args.label_delimiter)
     nothing = labels.in_cells and not len(labels.codes)
     if split == "test" and (nothing or (labels.missing | labels.not_a_number).all()):
-        return data.remove_columns(task.label_column)
+        return data.remove_columns([name for name in data.column_names if name in (task.label_column, "labels")])
     several = task.problem_type == "multi_label_classification"
     if several != (labels.lengths is not None):
         has = "one label a text" if several else "several labels a text"
@@ -150,6 +150,22 @@ def encode_labels(data: datasets.Dataset, split: str, task: Task, args: DataArgu
         data = data.remove_columns("labels")
     kind = datasets.Value("int64" if task.problem_type == "single_label_classification" else "float32")
     return data.add_column("labels", encoded, feature=datasets.Sequence(kind) if several else kind)
+
+
+def _without_labels(data: datasets.Dataset, task: Task, args: DataArguments) -> datasets.Dataset:
+    """A test split that has no label column, without what else could be taken for encoded labels.
+
+    Raises:
+        ValueError: it has a column that is probably the label column by another name.
+    """
+    names = {task.label_column, *(USUAL_LABELS if args.label_column_name is None else ())}
+    for name in data.column_names:
+        if name not in task.text_columns and name.casefold() in map(str.casefold, names):
+            raise ValueError(
+                f"The test data has no column {task.label_column!r}, which the training data has, but one called "
+                f"{name!r}. If that has the labels, give it the same name in both; if not, take it out."
+            )
+    return data.remove_columns([name for name in data.column_names if name == "labels"])
 
 
 def _check_texts(data: datasets.Dataset, split: str, task: Task) -> None:

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from families import LABELS, build, examples
 from measuring import (
@@ -21,9 +22,10 @@ from measuring import (
     trainer_of,
 )
 from trainers import config
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
-from itra_hf import ITRATrainer
+from itra_hf import ITRAMixin, ITRATrainer
+from itra_hf.hub.publishing import ReportingMixin
 from itra_hf.reports.compactness import FIGURES
 
 
@@ -118,6 +120,40 @@ def test_prediction_measures_labelled_sets_only(kind, tmp_path):
     np.testing.assert_array_equal(bare.predictions, labelled.predictions)
     assert bare.predictions.shape == (11, LABELS)
     assert hook_count(trainer.model) == 0
+
+
+class TakesLabelsOut(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = torch.nn.functional.cross_entropy(outputs.logits, labels)
+        return (loss, outputs) if return_outputs else loss
+
+
+@pytest.mark.parametrize("mixin", [ITRAMixin, ReportingMixin])
+@pytest.mark.parametrize(
+    ("base", "settings"), [(Trainer, {"label_smoothing_factor": 0.1}), (TakesLabelsOut, {})], ids=["smoothed", "popped"]
+)
+def test_a_loss_that_takes_the_labels_out_is_measured_all_the_same(mixin, base, settings, tmp_path):
+    trainer = measuring_trainer(type("Mine", (mixin, base), {}), tmp_path, **settings)
+    assert measured(trainer.evaluate()) == expected_of(trainer)
+
+
+def test_a_batch_that_is_no_mapping_is_evaluated_without_being_measured(tmp_path):
+    class Tuples(Trainer):
+        def _prepare_inputs(self, inputs):
+            return tuple(super()._prepare_inputs(inputs).values())
+
+        def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+            labels, ids, mask = self._prepare_inputs(inputs) if isinstance(inputs, dict) else inputs
+            with torch.no_grad():
+                outputs = model(input_ids=ids, attention_mask=mask, labels=labels)
+            return outputs.loss, outputs.logits, labels
+
+    columns = [{key: row[key] for key in ("labels", "input_ids", "attention_mask")} for row in TEST]
+    trainer = measuring_trainer(type("Mine", (ReportingMixin, Tuples), {}), tmp_path, eval_dataset=columns)
+    plain = trainer_of(Tuples, tmp_path, eval_dataset=columns, model=trainer.model).evaluate()
+    assert trainer.evaluate()["eval_loss"] == plain["eval_loss"]
 
 
 @BOTH

@@ -108,6 +108,29 @@ def test_a_test_split_without_any_label_gets_predictions_only_and_a_partial_one_
         encode_labels(partial, "test", task, arguments())
 
 
+@pytest.mark.parametrize("topics", [None, [None, None]], ids=["no column", "an empty one"])
+def test_another_column_called_labels_is_no_label(topics):
+    asked = arguments(label_column_name="topic")
+    train = Dataset.from_dict({"text": ["x", "y"], "topic": [1, 2], "labels": [7, 8]})
+    test = {"text": ["x", "y"], "labels": [1, 0]} | ({} if topics is None else {"topic": topics})
+    task = infer_task(asked, train)
+    assert encode_labels(train, "train", task, asked)["labels"][:] == [0, 1]
+    assert encode_labels(Dataset.from_dict(test), "test", task, asked).column_names == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("named", "trained", "tested"),
+    [(None, "label", "labels"), (None, "labels", "label"), (None, "label", "Label"), ("topic", "topic", "Topic")],
+)
+def test_a_label_column_that_the_test_data_call_otherwise_is_refused(named, trained, tested):
+    asked = arguments(label_column_name=named)
+    train, test = (Dataset.from_dict({"text": ["x", "y"], name: [1, 2]}) for name in (trained, tested))
+    with pytest.raises(
+        ValueError, match=f"no column '{trained}', which the training data has, but one called '{tested}'"
+    ):
+        encode_labels(test, "test", infer_task(asked, train), asked)
+
+
 def test_cells_with_the_integer_zero_keep_their_label():
     train = Dataset.from_dict({"text": ["x"] * 3, "label": ["0|1", "2", "0"]})
     task = infer_task(arguments(label_delimiter="|"), train)
