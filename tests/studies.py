@@ -23,13 +23,13 @@ def result(variant, seed, size=None, steps=4, **metrics):
 
 
 def study(plan, gain=0.02, failed=None):
-    """Results in which the variants gain on the plain runs, as much in every seed."""
+    """Results in which the variants gain on the plain runs, by nearly as much in every seed."""
     results = [
         result(
             run.variant,
             run.seed,
             run.train_samples,
-            accuracy=0.8 + run.seed / 100 + gain * (run.trainer != PLAIN),
+            accuracy=0.8 + run.seed / 100 + (gain + (run.seed - 2) * 1e-5) * (run.trainer != PLAIN),
             nll=0.5,
         )
         for run in plan.runs()

@@ -62,7 +62,12 @@ def test_fields_alone_need_no_file(model_folder, tmp_path):
         ({"max_steps": "many"}, "'max_steps' can't be 'many'"),
         ({"label_delimiter": "''"}, "label_delimiter='' must be a character or more"),
         ({"max_seq_length": 0}, "max_seq_length=0 must be at least 1"),
-        ({"model_name_or_path": "{folder}/no-model"}, "no-model"),
+        ({"model_name_or_path": "{folder}/no-model"}, "no-model': there is no such folder"),
+        ({"model_name_or_path": "./no-model"}, "model_name_or_path='./no-model': there is no such folder"),
+        (
+            {"train_file": "{folder}/float.csv", "label_smoothing_factor": 0.1},
+            "label_smoothing_factor=0.1 needs one class",
+        ),
         ({"feature": "nowhere"}, "feature='nowhere' is neither"),
         ({"learning_rate": -1}, "learning rate"),
         ({"per_device_train_batch_size": 0}, "batch_size"),

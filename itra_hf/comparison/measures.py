@@ -105,15 +105,16 @@ def paired_difference(
     values = np.array(list(each.values()))
     gains = values if better == "higher" else -values
     middle, half = float(values.mean()), math.nan
-    if len(values) > 1:  # stats.t.interval is NaN where all values agree
+    # The same gain in a few seeds, as of one test example, has no interval; only its signs tell, as in a sign test.
+    by_chance = values.any() and np.allclose(values, values[0]) and 0.5 ** (len(values) - 1) > 1 - LEVEL
+    if not by_chance and len(values) > 1:  # stats.t.interval is NaN where all values agree
         half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
     low, high = middle - half, middle + half
-    by_chance = len(values) == 2 and np.allclose(values, values[0])  # two coarse figures often agree, and say nothing
     verdict: Verdict = "better" if gains.mean() > 0 else "worse"
-    if low <= 0 <= high or by_chance:
-        verdict = "no difference shown"
-    elif len(values) < 2:
+    if len(values) < 2:
         verdict = "one seed only"
+    elif low <= 0 <= high or by_chance:
+        verdict = "no difference shown"
     wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
     return PairedDifference(len(values), middle, low, high, wins, losses, verdict, each)
 
@@ -124,15 +125,15 @@ def mean(values: Mapping[int, float]) -> float:
 
 
 def show_difference(measure: Measure, found: PairedDifference) -> tuple[str, str]:
-    """A difference of the measure with its unit, and its interval: a dash with one seed."""
+    """A difference of the measure with its unit, and its interval: a dash where there is none."""
     difference, low, high = (show(measure, value, signed=True) for value in (found.mean, found.low, found.high))
     unit = " points" if measure.unit == "points" else ""
-    return difference + unit, f"{low} to {high}" if found.seeds > 1 else DASH
+    return difference + unit, f"{low} to {high}" if math.isfinite(found.low) else DASH
 
 
 def show_half(measure: Measure, found: PairedDifference) -> str:
     """A difference of the measure, with half of its interval if it has one."""
-    half = "" if found.seeds < 2 else f" ±{show(measure, (found.high - found.low) / 2, signed=True)[1:]}"
+    half = "" if math.isnan(found.low) else f" ±{show(measure, (found.high - found.low) / 2, signed=True)[1:]}"
     return show(measure, found.mean, signed=True) + half
 
 
@@ -143,4 +144,5 @@ def describe(measure: Measure, found: PairedDifference, baseline: str) -> str:
         return f"{measure.title} {difference} against {baseline} with one seed, which tells nothing about chance"
     words = f"{found.verdict} {'to' if found.verdict == 'no difference shown' else 'than'} {baseline}"
     score = f"{found.wins} wins and {found.losses} losses in {found.seeds} seeds"
-    return f"{words} ({measure.title} {difference}, 95 % interval {interval}, {score})"
+    spread = f"95 % interval {interval}" if interval != DASH else "the same in every seed, of which there are too few"
+    return f"{words} ({measure.title} {difference}, {spread}, {score})"

@@ -164,8 +164,14 @@ class Plan(NamedTuple):
 
     @property
     def other_losses(self) -> list[str]:
-        """The variants whose trainers are neither the stock one nor the method's, and may log a loss of their own."""
-        return [variant.name for variant in self.variants if variant.trainer not in (PLAIN, ITRA)]
+        """The variants that may log a loss of another kind: by trainers of their own, or with labels smoothed more."""
+        name = "label_smoothing_factor"
+        smoothed = self.common.get(name, 0)
+        return [
+            each.name
+            for each in self.variants
+            if each.trainer not in (PLAIN, ITRA) or each.settings.get(name, smoothed) != smoothed
+        ]
 
     def baselines(self, variant: Variant) -> list[str]:
         """The plain runs that are fair to compare a variant with."""

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -67,7 +68,7 @@ def as_plain_values(comparison: Comparison) -> dict[str, Any]:
         differences = [
             {"variant": variant, "baseline": baseline, "measure": name}
             | found._asdict()
-            | ({} if found.seeds > 1 else {"low": None, "high": None})  # JSON has no NaN
+            | ({"low": None, "high": None} if math.isnan(found.low) else {})  # JSON has no NaN
             for (variant, baseline, name), found in size.differences.items()
         ]
         values = {name: getattr(size, name) for name in ("train_samples", "trained", "figures", "verdicts")}

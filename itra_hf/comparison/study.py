@@ -3,7 +3,7 @@
 from filelock import FileLock, Timeout
 
 from ..text.data import encode_labels, infer_task, load_splits
-from ..text.train import check_alignment_fits, check_best_metric
+from ..text.train import check_best_metric, check_labels_fit
 from .plan import Plan
 from .report import REPORTS, write_reports
 from .rivals.choice import TRAINERS
@@ -72,10 +72,11 @@ def check_labels(plan: Plan) -> None:
     for variant, run in runs:
         with naming(variant.name):
             settings = run.arguments(plan.output_dir)[2]
-            if ":" not in variant.trainer or variant.trainer.startswith(TRAINERS):  # the user's may have other metrics
+            ours = ":" not in variant.trainer or variant.trainer.startswith(TRAINERS)
+            if ours:  # the user's may have other metrics
                 check_best_metric(settings, task)
-            if variant.aligns:
-                check_alignment_fits(settings, task)
+            if ours or variant.aligns:
+                check_labels_fit(settings, task)
     kind = task.problem_type
     other = CLASSES if kind == "regression" else NUMBERS
     single = () if kind == "single_label_classification" else SINGLE

@@ -229,10 +229,15 @@ def _compactness(found: Mapping[str, Evaluation], log_history: Sequence[Mapping[
 def _progress(args: Any, state: Any) -> str:
     if not state.global_step:
         return "It has not been trained in this run."
-    done = f"{state.global_step} of {state.max_steps} optimizer steps, {state.epoch or 0:.4g} epochs"
+    done = f"{state.global_step} of {_planned(state)} optimizer steps, {state.epoch or 0:.4g} epochs"
     if best := _best_step(args, state):
         done += f"; the weights are those after step {best}"
     return f"{done}."
+
+
+def _planned(state: Any) -> int:
+    """The steps that a run was planned for; one that resumed with a shorter plan has the steps of a longer one."""
+    return max(state.max_steps, state.global_step)
 
 
 def _settings(trainer: Any) -> dict[str, Any]:
@@ -243,7 +248,8 @@ def _settings(trainer: Any) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(AlignmentArguments) if field.name not in REPORTS]
     settings = {name: getattr(args, name) for name in names}
     settings = {name: value for name, value in settings.items() if can_act(name, {**settings, **told})}
-    told["companion_decay"] = f"{decay_in(None, trainer.state.global_step, trainer.state.max_steps):.4g}"
+    state = trainer.state
+    told["companion_decay"] = f"{decay_in(None, state.global_step - 1, _planned(state)):.4g}"  # in the last step
     return settings | {name: f"{value} (auto)" for name, value in told.items() if settings.get(name, 0) in OPEN}
 
 

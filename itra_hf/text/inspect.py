@@ -20,7 +20,7 @@ from ..reports.compactness import compactness
 from .data import DataArguments, Task, encode_labels, infer_task, load_splits, subset, tokenize
 from .data_arguments import expand_paths
 from .labels import INTEGER
-from .models import ModelSource, fitting_length, load_tokenizer
+from .models import ModelSource, check_model_folder, fitting_length, load_tokenizer
 
 logger = logging.get_logger(__name__)
 
@@ -44,6 +44,7 @@ class InspectionArguments(ModelSource):
     def __post_init__(self) -> None:
         """Checks the fields, and completes paths."""
         expand_paths(self, "model_name_or_path", "output_dir", "cache_dir")
+        check_model_folder(self)
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size!r} must be at least 1.")
 

@@ -1,5 +1,6 @@
 """Text classifiers and their tokenizers: which one, loaded how, and how long its texts may be."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,17 @@ class ModelSource:
         }
 
 
+def check_model_folder(args: ModelSource) -> None:
+    """Checks that a model's name is no path to nowhere, which the Hub would take for a wrong name.
+
+    Raises:
+        ValueError: it is.
+    """
+    name = args.model_name_or_path
+    if (os.path.isabs(name) or name.startswith(".") or name.count("/") > 1) and not os.path.exists(name):
+        raise ValueError(f"model_name_or_path={name!r}: there is no such folder.")
+
+
 @dataclass
 class ModelArguments(ModelSource):
     """Which model to fine-tune, named as in the text-classification example of transformers."""
@@ -56,8 +68,9 @@ class ModelArguments(ModelSource):
     )
 
     def __post_init__(self) -> None:
-        """Completes paths."""
+        """Completes paths, and checks the model's."""
         expand_paths(self, "model_name_or_path", "tokenizer_name", "cache_dir")
+        check_model_folder(self)
 
 
 def load_model(args: ModelArguments, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -71,7 +71,7 @@ def build_trainer(
         if "test" in splits:
             test = splits["test"].select_columns([each for each in splits["test"].column_names if each != ROW])
             splits["test"] = test.add_column(ROW, np.arange(len(test)))  # which stays when it is cut and tokenised
-        check_alignment_fits(training_args, task)
+        check_labels_fit(training_args, task)
         check_best_metric(training_args, task)
         model, tokenizer = load_model(model_args, task)
         longest = fitting_length(data_args.max_seq_length, model, tokenizer)
@@ -89,8 +89,8 @@ def build_trainer(
     return trainer, splits, task
 
 
-def check_alignment_fits(args: ITRAConfig, task: Task) -> None:
-    """Checks the method's settings against the kind of labels.
+def check_labels_fit(args: ITRAConfig, task: Task) -> None:
+    """Checks the settings that need class ids against the kind of labels.
 
     Raises:
         ValueError: a setting that needs one class a text, where there are several or numbers.
@@ -101,6 +101,7 @@ def check_alignment_fits(args: ITRAConfig, task: Task) -> None:
     alignments = "; 'auto' and 'marginal' work, and with matching_loss='mmd' 'joint'."
     for refused, setting, advice in (
         (args.eval_compactness, "eval_compactness=True", "."),
+        (args.label_smoothing_factor, f"label_smoothing_factor={args.label_smoothing_factor}", "; 0 works."),
         (aligned and args.alignment == "conditional", "alignment='conditional'", alignments),
         (aligned and args.companion == "class_matched", "companion='class_matched'", "; companion='sample' works."),
     ):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from itra_hf.comparison.measures import paired_difference
+from itra_hf.comparison.measures import BY_NAME, describe, paired_difference
 from itra_hf.comparison.spoiling import flip_labels, thin_classes
 
 STUDIES, SEEDS = 4000, 5
@@ -73,7 +73,7 @@ def test_noise_that_is_skewed_in_one_variant_alone_stays_within_a_stated_bound()
     assert share(found, "better") + share(found, "worse") < 0.14  # the worst case: an exponential alone
 
 
-@pytest.mark.parametrize("seeds", [2, 3])
+@pytest.mark.parametrize("seeds", [2, 3, 4, 5])
 def test_differences_of_a_few_test_examples_and_seeds_give_few_wrong_verdicts(seeds):
     """Where all seeds happen to agree, the values say nothing about the noise."""
     found = simulate(lambda random, shape: random.binomial(20, 0.9, shape) / 20, seeds=seeds)
@@ -121,6 +121,20 @@ def test_the_interval_is_that_of_scipy():
 def test_twins_tie_everywhere():
     found = study([0.9, 0.8, 0.7], [0.9, 0.8, 0.7])
     assert found[:-1] == (3, 0.0, 0.0, 0.0, 0, 0, "no difference shown")
+
+
+@pytest.mark.parametrize(("seeds", "verdict"), [(2, None), (3, None), (5, None), (6, "better"), (10, "better")])
+def test_the_same_gain_in_every_seed_counts_as_its_signs_do(seeds, verdict):
+    baseline = np.linspace(0.5, 0.7, seeds)
+    found = study(baseline + 1 / 60, baseline)
+    assert found.verdict == (verdict or "no difference shown")
+    told = describe(BY_NAME["accuracy"], found, "Trainer")
+    if verdict:
+        assert (found.low, found.high) == pytest.approx((1 / 60, 1 / 60))
+        assert "95 % interval +1.67 to +1.67" in told
+    else:
+        assert math.isnan(found.low)
+        assert "+1.67 points, the same in every seed, of which there are too few" in told
 
 
 def test_lower_is_better_where_it_is():

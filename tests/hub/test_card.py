@@ -49,6 +49,32 @@ def test_a_decay_that_was_left_open_is_told_as_it_was(tmp_path):
     assert row(card_of(tmp_path / "run"), "`companion_decay`") == ["0.75 (auto)"]
 
 
+class Stop(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == 5
+
+
+def test_a_run_that_stops_early_tells_the_decay_of_its_last_step(tmp_path):
+    settings = {"max_steps": 100, "companion_decay": None, "callbacks": [Stop()]}
+    trainer = trainer_of(tmp_path / "run", build("Bert"), examples("Bert", 12), **settings)
+    trainer.train()
+    trainer.create_model_card()
+    card = card_of(tmp_path / "run")
+    assert row(card, "`companion_decay`") == ["0.8 (auto)"]
+    assert "5 of 100 optimizer steps" in card.text
+
+
+def test_a_run_that_goes_on_with_a_shorter_plan_tells_what_was_done(tmp_path):
+    settings = {"companion_decay": None, "save_strategy": "steps", "save_steps": 12}
+    trainer_of(tmp_path / "run", build("Bert"), examples("Bert", 12), max_steps=12, **settings).train()
+    trainer = trainer_of(tmp_path / "run", build("Bert"), examples("Bert", 12), max_steps=8, **settings)
+    trainer.train(resume_from_checkpoint=True)
+    trainer.create_model_card()
+    card = card_of(tmp_path / "run")
+    assert row(card, "`companion_decay`") == ["0.75 (auto)"]
+    assert "12 of 12 optimizer steps" in card.text
+
+
 def test_what_the_user_says_of_the_model(tmp_path):
     given = {"language": ["en", "de"], "license": "mit", "tags": "mine", "model_name": "Mine", "dataset": "org/data"}
     given |= {"finetuned_from": "org/base", "tasks": "image-classification"}
