@@ -1,6 +1,7 @@
 """Runs of a study whose figures are kept in one small file each, so that it goes on anywhere where it stopped."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -115,6 +116,6 @@ def together(group: Sequence[Figures], variant: str, measure: Measure, baseline:
 def cell(found: PairedDifference, measure: Measure) -> str:
     """A difference with half its interval; bold where the interval leaves 0 out."""
     text = show(measure, found.mean, signed=True)
-    if found.seeds > 1:
+    if math.isfinite(found.low):
         text += f" ± {show(measure, (found.high - found.low) / 2, signed=True)[1:]}"
     return f"**{text}**" if found.verdict in ("better", "worse") else text

@@ -77,6 +77,7 @@ def load_alignment(folder: str, run: RunState) -> None:
     """
     path = Path(folder) / STATE_NAME
     if not path.is_file():
+        logger.warning(f"Alignment starts anew, for the checkpoint has no {STATE_NAME}.")
         return
     state = json.loads(path.read_text(encoding="utf-8"))
     weight, aligner = run.weight, run.aligner

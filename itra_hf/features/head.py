@@ -14,12 +14,12 @@ Run = Callable[[], tuple[Tensor | None, Mapping[str, Any]]]  # runs the model on
 
 
 def build_tap(model: nn.Module, feature: str, run: Run) -> FeatureTap:
-    """Finds the module that `feature` names and taps it, after one trial pass that checks the choice.
+    """Finds the module that `feature` names and taps it, after trial passes that check the choice.
 
     Args:
         model: the model, unwrapped.
         feature: `auto`, `cls`, `mean`, `last` or a module's name.
-        run: runs the model once, in eval mode and without gradient; returns its logits and inputs.
+        run: makes a trial pass, in eval mode and without gradient; returns its logits and inputs.
 
     Returns:
         The tap, on the model.

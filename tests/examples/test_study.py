@@ -502,7 +502,7 @@ def planted(gain, scores):
     higher = ("accuracy", "f1_macro", "selective_accuracy", "error_auroc", *scores)
     found = {}
     for variant, share in (("plain", 0.0), ("smoothing", 0.2), ("second-batch", 1.0), ("memory", 0.9)):
-        found[variant] = {name: [0.5 + gain * share + each for each in wave] for name in higher}
+        found[variant] = {name: [0.5 + gain * share + each * (1 + share / 100) for each in wave] for name in higher}
         found[variant]["seconds"] = [10.0 + each for each in wave]
         found[variant] |= {name: [0.5 - gain * share + each * (1 + share) for each in wave] for name in lower}
     return found
