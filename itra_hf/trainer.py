@@ -10,7 +10,8 @@ from transformers.utils import logging
 
 from .alignment.aligner import Aligned, Aligner
 from .alignment.checkpoint import RunState, save_alignment, saved_companion
-from .alignment.log import CHANGED, COMPANION_LOST, FROZEN, HIDDEN, NO_LABELS, NOTHING_TAPPED, OWN_LOSS, TrainingWatch
+from .alignment.log import TrainingWatch
+from .alignment.messages import CHANGED, COMPANION_LOST, FROZEN, HIDDEN, NO_LABELS, NOTHING_TAPPED, OWN_LOSS
 from .alignment.recording import RunRecord
 from .alignment.steps import StepFacts, StepsMixin
 from .alignment.weight import MatchingWeight
@@ -20,7 +21,7 @@ from .companions.loading import CompanionEpoch, PairedLoadingMixin
 from .config_checks import PAIRED_COMPANIONS, Companion, check_alignment_arguments
 from .features.averages import average_for
 from .features.forward import ModelStandIn, PairedForward
-from .features.item_counts import divides_by_items
+from .features.item_counts import have_losses_divided
 from .features.models import unwrap
 from .hub.publishing import ReportingMixin
 from .processes import agree, mean_over_processes
@@ -53,9 +54,7 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
             self._itra_companion = self._itra_memory_because = self._itra_average = self._itra_record = None
             self._itra_running = self._itra_in_step = self._itra_ran_aligned = False
             super().__init__(*args, **kwargs)
-            scaled = getattr(self, "loss_is_scaled_for_ga", None) is True
-            if self.model_accepts_loss_kwargs and not scaled and not divides_by_items(type(self), unwrap(self.model)):
-                self.model_accepts_loss_kwargs = False
+            have_losses_divided(self)
             self._itra_start_run()
 
     # ---- The method ----

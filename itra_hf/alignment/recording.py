@@ -5,7 +5,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from .checkpoint import load_alignment
-from .log import NOTHING_ALIGNED, SERIES
+from .log import SERIES
+from .messages import NOTHING_ALIGNED
 
 IDLE_STEPS = 10  # that are no chance
 

@@ -7,13 +7,9 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ..config import AlignmentArguments
+from .messages import LOSS_NOT_USED
 
 logger = logging.get_logger(__name__)
-
-HIDDEN = (
-    "The loss that is trained on is not the one that alignment gave, so nothing is aligned: a compute_loss takes its "
-    "outputs alone. Put ITRAMixin before the class that has it among the bases."
-)
 
 BALANCE_DECAY = 0.9  # of the running averages of the two gradient norms, a step
 # Of 'rising', by examples/study: while examples are seen for the first times a hard pull harms, a small one helps.
@@ -174,7 +170,7 @@ class MatchingWeight:
 
         def on_gradient(arrived: Tensor) -> None:
             if not factors:
-                logger.warning_once(HIDDEN)
+                logger.warning_once(LOSS_NOT_USED)
                 return
             task = arrived[: len(pull)].float() / factors[-1].float() - weight * pull
             self.note(torch.stack([task.square().sum(), pull.square().sum()]))

@@ -20,7 +20,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from transformers import Trainer, set_seed
 
-from ..features.item_counts import divides_by_items
+from ..features.item_counts import have_losses_divided
 from ..text.data import Task, tokenize
 from ..text.metrics import compute_metrics_for
 from ..text.models import fitting_length, load_model
@@ -191,8 +191,7 @@ def build(run: Run, folder: Path) -> tuple[Trainer, datasets.Dataset, Task, dict
         compute_metrics=compute_metrics_for(task.problem_type),
         **run.trainer_arguments,
     )
-    if trainer.compute_loss_func is None and not divides_by_items(trainer_class, model):  # as ITRATrainer does
-        trainer.model_accepts_loss_kwargs = False
+    have_losses_divided(trainer)  # as ITRATrainer does
     return trainer, splits[tested], task, {name: splits[name] for name in (UNKNOWN, HELD_OUT) if name in splits}
 
 

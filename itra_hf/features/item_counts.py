@@ -16,7 +16,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.loss.loss_utils import LOSS_MAPPING, ForSequenceClassificationLoss
 
-from .models import unwrap_adapter
+from .models import unwrap, unwrap_adapter
 
 PACKAGE = __name__.partition(".")[0] + "."  # whose mixins pass the count on
 ITEM_COUNT = "num_items_in_batch"
@@ -91,12 +91,18 @@ def _leads_to_loss(called: str, owner: type, module: Any, seen: set[Method]) -> 
     return not owner.__module__.startswith("transformers.")
 
 
-def divides_by_items(trainer: type[Trainer], model: nn.Module) -> bool:
-    """Whether the loss of a trainer is normalised by `num_items_in_batch`, by its own `compute_loss` or by the model.
+def have_losses_divided(trainer: Any) -> None:
+    """Has a Trainer divide its loss by the accumulation steps, where no loss divides by the number of items.
 
-    Else `model_accepts_loss_kwargs` has to be `False`, or the Trainer skips the division by the accumulation steps.
+    That is a `compute_loss` of a user's own, or the model's loss.
+
+    Args:
+        trainer: any Trainer, as it was just built.
     """
-    return computes_with_item_count(trainer) or takes_item_count(model)
+    scaled = getattr(trainer, "loss_is_scaled_for_ga", None) is True  # it divides by itself
+    if trainer.model_accepts_loss_kwargs and not scaled:
+        divided = computes_with_item_count(type(trainer)) or takes_item_count(unwrap(trainer.model))
+        trainer.model_accepts_loss_kwargs = divided
 
 
 def computes_with_item_count(trainer: type[Trainer]) -> bool:

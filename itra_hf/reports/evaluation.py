@@ -10,19 +10,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
-from transformers.utils import logging
 
+from ..alignment.run import RunMixin
 from ..batches import drop_column, find_labels
-from ..config import AlignmentArguments
 from ..features.models import eval_mode
-from ..features.placing import ModelTap
-from ..mixins import TrainerBase, show_base_signatures
 from ..processes import agree
 from ..randomness import untouched_randomness
 from .compactness import ClassStatistics
 from .gradient_noise import GradientNoiseCallback
-
-logger = logging.get_logger(__name__)
 
 PREFIX = "compactness"
 
@@ -77,55 +72,27 @@ def default_objective(metrics: dict[str, float]) -> float:
     return default_compute_objective({name: value for name, value in metrics.items() if f"_{PREFIX}_" not in name})
 
 
-class EvaluationMixin(TrainerBase):
+class EvaluationMixin(RunMixin):
     """The part of `ReportingMixin` that measures."""
 
-    _itra_tap: ModelTap
-    _itra_warned: set[str]
     _itra_evaluated: EvaluatedFeatures
     _itra_evaluated_sets: dict[str, Any]  # by the metrics' prefix
-    _itra_defaults: AlignmentArguments
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        show_base_signatures(cls, __name__.partition(".")[0])
 
     if not TYPE_CHECKING:  # so that editors show the constructor of the Trainer below
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             # Before the Trainer's own constructor, for those of subclasses may evaluate.
-            self._itra_defaults, self._itra_warned = AlignmentArguments(), set()
-            self._itra_tap, self._itra_evaluated, self._itra_evaluated_sets = ModelTap([]), EvaluatedFeatures(), {}
+            self._itra_evaluated, self._itra_evaluated_sets = EvaluatedFeatures(), {}
             super().__init__(*args, **kwargs)
-            self._itra_tap = ModelTap(self.label_names)
-
-    def _itra_warn_once(self, message: str) -> None:
-        if message not in self._itra_warned and self.is_world_process_zero():
-            self._itra_warned.add(message)
-            logger.warning(message)
-
-    @property
-    def alignment_args(self) -> AlignmentArguments:
-        """The method's settings: `args` itself, or the defaults for plain `TrainingArguments`."""
-        return self.args if isinstance(self.args, AlignmentArguments) else self._itra_defaults
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        # Nothing public comes between a search's setting of its trial's settings, in `train()`, and the callbacks.
-        self._itra_evaluated, callbacks = EvaluatedFeatures(), self._itra_callbacks_of_run()
-        for callback in callbacks:
-            self.add_callback(callback)
-        try:
-            return super()._inner_training_loop(*args, **kwargs)
-        finally:
-            for callback in callbacks:
-                self.remove_callback(callback)
-            self._itra_tap.remove()
+        self._itra_evaluated = EvaluatedFeatures()
+        return super()._inner_training_loop(*args, **kwargs)
 
     def _itra_callbacks_of_run(self) -> list[TrainerCallback]:
-        """Those that a run with these settings needs; they are gone after it, for they hold the Trainer."""
         every = self.alignment_args.gradient_noise_steps
         noise = [GradientNoiseCallback(self, every)] if every else []
-        return [StartOfTraining(self._itra_measure_start), *noise]
+        return [*super()._itra_callbacks_of_run(), StartOfTraining(self._itra_measure_start), *noise]
 
     def evaluation_loop(
         self,

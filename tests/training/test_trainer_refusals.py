@@ -8,7 +8,6 @@ from datasets import Dataset
 from families import build, examples
 from recording import error_rate, losses, pad_to_eight, run, same
 from trainers import Toy, config, toy_examples
-from transformers import Trainer
 
 from itra_hf import ITRATrainer
 
@@ -60,9 +59,6 @@ def test_non_finite_matching_loss_stops_training(tmp_path):
 
 
 def test_dropped_companions_are_noticed(tmp_path):
-    class OwnLoader(Trainer):
-        pass
-
     class OwnLoaderITRA(ITRATrainer):
         def get_train_dataloader(self):
             return torch.utils.data.DataLoader(self.train_dataset, batch_size=4, collate_fn=pad_to_eight)
