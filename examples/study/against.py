@@ -49,6 +49,7 @@ VARIANTS = {
     "transport": "optimal transport",
     "retargeting": "logits retargeting",
 }
+PLANNED = [each for each in VARIANTS if each in (*protocol.VARIANTS, *protocol.FURTHER, FIXED)]
 REFERENCES = {"tfidf": "logistic regression on TF-IDF", "frozen": "the same on frozen MiniLM"}
 # The score that was best for each in the runs of the mechanism, whose seeds and documents are not these.
 SCORES = ("unknown_probability", "unknown_energy", "unknown_mahalanobis", "unknown_neighbours")
@@ -143,9 +144,9 @@ def paired(figures: Figures, variant: str, measure: str = "accuracy") -> int:
 
 
 def table(conditions: Mapping[str, Figures], measure: Measure) -> str:
-    """A measure: a row a condition, a column a variant, minus the plain Trainer."""
+    """A measure: a row a condition, a column a variant of this plan, minus the plain Trainer."""
     shown = {name: figures for name, figures in conditions.items() if measure.name in figures[PLAIN]}
-    variants = [each for each in VARIANTS if any(paired(one, each, measure.name) >= FEWEST for one in shown.values())]
+    variants = [each for each in PLANNED if any(paired(one, each, measure.name) >= FEWEST for one in shown.values())]
     rows: Rows = [["training documents", "seeds", "Trainer", *(VARIANTS[each] for each in variants)]]
     for name, figures in shown.items():
         plain = means_by_seed([figures], PLAIN, measure.name, also=OURS)
@@ -212,11 +213,14 @@ def mends(conditions: Mapping[str, Figures], baseline: str = PLAIN) -> str:
 
 def section(conditions: Mapping[str, Figures], name: str) -> str:
     """The tables of some measures, one below the other, each under what it measures."""
-    parts = []
-    for measure in (MEASURES[each] for each in SECTIONS[name]):
-        heading = TITLES.get(measure.name, measure.title + (", points" if measure.unit == "points" else ""))
-        parts.append(f"**{heading[:1].upper()}{heading[1:]}**\n\n{table(conditions, measure)}")
-    return "\n\n".join(parts)
+    measures = [MEASURES[each] for each in SECTIONS[name]]
+    return "\n\n".join(titled(measure, table(conditions, measure)) for measure in measures)
+
+
+def titled(measure: Measure, text: str) -> str:
+    """A table under what it measures."""
+    heading = TITLES.get(measure.name, measure.title + (", points" if measure.unit == "points" else ""))
+    return f"**{heading[:1].upper()}{heading[1:]}**\n\n{text}"
 
 
 def reference_table(conditions: Mapping[str, Figures]) -> str:

@@ -1,14 +1,15 @@
 """Which remedy helps which data: tables, advice and a picture, from the runs that `rivals.md` plans."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import protocol
-from against import CORPORA, FEWEST, MEASURES, NOT_RUN, VARIANTS, paired
+from against import CORPORA, FEWEST, MEASURES, NOT_RUN, PLANNED, VARIANTS, paired, title, titled
 from cells import PLAIN, TITLES, Figures, cell, difference, read_figures, together
 from rivals import RIVALS, TIMED, TIMES
 
+from itra_hf.comparison.measures import Measure
 from itra_hf.comparison.report import Rows, markdown_table
 from itra_hf.reports import drawing
 
@@ -24,7 +25,8 @@ BOTH = ("20newsgroups", "r52")
 
 def conditions_of(conditions: Mapping[str, Figures], kind: str) -> dict[str, Figures]:
     """A kind of data by corpus, as far as it has runs."""
-    return {each: conditions[f"{kind}-{each}"] for each in BOTH if f"{kind}-{each}" in conditions}
+    names = dict(zip(BOTH, names_of(kind), strict=True))
+    return {corpus: conditions[name] for corpus, name in names.items() if name in conditions}
 
 
 def variants_of(group: Mapping[str, Figures]) -> list[str]:
@@ -46,6 +48,39 @@ def table(conditions: Mapping[str, Figures], kind: str) -> str:
         ratio = time_ratio(kind, variant)
         seeds = str(min(paired(figures, variant) for figures in group.values()))
         rows.append([VARIANTS[variant], seeds, *cells, "" if ratio is None else f"x {ratio:.2f}"])
+    return markdown_table(rows, escape=False)
+
+
+def all_measures(conditions: Mapping[str, Figures]) -> str:
+    """A table a measure: a row a remedy of another kind than this plan's variants, a column a condition."""
+    group = {name: each for kind in KINDS for name, each in conditions.items() if name in names_of(kind)}
+    remedies = [each for each in VARIANTS if each not in PLANNED]
+    return "\n\n".join(
+        titled(measure, measure_table(group, remedies, measure))
+        for measure in MEASURES.values()
+        if any(paired(figures, each, measure.name) >= FEWEST for figures in group.values() for each in remedies)
+    )
+
+
+def names_of(kind: str) -> list[str]:
+    """The conditions of a kind of data."""
+    return [f"{kind}-{corpus}" for corpus in BOTH]
+
+
+def measure_table(group: Mapping[str, Figures], remedies: Sequence[str], measure: Measure) -> str:
+    """Remedies minus the plain Trainer on the conditions that have any of them; those without this measure left out."""
+    known = {
+        name: [each for each in remedies if paired(figures, each, measure.name) >= FEWEST]
+        for name, figures in group.items()
+    }
+    shown = [name for name, found in known.items() if found]
+    rows: Rows = [["minus Trainer", *map(title, shown)]]
+    for variant in remedies:
+        cells = [
+            cell(difference(group[name], variant, measure), measure) if variant in known[name] else "" for name in shown
+        ]
+        if any(cells):
+            rows.append([VARIANTS[variant], *cells])
     return markdown_table(rows, escape=False)
 
 

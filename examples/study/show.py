@@ -211,6 +211,7 @@ def renew_against() -> None:
         "together": against.grouped(conditions, list(against.VARIANTS)),
         **{name: against.section(conditions, name) for name in against.SECTIONS},
         **{f"remedies, {kind}": remedies.table(conditions, kind) for kind in remedies.KINDS},
+        "remedies, all": remedies.all_measures(conditions),
         "references": against.reference_table(against.read_all()),
     }
     for name, text in texts.items():
