@@ -52,7 +52,7 @@ def check_model_folder(args: ModelSource) -> None:
         ValueError: it is.
     """
     name = args.model_name_or_path
-    if (os.path.isabs(name) or name.startswith(".") or name.count("/") > 1) and not os.path.exists(name):
+    if (os.path.isabs(name) or name.startswith(("./", "../")) or name.count("/") > 1) and not os.path.exists(name):
         raise ValueError(f"model_name_or_path={name!r}: there is no such folder.")
 
 

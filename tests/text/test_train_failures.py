@@ -229,10 +229,10 @@ def test_the_limit_is_the_longest_text_that_a_model_takes(family):
 
 def test_the_home_folder(tmp_path, monkeypatch, model_folder):
     monkeypatch.setenv("HOME", str(tmp_path))
+    Path(tmp_path, "model").symlink_to(model_folder)
     assert InspectionArguments("~/model", output_dir="~/looked").output_dir == str(tmp_path / "looked")
     assert InspectionArguments("~/model").model_name_or_path == str(tmp_path / "model")
     train = write(tmp_path, "train.csv", rows())
-    Path(tmp_path, "model").symlink_to(model_folder)
     main(["train", write_config(tmp_path, "~/model", train_file="~/train.csv", output_dir="~/out")])
     assert results(tmp_path)["eval_accuracy"] >= 0
     assert Path(train).is_file()
