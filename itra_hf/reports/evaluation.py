@@ -140,12 +140,14 @@ class EvaluationMixin(RunMixin):
     @contextmanager
     def _itra_prepared(self, inputs: Any) -> Iterator[None]:
         """Keeps the stock step from preparing these inputs once more, which a subclass may do in a way of its own."""
-        prepare = self._prepare_inputs
-        self.__dict__["_prepare_inputs"] = lambda each: each if each is inputs else prepare(each)
+        prepare, own = self._prepare_inputs, vars(self).get("_prepare_inputs")
+        vars(self)["_prepare_inputs"] = lambda each: each if each is inputs else prepare(each)
         try:
             yield
         finally:
-            del self.__dict__["_prepare_inputs"]
+            vars(self).pop("_prepare_inputs")
+            if own is not None:  # somebody's, set on this Trainer alone
+                vars(self)["_prepare_inputs"] = own
 
     def hyperparameter_search(
         self, hp_space: Any = None, compute_objective: Any = None, *args: Any, **kwargs: Any

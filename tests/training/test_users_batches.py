@@ -208,6 +208,18 @@ def test_measuring_prepares_inputs_once(above, tmp_path):
     assert max(float(each.abs().max()) for each in seen_too) == max(float(each.abs().max()) for each in seen)
 
 
+def test_measuring_leaves_what_was_set_on_the_trainer(tmp_path):
+    data = toy_examples(12)
+    args = config(tmp_path, eval_compactness=True)
+    trainer = ITRATrainer(Toy(), args, train_dataset=data, eval_dataset=data, data_collator=default_data_collator)
+    stock, calls = trainer._prepare_inputs, []
+    trainer._prepare_inputs = lambda inputs: calls.append(1) or stock(inputs)
+    trainer.evaluate()
+    assert len(calls) == len(trainer.get_eval_dataloader())
+    trainer._prepare_inputs(next(iter(trainer.get_eval_dataloader())))
+    assert len(calls) == len(trainer.get_eval_dataloader()) + 1
+
+
 def test_preparing_may_make_a_batch_no_mapping(tmp_path, caplog):
     class Own(Trainer):
         def _prepare_inputs(self, inputs):
