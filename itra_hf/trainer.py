@@ -50,7 +50,7 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             # What a constructor below may already need: for logs, loaders and losses of its own.
             self._itra_watch, self._itra_companion_epoch = TrainingWatch(torch.device("cpu")), CompanionEpoch()
-            self._itra_step, self._itra_normalised, self._itra_settled = StepFacts(), False, False
+            self._itra_step, self._itra_settled = StepFacts(), False
             self._itra_companion = self._itra_memory_because = self._itra_average = self._itra_record = None
             self._itra_running = self._itra_in_step = self._itra_ran_aligned = False
             super().__init__(*args, **kwargs)
@@ -238,7 +238,7 @@ class ITRAMixin(PairedLoadingMixin, StepsMixin, ReportingMixin):
         self._itra_set_companion(*choose_companion(args, self.accelerator, self.model, self.train_dataset))
         self._itra_watch = TrainingWatch(self.args.device)
         self._itra_tap.remove()  # the feature may be another one now
-        self._itra_step, self._itra_normalised, self._itra_ran_aligned = StepFacts(), False, False
+        self._itra_step, self._itra_ran_aligned = StepFacts(), False
         self._itra_warned = set()
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:

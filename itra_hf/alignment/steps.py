@@ -24,6 +24,7 @@ class StepFacts(NamedTuple):
         label_kind: the least kind of labels, where targets of several widths are of another kind; `None` before any
             step was looked at.
         paired: whether every primary batch came with a companion.
+        counted: whether the Trainer counted the items of the step, by which losses may divide.
     """
 
     batches: int = 0
@@ -31,6 +32,7 @@ class StepFacts(NamedTuple):
     together: bool = True
     label_kind: LabelKind | None = None
     paired: bool = True
+    counted: bool = False
 
 
 def look_ahead(
@@ -87,7 +89,6 @@ class StepsMixin(TrainerBase):
     """The part of `ITRAMixin` that looks at an optimizer step before it runs, and weighs its batches by their sizes."""
 
     _itra_step: StepFacts
-    _itra_normalised: bool
     _itra_running: bool
     _itra_in_step: bool
 
@@ -113,7 +114,7 @@ class StepsMixin(TrainerBase):
         if self._itra_step.batches < len(batches):
             batches = batches[: self._itra_step.batches]
             items = self._get_num_items_in_batch(batches, device)
-        self._itra_normalised = items is not None
+        self._itra_step = self._itra_step._replace(counted=items is not None)
         return batches, items
 
     def _itra_weigh_result(self, result: Any, model: nn.Module, rows: int) -> Any:
@@ -136,7 +137,7 @@ class StepsMixin(TrainerBase):
     def _itra_task_loss_is_scaled(self) -> bool:
         """Whether `training_step` takes the loss as already divided by the gradient accumulation steps."""
         declared = getattr(self, "loss_is_scaled_for_ga", None)  # older Trainers don't have it
-        normalised = self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and self._itra_normalised)
+        normalised = self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and self._itra_step.counted)
         return normalised if declared is None else declared
 
     def _itra_accumulation_steps(self) -> int:
