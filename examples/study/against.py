@@ -242,10 +242,11 @@ def both(runs: Mapping[str, Mapping[int, float]]) -> str:
 
 
 def draw(conditions: Mapping[str, Figures]) -> None:
-    """Accuracy and likelihood of each variant minus the plain Trainer, a row a condition."""
+    """Accuracy and likelihood of each variant minus the plain Trainer, a row a condition of the usual length."""
+    conditions = {name: figures for name, figures in conditions.items() if len(name.split("-")) == 2}
     variants = [each for each in list(VARIANTS)[:4] if all(paired(one, each) for one in conditions.values())]
     figure = drawing.new_figure(1.6 + 0.5 * len(conditions))
-    panels = (("accuracy", 100, "points: right is better"), ("nll", 1, "nats: left is better"))
+    panels = (("accuracy", 100, "right is better"), ("nll", 1, "nats: left is better"))
     for axis, (measure, unit, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
         for place, variant in enumerate(variants):
             found = [difference(figures, variant, BY_NAME[measure]) for figures in conditions.values()]
@@ -257,7 +258,7 @@ def draw(conditions: Mapping[str, Figures]) -> None:
             axis.hlines(heights, low, high, color=colour, linewidth=1.5)
             axis.plot(middle, heights, "o", color=colour, markersize=4, label=VARIANTS[variant])
         axis.axvline(0, color="black", linewidth=0.8)
-        drawing.decorate(axis, f"{BY_NAME[measure].title}, minus Trainer", label)
+        drawing.decorate(axis, f"{heading(measure)}, minus Trainer", label)
         axis.set_yticks(range(len(conditions)), [title(name) for name in conditions])
         axis.set_ylim(len(conditions) - 0.5, -0.5)
     drawing.add_legend(figure, figure.axes[0].lines[: len(variants)], "outside upper center")

@@ -21,8 +21,8 @@ class Goal(NamedTuple):
 
 def progress(conditions: Mapping[str, Figures]) -> str:
     """How much of the plan is run: a sentence."""
-    planned = {name: each.seeds for name, each in protocol.CONDITIONS.items() if decides(name)}
-    found = {name: paired(figures, OURS) for name, figures in conditions.items() if decides(name)}
+    planned = {name: each.seeds for name, each in protocol.CONDITIONS.items() if not name.startswith("thin")}
+    found = {name: paired(figures, OURS) for name, figures in conditions.items() if name in planned}
     missing = [title(name) for name in planned if name not in found]
     fewer = [f"{title(name)} ({found[name]} of {planned[name]})" for name in found if found[name] < planned[name]]
     text = f"Conditions are shown from {FEWEST} seeds on: {len(found)} of the plan's {len(planned)} so far."

@@ -571,8 +571,8 @@ def test_how_much_of_the_plan_is_run_is_said(load, tmp_path, monkeypatch):
     monkeypatch.setattr(against, "FOLDER", tmp_path)
     monkeypatch.setattr(against, "best_scores", lambda: dict.fromkeys(("plain", *against.TUNED_AS), "unknown_energy"))
     text = load("goals").progress(against.read_conditions())
-    assert text.startswith("Conditions are shown from 5 seeds on: 2 of the plan's 12 so far.")
-    assert "tweets, 200 (5 of 20); R52, 200, a fifth of the labels wrong (5 of 20)." in text
+    assert text.startswith("Conditions are shown from 5 seeds on: 3 of the plan's 15 so far.")
+    assert "R8, 200 (5 of 20); tweets, 200 (5 of 20); R52, 200, a fifth of the labels wrong (5 of 20)." in text
     assert "Not run: 20 newsgroups, 200; R52, 200; 20 newsgroups, 200, a fifth" in text
 
 
