@@ -431,6 +431,30 @@ def test_a_model_that_stays_in_eval_mode_trains(settings, tmp_path):
     assert max(losses(train(ITRATrainer, tmp_path, model=Still(), **settings), "matching_loss")) > 0
 
 
+class TakesLabelsOut(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        return (loss_of(outputs, labels), outputs) if return_outputs else loss_of(outputs, labels)
+
+
+@pytest.mark.parametrize("base", [Trainer, TakesLabelsOut])
+def test_two_passes_are_told_where_there_are_two(base, tmp_path, caplog):
+    model, passes = Toy(), []
+    model.register_forward_pre_hook(lambda module, args: passes.append(1) if module.training else None)
+    data = toy_examples(12)
+    args = config(tmp_path, eval_compactness=True, eval_strategy="steps", eval_steps=1, remove_unused_columns=False)
+    kind = type("Mine", (ITRAMixin, base), {})
+    kind(model, args, train_dataset=data, eval_dataset=data, data_collator=default_data_collator).train()
+    assert len(passes) == (6 if base is Trainer else 3)
+    told = [
+        record
+        for record in caplog.records
+        if "so primary and companion batch run through it one after" in record.message
+    ]
+    assert len(told) == (1 if base is Trainer else 0)
+
+
 class LogProbabilities(Toy):
     def forward(self, x, labels=None):
         scores = self.head(self.body(x)).log_softmax(-1)
