@@ -13,19 +13,9 @@ from itra_hf.moved import MOVED
 
 # Each knows those before it alone.
 ORDER = (
-    *(
-        "processes",
-        "randomness",
-        "by_name",
-        "written_yaml",
-        "moved",
-        "batches",
-        "losses",
-        "config_checks",
-        "presets",
-        "config",
-    ),
-    *("mixins", "companions", "features", "alignment", "reports", "hub", "trainer", "text", "comparison", "cli"),
+    *("processes", "randomness", "by_name", "written_yaml", "moved", "batches", "losses", "config_checks"),
+    *("presets", "config", "mixins", "companions", "features", "alignment", "reports", "hub", "trainer", "text"),
+    *("comparison", "cli"),
 )
 FILES = sorted((ROOT / "itra_hf").rglob("*.py"))
 

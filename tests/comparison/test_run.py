@@ -232,3 +232,16 @@ def test_alignment_that_does_not_fit_the_labels_is_refused_before_the_first_run(
     assert "Variant 'ITRATrainer': alignment='conditional' needs one class a text" in refused(
         ["compare", config], capsys
     )
+
+
+@pytest.mark.parametrize("variants", [None, {"smoothed": {"trainer": "Trainer", "label_smoothing_factor": 0.1}}])
+def test_label_smoothing_without_classes_is_refused_before_the_first_run(
+    variants, model_folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(schedule, "process_context", lambda: pytest.fail("it ran"))
+    train = write(tmp_path, "train.jsonl", examples(30, 0, lambda name, i: i / 7))
+    given = {"label_smoothing_factor": 0.1} if variants is None else {"variants": variants}
+    config = write_config(tmp_path, model_folder, train_file=train, **given)
+    name = "Trainer" if variants is None else "smoothed"
+    told = f"Variant '{name}': label_smoothing_factor=0.1 needs one class a text, and this is regression"
+    assert told in refused(["compare", config], capsys)

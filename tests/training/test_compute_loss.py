@@ -218,9 +218,8 @@ def test_a_shortened_step_counts_what_is_left(tmp_path, monkeypatch):
         return nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
 
     trainer = ITRATrainer(build("Bert"), config(tmp_path), train_dataset=examples("Bert", 12), compute_loss_func=summed)
-    answers = iter(
-        [[[2, 1], [8, 4], [1, 1], [3, 3], [0, 0], [1, 1], [1, 1]], [[4, 4]]]
-    )  # the other process has one batch only
+    seen = [[2, 1], [8, 4], [1, 1], [3, 3], [0, 0], [1, 1], [1, 1]]  # the other process has one batch only
+    answers = iter([seen, [[4, 4]]])
     monkeypatch.setattr("itra_hf.alignment.steps.gather_counts", lambda *ignored: next(answers))
     batches, items = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 2, torch.device("cpu"))
     assert (len(batches), int(items), trainer._itra_step.mean_rows) == (1, 4, None)

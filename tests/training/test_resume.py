@@ -258,6 +258,15 @@ class Faulty(torch.utils.data.Dataset):
         return self.fault(self.rows[index]) if self.broken else self.rows[index]
 
 
+def test_a_checkpoint_without_alignment_is_told(tmp_path, caplog):
+    make(tmp_path, matching_weight=0.0).train()
+    make(tmp_path, max_steps=STEPS + 2).train(resume_from_checkpoint=True)
+    told = "Alignment starts anew, for the checkpoint has no itra_state.json"
+    assert sum(told in record.message for record in caplog.records) == 1
+    make(tmp_path, max_steps=STEPS + 6).train(resume_from_checkpoint=True)
+    assert sum(told in record.message for record in caplog.records) == 1
+
+
 def make_faulty(folder, fault, **settings):
     data = Faulty(fault)
     return make(folder, data, callbacks=[At(6, lambda: data.broken.fill_(1))], **settings)
